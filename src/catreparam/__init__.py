@@ -1,0 +1,24 @@
+"""catreparam: gradients through categorical variables, ReDGE and its rivals, for PyTorch."""
+
+from catreparam import estimators as _estimators
+from catreparam.categorical import attach_gradient, draw_one_hot, entropy, kl, kl_to_uniform
+from catreparam.estimators import *  # noqa: F403
+from catreparam.noise_schedule import NoiseSchedule, alpha_grid, lambda_grid, make_schedule, quadratic_grid
+from catreparam.validation import set_validation
+
+__version__ = "0.1.0"
+
+__all__ = [
+    *_estimators.__all__,
+    "NoiseSchedule",
+    "alpha_grid",
+    "attach_gradient",
+    "draw_one_hot",
+    "entropy",
+    "kl",
+    "kl_to_uniform",
+    "lambda_grid",
+    "make_schedule",
+    "quadratic_grid",
+    "set_validation",
+]

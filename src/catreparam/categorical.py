@@ -1,0 +1,141 @@
+"""The categorical distribution itself: rows in and out, noise, exact draws, attached gradients, entropy, KL."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from catreparam.validation import check_generator, check_logits, check_mask, check_rows
+
+Rows = Float[Tensor, "*batch num_classes"]
+
+
+def to_rows(
+    logits: Tensor, mask: Bool[Tensor, "..."] | None = None, dim: int = -1, generator: Generator | None = None
+) -> Rows:
+    """Checks the input and returns logits with classes last, in float32 or wider, forbidden classes at -inf.
+
+    Raises TypeError or ValueError as `catreparam.validation` describes: wrong types and shapes, NaN, +inf,
+    a row that allows no class, a generator on another device.
+    """
+    check_logits(logits, dim)
+    check_generator(generator, logits.device)
+    rows = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+    if mask is not None:
+        check_mask(mask, logits)
+        rows = rows.masked_fill(~mask, -torch.inf)
+    rows = rows.movedim(dim, -1)
+    check_rows(rows)
+    return rows
+
+
+def from_rows(x: Tensor, logits: Tensor, dim: int = -1) -> Tensor:
+    """Undoes `to_rows`: the layout and dtype of `logits` for a tensor with classes last."""
+    return x.movedim(-1, dim).to(logits.dtype)
+
+
+def attach_gradient(x: Rows, surrogate: Rows) -> Rows:
+    """The value of x, exactly, with the gradient of the surrogate.
+
+    >>> p = torch.tensor([0.2, 0.8], requires_grad=True)
+    >>> x = attach_gradient(torch.tensor([0.0, 1.0]), p)
+    >>> x.tolist(), torch.autograd.grad(x @ torch.tensor([3.0, 5.0]), p)[0].tolist()
+    ([0.0, 1.0], [3.0, 5.0])
+    """
+    return x.detach() + (surrogate - surrogate.detach())
+
+
+def draw_exponential_like(rows: Tensor, generator: Generator | None = None) -> Tensor:
+    """Exponential(1) noise, never zero, so that its logarithm and its inverse are finite."""
+    noise = torch.empty_like(rows, memory_format=torch.contiguous_format).detach()
+    return noise.exponential_(generator=generator).clamp_min(torch.finfo(rows.dtype).tiny)
+
+
+def draw_gumbel_like(rows: Tensor, generator: Generator | None = None) -> Tensor:
+    """Standard Gumbel noise, always finite."""
+    return -draw_exponential_like(rows, generator).log()
+
+
+def draw_normal_like(rows: Tensor, generator: Generator | None = None) -> Tensor:
+    """Standard normal noise."""
+    return torch.empty_like(rows, memory_format=torch.contiguous_format).detach().normal_(generator=generator)
+
+
+def draw_one_hot(probs: Rows, generator: Generator | None = None) -> Rows:
+    """An exact one-hot draw for every row of probabilities (which need not be normalised). No gradient.
+
+    The winner of a race of exponential clocks: argmax of p / E. A class of probability zero never wins.
+
+    >>> draw_one_hot(torch.tensor([[0.0, 1.0, 0.0]])).tolist()
+    [[0.0, 1.0, 0.0]]
+    """
+    probs = probs.detach()
+    return one_hot_like((probs / draw_exponential_like(probs, generator)).argmax(-1), probs)
+
+
+def one_hot_like(index: Tensor, rows: Rows) -> Rows:
+    """One-hot rows in the shape and dtype of `rows` from class indices [*batch]."""
+    classes = torch.arange(rows.shape[-1], device=rows.device)
+    return (index.unsqueeze(-1) == classes).to(rows.dtype)
+
+
+def finite(logits: Rows) -> Rows:
+    """Logits with -inf replaced by 0, for products with weights that are zero there (0 * -inf would be NaN)."""
+    return logits.masked_fill(logits == -torch.inf, 0.0)
+
+
+def covariance_product(probs: Rows, vector: Rows) -> Rows:
+    """J(p) u = p * (u - <p, u>): the covariance of a one-hot draw, applied to u in O(num_classes)."""
+    return probs * (vector - (probs * vector).sum(-1, keepdim=True))
+
+
+def second_order(probs: Rows, vector: Rows, x: Rows, weight: float = 1.0) -> Rows:
+    """(1 - w/2) J(p) u + (w/2) d <d, u> with d = x - p: between population (w = 0) and ReinMax's covariance (w = 1)."""
+    d = x - probs
+    one_sample = d * (d * vector).sum(-1, keepdim=True)
+    return (1 - weight / 2) * covariance_product(probs, vector) + (weight / 2) * one_sample
+
+
+def conditional_gumbel(log_probs: Rows, x: Rows, exponentials: Tensor) -> Tensor:
+    """Gumbel-perturbed log-probabilities given that x is their argmax; differentiable in log_probs.
+
+    The top value is -log E_x, every other -log(E_k / p_k + E_x). `exponentials` may carry leading axes.
+
+    Reference: Maddison et al. 2014 (top-down construction); Paulus et al. 2021, https://arxiv.org/abs/2010.04838.
+    """
+    impossible = log_probs == -torch.inf
+    log_noise = exponentials.log()
+    log_top = (x * log_noise).sum(-1, keepdim=True)
+    below = -torch.logaddexp(log_noise - log_probs.masked_fill(impossible, 0.0), log_top)
+    perturbed = torch.where(x > 0, -log_noise, below)
+    return perturbed.masked_fill(impossible, -torch.inf)
+
+
+def log_prob(logits: Rows, x: Rows) -> Float[Tensor, "*batch"]:
+    """log P(x) of one-hot x under softmax(logits), per row."""
+    return (x * finite(torch.log_softmax(logits, -1))).sum(-1)
+
+
+def entropy(logits: Rows) -> Float[Tensor, "*batch"]:
+    """Entropy of softmax(logits) in nats, per row; impossible classes count as zero.
+
+    >>> round(entropy(torch.zeros(4)).item(), 4)
+    1.3863
+    """
+    log_probs = torch.log_softmax(logits, -1)
+    return -(log_probs.exp() * finite(log_probs)).sum(-1)
+
+
+def kl(logits: Rows, prior_logits: Rows) -> Float[Tensor, "*batch"]:
+    """KL(softmax(logits) || softmax(prior_logits)) in nats, per row; +inf where the prior forbids what logits allow.
+
+    >>> kl(torch.zeros(3), torch.zeros(3)).item()
+    0.0
+    """
+    log_p, log_q = torch.log_softmax(logits, -1), torch.log_softmax(prior_logits, -1)
+    return torch.where(log_p == -torch.inf, 0.0, log_p.exp() * (finite(log_p) - log_q)).sum(-1)
+
+
+def kl_to_uniform(logits: Rows) -> Float[Tensor, "*batch"]:
+    """KL to the uniform distribution over the classes that are allowed, in nats, per row."""
+    allowed = (logits > -torch.inf).sum(-1).to(logits.dtype)
+    return allowed.log() - entropy(logits)

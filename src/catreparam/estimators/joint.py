@@ -1,0 +1,65 @@
+"""What score-function estimators share: the joint draw over all variables that one loss depends on.
+
+An objective maps one-hot x [*batch, *variables, num_classes] to a loss [*batch]. Which axes are variables shows in the
+shape of the loss: they are the axes between those of the loss and the classes.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from catreparam.categorical import Rows, log_prob
+
+Objective = Callable[[Tensor], Tensor]
+Loss = Float[Tensor, "*batch"]
+
+
+def evaluate(objective: Objective, x: Tensor) -> Loss:
+    """objective(x), checked: its shape must be a prefix of x's batch and variable axes.
+
+    Raises TypeError unless a tensor comes back, ValueError if its shape does not fit or it is not floating.
+    """
+    loss = objective(x)
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"objective must return a torch.Tensor, got {type(loss).__name__}")
+    if not loss.is_floating_point():
+        raise TypeError(f"objective must return a floating tensor, got {loss.dtype}")
+    if loss.ndim >= x.ndim or loss.shape != x.shape[: loss.ndim]:
+        raise ValueError(
+            f"objective must map x {tuple(x.shape)} to one loss per example, a leading part of {tuple(x.shape[:-1])} "
+            f"(or a scalar), got shape {tuple(loss.shape)}"
+        )
+    return loss
+
+
+def sum_variables(values: Tensor, loss: Loss) -> Loss:
+    """Sums per-variable values [*batch, *variables] over the variables of each loss."""
+    return values.flatten(loss.ndim).sum(-1) if values.ndim > loss.ndim else values
+
+
+def joint_log_prob(logits: Rows, x: Rows, loss: Loss) -> Loss:
+    """log P(x) of all variables that one loss depends on."""
+    return sum_variables(log_prob(logits, x), loss)
+
+
+def over_variables(values: Loss, rows: Rows) -> Tensor:
+    """Per-example values with size-1 axes appended, to multiply rows [*batch, *variables, num_classes]."""
+    return values.reshape(*values.shape, *(1,) * (rows.ndim - values.ndim))
+
+
+def gradient_only(term: Tensor) -> Tensor:
+    """A zero that carries the gradient of `term`."""
+    return term - term.detach()
+
+
+def leave_one_out(values: Tensor) -> Tensor:
+    """For samples on axis 0: the mean of all the others. Needs at least two."""
+    return (values.sum(0, keepdim=True) - values) / (values.shape[0] - 1)
+
+
+def relaxed_gradient(objective: Objective, x_soft: Tensor) -> tuple[Loss, Tensor]:
+    """The loss at a relaxed sample and its gradient there, both constants: parameters inside get nothing from it."""
+    loss, pullback = torch.func.vjp(lambda x: evaluate(objective, x), x_soft.detach())
+    return loss.detach(), pullback(torch.ones_like(loss))[0].detach()

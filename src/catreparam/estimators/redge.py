@@ -1,0 +1,102 @@
+"""ReDGE: reparameterise a categorical by the reverse of a Gaussian diffusion."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from catreparam.categorical import Rows, attach_gradient, draw_normal_like, draw_one_hot, from_rows, to_rows
+from catreparam.kernels.chain import denoise, solve
+from catreparam.noise_schedule import NoiseSchedule, make_schedule
+
+
+def redge(
+    logits: Float[Tensor, "*batch num_classes"],
+    *,
+    num_steps: int = 4,
+    t1: float = 0.5,
+    grid: str = "alpha",
+    solver: str = "euler",
+    hard: bool = True,
+    mask: Bool[Tensor, "..."] | None = None,
+    dim: int = -1,
+    generator: Generator | None = None,
+) -> Float[Tensor, "*batch num_classes"]:
+    r"""Draws a one-hot x whose gradient flows back through a diffusion sampler.
+
+    Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)).
+    By:        grad f(x) . d x0_hat / d logits, with x ~ Categorical(x0_hat) and x0_hat the last denoiser output.
+    Bias:      in the gradient, and in x itself: P(x) nears softmax(logits) as num_steps grows. t1 -> 1 is straight-through.
+               Total variation .26 at t1 = .1 and 2 steps, .003 at t1 = .5 (10 classes); `exact_redge` has none.
+    Cost:      num_steps softmaxes forward and as many backward (solver="heun": 2 num_steps - 1). No model is trained.
+    Raises:    ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad input.
+
+    `grid` is alpha | lambda | quadratic, `solver` euler (the paper) | ab2 | heun. hard=False returns x0_hat.
+
+    >>> x = redge(torch.zeros(8, 3), generator=torch.Generator().manual_seed(0))
+    >>> x.sum(-1).tolist() == [1.0] * 8
+    True
+
+    Reference: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
+    """
+    schedule = make_schedule(grid, num_steps, t1)
+    rows = to_rows(logits, mask, dim, generator)
+    noise = draw_normal_like(rows, generator)
+    x_soft = redge_surrogate(rows, noise=noise, schedule=schedule, solver=solver)
+    x = attach_gradient(draw_one_hot(x_soft, generator), x_soft) if hard else x_soft
+    return from_rows(x, logits, dim)
+
+
+def redge_surrogate(
+    logits: Rows, *, noise: Rows, x: Rows | None = None, schedule: NoiseSchedule, solver: str = "euler"
+) -> Rows:
+    """The relaxed sample x0_hat for standard normal noise [*batch, num_classes]; x is accepted and not needed."""
+    z = solve(lambda z, lam: denoise(z, logits, lam), noise, schedule, solver)
+    return denoise(z, logits, schedule.last)
+
+
+def redge_cov(
+    logits: Float[Tensor, "*batch num_classes"],
+    *,
+    num_steps: int = 4,
+    t1: float = 0.5,
+    grid: str = "alpha",
+    solver: str = "euler",
+    hard: bool = True,
+    mask: Bool[Tensor, "..."] | None = None,
+    dim: int = -1,
+    generator: Generator | None = None,
+) -> Float[Tensor, "*batch num_classes"]:
+    """ReDGE whose diffusion ends in a Gaussian with the mean and variances of x instead of N(0, I).
+
+    Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)).
+    By:        as `redge`, from z = p + sqrt(v) noise, v = max(p (1 - p), 0.1), both differentiable in the logits.
+    Bias:      in the gradient and, more than `redge`, in x itself: total variation .46 at 64 classes, t1 = .3, 2 steps.
+    Cost:      num_steps softmaxes forward and as many backward. No model is trained.
+    Raises:    ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad input.
+
+    >>> x = redge_cov(torch.zeros(8, 3), generator=torch.Generator().manual_seed(0))
+    >>> x.sum(-1).tolist() == [1.0] * 8
+    True
+
+    Reference: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
+    """
+    schedule = make_schedule(grid, num_steps, t1)
+    rows = to_rows(logits, mask, dim, generator)
+    noise = draw_normal_like(rows, generator)
+    x_soft = redge_cov_surrogate(rows, noise=noise, schedule=schedule, solver=solver)
+    x = attach_gradient(draw_one_hot(x_soft, generator), x_soft) if hard else x_soft
+    return from_rows(x, logits, dim)
+
+
+def redge_cov_surrogate(
+    logits: Rows, *, noise: Rows, x: Rows | None = None, schedule: NoiseSchedule, solver: str = "euler"
+) -> Rows:
+    """The relaxed sample for standard normal noise [*batch, num_classes]; x is accepted and not needed."""
+    mean = torch.softmax(logits, -1)
+    variance = (mean * (1 - mean)).clamp_min(0.1)
+
+    def denoise_matched(z: Tensor, lam: float) -> Tensor:
+        return torch.softmax(logits + (lam * (z - mean) - lam**2 / 2) / variance, -1)
+
+    z = solve(denoise_matched, mean + variance.sqrt() * noise, schedule, solver)
+    return denoise_matched(z, schedule.last)

@@ -1,0 +1,116 @@
+"""Score-function estimators: REINFORCE with a baseline, and RLOO with its baseline from the other samples."""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from catreparam.categorical import draw_one_hot, to_rows
+from catreparam.estimators.joint import (
+    Objective,
+    evaluate,
+    gradient_only,
+    joint_log_prob,
+    leave_one_out,
+)
+from catreparam.validation import check_count, check_number
+
+
+@dataclass
+class MovingAverageBaseline:
+    """The running mean of past losses, bias-corrected. Holds state: one per training run.
+
+    >>> baseline = MovingAverageBaseline(decay=0.5)
+    >>> baseline.update(4.0); baseline.update(1.0); round(baseline.value, 3)
+    2.0
+    """
+
+    decay: float = 0.99
+    total: float = field(default=0.0, repr=False)
+    mass: float = field(default=0.0, repr=False)
+
+    def __post_init__(self) -> None:
+        check_number("decay", self.decay, least=0.0, most=0.999999)
+
+    @property
+    def value(self) -> float:
+        """The current mean; 0 before the first update."""
+        return self.total / self.mass if self.mass else 0.0
+
+    def update(self, loss: float) -> None:
+        """Takes in the mean loss of one call."""
+        self.total = self.decay * self.total + (1 - self.decay) * loss
+        self.mass = self.decay * self.mass + (1 - self.decay)
+
+
+def reinforce(
+    objective: Objective,
+    logits: Float[Tensor, "*batch num_classes"],
+    *,
+    baseline: MovingAverageBaseline | float = 0.0,
+    num_samples: int = 1,
+    mask: Bool[Tensor, "..."] | None = None,
+    generator: Generator | None = None,
+) -> Float[Tensor, "*losses"]:
+    """E[objective(x)] with the score-function gradient (f(x) - baseline) grad log p(x).
+
+    Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)), all variables of a loss jointly.
+    Bias:      none, for any f, differentiable or not. The baseline comes from earlier calls only.
+    Cost:      num_samples evaluations of f; no gradient of f with respect to x. High variance.
+    Raises:    ValueError for num_samples < 1; TypeError or ValueError for bad input and losses of the wrong shape.
+
+    >>> logits = torch.zeros(4, 3, requires_grad=True)
+    >>> reinforce(lambda x: x[..., 0], logits, generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([4])
+
+    Reference: Williams 1992, https://doi.org/10.1007/BF00992696.
+    """
+    check_count("num_samples", num_samples)
+    rows = to_rows(logits, mask, generator=generator)
+    losses, log_probs = _draw(objective, logits, rows, num_samples, generator)
+    level = baseline.value if isinstance(baseline, MovingAverageBaseline) else check_number("baseline", baseline)
+    result = (losses + gradient_only((losses.detach() - level) * log_probs)).mean(0)
+    if isinstance(baseline, MovingAverageBaseline) and losses.numel():
+        baseline.update(float(losses.detach().mean()))
+    return result
+
+
+def rloo(
+    objective: Objective,
+    logits: Float[Tensor, "*batch num_classes"],
+    *,
+    num_samples: int = 2,
+    mask: Bool[Tensor, "..."] | None = None,
+    generator: Generator | None = None,
+) -> Float[Tensor, "*losses"]:
+    """E[objective(x)] with REINFORCE whose baseline for each sample is the mean loss of the others.
+
+    Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)), all variables of a loss jointly.
+    Bias:      none, for any f, differentiable or not.
+    Cost:      num_samples >= 2 evaluations of f; no gradient of f with respect to x.
+    Raises:    ValueError for num_samples < 2; TypeError or ValueError for bad input and losses of the wrong shape.
+
+    >>> logits = torch.zeros(4, 3, requires_grad=True)
+    >>> rloo(lambda x: x[..., 0], logits, num_samples=4, generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([4])
+
+    Reference: Kool et al. 2019, https://openreview.net/forum?id=r1lgTGL5DE.
+    """
+    if check_count("num_samples", num_samples) < 2:
+        raise ValueError(f"rloo needs num_samples of at least 2 for its leave-one-out baseline, got {num_samples}")
+    rows = to_rows(logits, mask, generator=generator)
+    losses, log_probs = _draw(objective, logits, rows, num_samples, generator)
+    advantage = losses.detach() - leave_one_out(losses.detach())
+    return (losses + gradient_only(advantage * log_probs)).mean(0)
+
+
+def _draw(
+    objective: Objective, logits: Tensor, rows: Tensor, num_samples: int, generator: Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Losses and joint log-probabilities of `num_samples` draws, both [num_samples, *losses]."""
+    probs = torch.softmax(rows, -1)
+    samples = [draw_one_hot(probs, generator) for _ in range(num_samples)]
+    losses = [evaluate(objective, x.to(logits.dtype)) for x in samples]
+    log_probs = [joint_log_prob(rows, x, loss) for x, loss in zip(samples, losses, strict=True)]
+    return torch.stack(losses), torch.stack(log_probs)

@@ -1,0 +1,89 @@
+"""ReinMax: the trapezoid rule for the gradient, half population and half one-sample covariance."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from catreparam.categorical import (
+    Rows,
+    attach_gradient,
+    covariance_product,
+    draw_one_hot,
+    finite,
+    from_rows,
+    second_order,
+    to_rows,
+)
+from catreparam.validation import check_number
+
+
+def reinmax(
+    logits: Float[Tensor, "*batch num_classes"],
+    *,
+    temperature: float = 1.0,
+    mask: Bool[Tensor, "..."] | None = None,
+    dim: int = -1,
+    generator: Generator | None = None,
+) -> Float[Tensor, "*batch num_classes"]:
+    """Draws a one-hot x whose gradient is second-order accurate in the objective.
+
+    Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)).
+    By:        2 J(m) g - J(p) g / 2 with g = grad f(x) and m = (softmax(logits / temperature) + x) / 2; at temperature 1
+               this is [J(p) + (x - p)(x - p)^T] g / 2.
+    Bias:      none for quadratic f at temperature 1; third order otherwise. The law of x is exact.
+    Cost:      one softmax forward (two if temperature is not 1), a few O(num_classes) products backward.
+    Raises:    ValueError unless temperature > 0; TypeError or ValueError for bad logits, masks and generators.
+
+    >>> x = reinmax(torch.zeros(8, 3), generator=torch.Generator().manual_seed(0))
+    >>> x.sum(-1).tolist() == [1.0] * 8
+    True
+
+    Reference: Liu et al. 2023, https://arxiv.org/abs/2304.08612.
+    """
+    rows = to_rows(logits, mask, dim, generator)
+    x = draw_one_hot(torch.softmax(rows, -1), generator)
+    return from_rows(attach_gradient(x, reinmax_surrogate(rows, x=x, temperature=temperature)), logits, dim)
+
+
+def reinmax_surrogate(logits: Rows, *, x: Rows, temperature: float = 1.0) -> Rows:
+    """A tensor whose ordinary gradient is ReinMax's for the hard sample x [*batch, num_classes]. Its value means nothing."""
+    middle = (tempered(logits, temperature) + x) / 2
+    return 2 * covariance_product(middle, finite(logits)) - torch.softmax(logits, -1) / 2
+
+
+def tempered(logits: Rows, temperature: float) -> Rows:
+    """softmax(logits / temperature), detached."""
+    return torch.softmax(logits.detach() / check_number("temperature", temperature, above=0.0), -1)
+
+
+def lambda_reinmax(
+    logits: Float[Tensor, "*batch num_classes"],
+    *,
+    weight: float = 0.75,
+    mask: Bool[Tensor, "..."] | None = None,
+    dim: int = -1,
+    generator: Generator | None = None,
+) -> Float[Tensor, "*batch num_classes"]:
+    """Draws a one-hot x; its gradient lies between straight-through (weight 0) and ReinMax (weight 1).
+
+    Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)).
+    By:        (1 - w/2) J(p) g + (w/2) (x - p)(x - p)^T g with g = grad f(x).
+    Bias:      a fraction 1 - w of straight-through's for quadratic f; variance falls with w. The law of x is exact.
+    Cost:      one softmax forward, a few O(num_classes) products backward.
+    Raises:    ValueError unless weight lies in [0, 2]; TypeError or ValueError for bad logits, masks and generators.
+
+    >>> x = lambda_reinmax(torch.zeros(8, 3), weight=0.5, generator=torch.Generator().manual_seed(0))
+    >>> x.sum(-1).tolist() == [1.0] * 8
+    True
+
+    Source: this project; see `docs/estimators.md`.
+    """
+    rows = to_rows(logits, mask, dim, generator)
+    x = draw_one_hot(torch.softmax(rows, -1), generator)
+    return from_rows(attach_gradient(x, lambda_reinmax_surrogate(rows, x=x, weight=weight)), logits, dim)
+
+
+def lambda_reinmax_surrogate(logits: Rows, *, x: Rows, weight: float = 0.75) -> Rows:
+    """A tensor whose ordinary gradient is lambda-ReinMax's for the hard sample x. Its value means nothing."""
+    weight = check_number("weight", weight, least=0.0, most=2.0)
+    return second_order(torch.softmax(logits.detach(), -1), finite(logits), x, weight)

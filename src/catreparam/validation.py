@@ -1,0 +1,123 @@
+"""Checks on what callers pass in: every message names the value and the remedy."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_enabled = os.environ.get("CATREPARAM_VALIDATION", "1") != "0"
+
+
+def set_validation(enabled: bool) -> None:
+    """Turns the data-dependent checks (NaN, +inf, rows with nothing allowed) on or off for this process.
+
+    They read one value back from the device per call. They are skipped by themselves inside `torch.compile`,
+    `torch.export` and `torch.vmap`, where no value can be read. Start-up value: on, or off with the environment
+    variable `CATREPARAM_VALIDATION=0`. Checks of types, shapes and hyperparameters are always on.
+
+    >>> set_validation(True)
+    """
+    global _enabled
+    if not isinstance(enabled, bool):
+        raise TypeError(f"enabled must be True or False, got {enabled!r}")
+    _enabled = enabled
+
+
+def check_logits(logits: Any, dim: int = -1) -> None:
+    """Raises TypeError or ValueError unless `logits` is a floating tensor with at least one class along `dim`."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}; wrap it in torch.as_tensor(...)")
+    if not logits.is_floating_point():
+        raise TypeError(f"logits must be a floating tensor, got {logits.dtype}; call logits.float()")
+    if logits.ndim == 0:
+        raise ValueError("logits must have a class axis, got a 0-dimensional tensor; pass shape [*batch, num_classes]")
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        raise TypeError(f"dim must be an int, got {dim!r}")
+    if not -logits.ndim <= dim < logits.ndim:
+        raise ValueError(f"dim must lie in [{-logits.ndim}, {logits.ndim - 1}] for logits of {logits.ndim} axes, got {dim}")
+    if logits.shape[dim] == 0:
+        raise ValueError(f"num_classes must be at least 1, got logits of shape {tuple(logits.shape)} with dim={dim}")
+
+
+def check_mask(mask: Any, logits: Tensor) -> None:
+    """Raises unless `mask` is a boolean tensor that broadcasts to the shape of `logits` (True = allowed)."""
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"mask must be a boolean torch.Tensor (True = allowed), got {type(mask).__name__}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be boolean (True = allowed), got {mask.dtype}; compare it, e.g. mask > 0")
+    try:
+        fits = torch.broadcast_shapes(mask.shape, logits.shape) == logits.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"mask of shape {tuple(mask.shape)} does not broadcast to logits of shape {tuple(logits.shape)}; "
+            "give it the shape of logits or size-1 axes"
+        )
+
+
+def check_rows(logits: Tensor) -> None:
+    """Raises ValueError if a row (last axis) holds NaN or +inf or allows no class. One value read from the device."""
+    if not _enabled or torch.compiler.is_compiling() or logits.numel() == 0:
+        return
+    top = logits.detach().amax(-1)  # [*batch]: NaN spreads, +inf wins, -inf means that nothing is allowed
+    try:
+        if bool(torch.isfinite(top).all()):
+            return
+    except RuntimeError:  # under vmap no value can be read
+        return
+    if bool(torch.isnan(top).any()):
+        raise ValueError(f"logits hold {int(torch.isnan(logits).sum())} NaN; find the operation that made them")
+    if bool((top == math.inf).any()):
+        raise ValueError("logits hold +inf; only finite values and -inf (impossible class) are legal")
+    rows = int((top == -math.inf).sum())
+    raise ValueError(f"{rows} row(s) of logits allow no class (all -inf or masked); leave at least one class allowed")
+
+
+def check_generator(generator: Any, device: torch.device) -> None:
+    """Raises unless `generator` is None or a torch.Generator of the device type of the logits."""
+    if generator is None:
+        return
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
+    if generator.device.type != device.type:
+        raise ValueError(
+            f"generator lives on {generator.device} but logits on {device}; use torch.Generator(device='{device.type}')"
+        )
+
+
+def check_count(name: str, value: Any, minimum: int = 1) -> int:
+    """Returns `value` if it is an int of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    return value
+
+
+def check_number(name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf) -> float:
+    """Returns `value` as a float if it is a finite real number with above < value, least <= value <= most."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    if not math.isfinite(value) or not value > above or not least <= value <= most:
+        low = f"greater than {above:g}" if above > -math.inf else f"at least {least:g}" if least > -math.inf else ""
+        high = f"at most {most:g}" if most < math.inf else ""
+        wanted = " and ".join(part for part in (low, high) if part) or "finite"
+        raise ValueError(f"{name} must be {wanted}, got {value}")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
+    """Returns `value` if it is one of `choices`; the error names them and the nearest."""
+    choices = sorted(choices)
+    if value in choices:
+        return value
+    near = get_close_matches(str(value), choices, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"unknown {name} {value!r}.{hint} Choose from: {', '.join(choices)}.")
