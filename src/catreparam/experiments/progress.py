@@ -1,0 +1,81 @@
+"""Progress on the terminal: bars with time left where a person watches, plain lines everywhere else."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+PLAIN_LINES = 10  # per task, first and last included: enough to follow a log, few enough to read
+
+
+class Progress(Protocol):
+    """Where an experiment tells how far it is."""
+
+    def start(self, task: str, *, total: int, done: int = 0) -> None:
+        """Begins a task of `total` steps, of which `done` were made in an earlier session."""
+        ...
+
+    def advance(self, task: str, note: str) -> None:
+        """One more step is done; `note` says how it went."""
+        ...
+
+    def say(self, message: str) -> None:
+        """A line that stays."""
+        ...
+
+
+@contextmanager
+def show_progress() -> Iterator[Progress]:
+    """Bars by rich if standard error is a terminal, otherwise plain lines, also on standard error."""
+    if not sys.stderr.isatty():
+        yield _PlainProgress()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        yield _BarProgress(bars)
+
+
+class _BarProgress:
+    def __init__(self, bars: Any) -> None:
+        self.bars, self.tasks = bars, {}
+
+    def start(self, task: str, *, total: int, done: int = 0) -> None:
+        self.tasks[task] = self.bars.add_task(task, total=total, completed=done, note="")
+
+    def advance(self, task: str, note: str) -> None:
+        self.bars.update(self.tasks[task], advance=1, note=note)
+
+    def say(self, message: str) -> None:
+        self.bars.console.print(message, markup=False, highlight=False)
+
+
+class _PlainProgress:
+    def __init__(self) -> None:
+        self.tasks: dict[str, list[float]] = {}  # steps done, total, done at the start, time of the start
+
+    def start(self, task: str, *, total: int, done: int = 0) -> None:
+        self.tasks[task] = [done, total, done, time.monotonic()]
+
+    def advance(self, task: str, note: str) -> None:
+        state = self.tasks[task]
+        state[0] += 1
+        done, total, before, began = state
+        if done % max(1, total // PLAIN_LINES) == 0 or done == total:
+            left = (time.monotonic() - began) / (done - before) * (total - done)
+            self.say(f"{task}: {done:.0f}/{total:.0f} {note} ({left:.0f} s left)")
+
+    def say(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,177 @@
+"""A run folder: config, metrics and checkpoints that survive kills, full disks and a second run at the same time.
+
+Files are replaced whole; metrics grow by one synced line at a time and are written before the checkpoint they belong
+to, so a checkpoint never knows more than the metrics. Nothing that is read back can execute code: JSON and safetensors.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from catreparam.report import Report, write_atomically
+
+Record = dict[str, Any]
+
+
+class RunFolderError(ValueError):
+    """A run folder cannot be used as asked; the message says what to do."""
+
+
+class WriteFailed(OSError):
+    """Something could not be written (disk full, no permission); the files written earlier are intact."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, after the report of what there is was written into the run folder."""
+
+    def __init__(self, report: Report, folder: Path) -> None:
+        super().__init__(f"interrupted; the same command resumes in {folder}")
+        self.report, self.folder = report, folder
+
+
+class RunFolder:
+    """Paths and file operations of one run. Use `open_run_folder` to write, `RunFolder(path)` only to read."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.json"
+        self.metrics_path = self.path / "metrics.jsonl"
+
+    def read_config(self) -> Record:
+        """The content of config.json. Raises RunFolderError when there is none or it is damaged."""
+        try:
+            content = json.loads(self.config_path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunFolderError(f"{self.path} is not a run folder: it has no config.json") from error
+        except ValueError as error:
+            raise RunFolderError(f"{self.config_path} is damaged ({error}); delete the folder to start over") from error
+        if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
+            raise RunFolderError(f"{self.config_path} is not the config of a run; delete the folder to start over")
+        return content
+
+    def read_metrics(self) -> list[Record]:
+        """All whole lines of metrics.jsonl. A last line cut short (power loss, kill) is left out; another is an error."""
+        if not self.metrics_path.exists():
+            return []
+        lines = self.metrics_path.read_bytes().split(b"\n")
+        records: list[Record] = []
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                raise RunFolderError(
+                    f"{self.metrics_path}, line {number} is damaged; delete the folder to start over"
+                ) from error
+        return records  # after the last newline there is nothing, or a line cut short
+
+    def has_cut_line(self) -> bool:
+        """Whether metrics.jsonl ends in the middle of a line."""
+        content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
+        return content[-1:] not in (b"", b"\n")
+
+    def append_metrics(self, record: Record) -> None:
+        """Adds one line and waits until it is on the disk."""
+        line = json.dumps(record, allow_nan=False) + "\n"
+        with writing(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def replace_metrics(self, records: list[Record]) -> None:
+        """Rewrites metrics.jsonl, atomically."""
+        self.write("metrics.jsonl", "".join(json.dumps(record, allow_nan=False) + "\n" for record in records))
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Replaces a file of the folder atomically. Raises WriteFailed; the earlier file then is as it was."""
+        path = self.path / name
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, content)
+
+    def save_checkpoint(self, name: str, tensors: dict[str, Tensor], facts: Record) -> None:
+        """Replaces checkpoints/<name>.safetensors; `facts` travel in its metadata as JSON."""
+        plain = {key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}
+        self.write(f"checkpoints/{name}.safetensors", safetensors.torch.save(plain, {"facts": json.dumps(facts)}))
+
+    def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], Record] | None:
+        """Tensors and facts of a checkpoint, None if there is none. Raises RunFolderError when it is damaged."""
+        path = self.path / "checkpoints" / f"{name}.safetensors"
+        if not path.exists():
+            return None
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                facts = json.loads((file.metadata() or {})["facts"])
+                return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118 (not a dict)
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise RunFolderError(f"{path} is damaged ({error}); delete it to train this part again") from error
+
+
+@contextmanager
+def open_run_folder(path: Path | str, *, experiment: str, config: Record, facts: Record) -> Iterator[RunFolder]:
+    """Locks the folder for this process, made if need be, and checks that it belongs to this very config.
+
+    The lock dies with its process. Raises RunFolderError if another process works in the folder, or if the folder
+    holds a run with another config (the message shows the fields that differ).
+    """
+    folder = RunFolder(path)
+    with writing(folder.path):
+        folder.path.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.path):
+        if folder.config_path.exists():
+            _refuse_other_config(folder, experiment, config)
+        elif any(entry.name != LOCK_NAME for entry in folder.path.iterdir()):
+            raise RunFolderError(f"{folder.path} holds other files and no config.json; choose another --folder")
+        else:
+            content = {"experiment": experiment, "config": config, "facts": facts}
+            folder.write("config.json", json.dumps(content, indent=2) + "\n")
+        yield folder
+
+
+LOCK_NAME = ".lock"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = FileLock(path / LOCK_NAME, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RunFolderError(
+            f"another process is running in {path}; wait for it, or choose another --folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WriteFailed(
+            error.errno, f"cannot write {path}: {reason}. Files written earlier are intact; the same command resumes"
+        ) from error
+
+
+def _refuse_other_config(folder: RunFolder, experiment: str, config: Record) -> None:
+    content = folder.read_config()
+    if content.get("experiment") != experiment:
+        raise RunFolderError(f"{folder.path} holds a run of {content.get('experiment')!r}; choose another --folder")
+    old, new = content["config"], json.loads(json.dumps(config))
+    keys = [key for key in {**old, **new} if old.get(key, "absent") != new.get(key, "absent")]
+    if keys:
+        pairs = "; ".join(f"{key}: {old.get(key, 'absent')} there, {new.get(key, 'absent')} here" for key in keys)
+        raise RunFolderError(
+            f"{folder.path} holds a run with another config ({pairs}). Choose another --folder, or delete it"
+        )

@@ -1,0 +1,130 @@
+"""From the metrics of VAE runs to their report: one row per estimator, means and standard errors over seeds."""
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import fmean, median, stdev
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from catreparam.categorical import draw_one_hot
+from catreparam.data import ImageDataset
+from catreparam.data.binarise import binarise
+from catreparam.experiments.vae_training import stream
+from catreparam.models.vae import CategoricalVAE
+from catreparam.report import Column, Curve, ImageGrid, Plot, Table
+
+Record = dict[str, Any]
+RecordsOfSeed = list[list[Record]]  # one list of epochs, in order, per seed
+
+COLUMNS = (
+    Column("estimator", "estimator"),
+    Column("test_negative_elbo", "test −ELBO", ".2f", "test_negative_elbo_se", lowest_is_best=True),
+    Column("validation_negative_elbo", "validation −ELBO", ".2f", "validation_negative_elbo_se", lowest_is_best=True),
+    Column("train_negative_elbo", "train −ELBO", ".2f", "train_negative_elbo_se", lowest_is_best=True),
+    Column("test_kl", "of which KL (test)", ".2f"),
+    Column(
+        "final_test_negative_elbo", "test −ELBO, last epoch", ".2f", "final_test_negative_elbo_se", lowest_is_best=True
+    ),
+    Column("best_epoch", "best epoch", ".0f"),
+    Column("seconds_per_epoch", "seconds / epoch", ".2f", lowest_is_best=True),
+    Column("seeds", "seeds"),
+    Column("state", "state"),
+)
+
+
+def summary_table(records: Sequence[Record], specs: Sequence[str], num_epochs: int, note: str) -> Table:
+    """One row per estimator that has finished an epoch, best test −ELBO first."""
+    rows = [_row(spec, by_seed(records, spec), num_epochs) for spec in specs if by_seed(records, spec)]
+    rows += [_empty_row(spec, records) for spec in specs if not by_seed(records, spec)]
+    rows.sort(key=lambda row: (row.get("test_negative_elbo") is None, row.get("test_negative_elbo") or 0.0))
+    columns = COLUMNS if any(row["state"] != "done" for row in rows) else COLUMNS[:-1]
+    return Table(columns, rows, note)
+
+
+def learning_curves(records: Sequence[Record], specs: Sequence[str]) -> list[Plot]:
+    """Validation, test and train −ELBO by epoch, and validation −ELBO by training time."""
+    parts = (("validation", "exact draws"), ("test", "exact draws"), ("train", "exact draws"))
+    plots = [
+        Plot(
+            f"{part.capitalize()} −ELBO",
+            "epoch",
+            "−ELBO (nats per image)",
+            _curves(records, specs, f"{part}_negative_elbo"),
+            how,
+        )
+        for part, how in parts
+    ]
+    timed = _curves(records, specs, "validation_negative_elbo", x=_seconds)
+    plots.append(Plot("Validation −ELBO by training time", "seconds of training", "−ELBO (nats per image)", timed))
+    return [plot for plot in plots if plot.curves]
+
+
+def picture_grid(spec: str, model: CategoricalVAE, dataset: ImageDataset, binarisation: str) -> ImageGrid:
+    """Rows: test images of every class, their reconstructions, and two rows of samples from the uniform prior."""
+    chosen = torch.stack([(dataset.test_labels == label).nonzero()[0, 0] for label in dataset.test_labels.unique()])
+    generator = stream(0, "pictures")
+    images = binarise(dataset.test[chosen], binarisation, generator=generator)
+    model = model.cpu().eval()
+    with torch.no_grad():
+        codes = draw_one_hot(torch.softmax(model.encode(images), -1), generator)
+        uniform = torch.ones(2 * len(chosen), model.num_latents, model.num_classes)
+        samples = torch.sigmoid(model.decode(draw_one_hot(uniform, generator)))
+        rows = [images, torch.sigmoid(model.decode(codes)), *samples.split(len(chosen))]
+    note = "Row 1: test images. Row 2: their reconstructions. Rows 3 and 4: samples from the prior (pixel means)."
+    return ImageGrid(spec, torch.stack(rows), note)
+
+
+def by_seed(records: Sequence[Record], spec: str) -> RecordsOfSeed:
+    """The finished epochs of an estimator, one list per seed, in order."""
+    seeds: dict[int, list[Record]] = {}
+    for record in records:
+        if record["estimator"] == spec and "diverged" not in record:
+            seeds.setdefault(record["seed"], []).append(record)
+    return [sorted(epochs, key=lambda record: record["epoch"]) for _, epochs in sorted(seeds.items())]
+
+
+def _row(spec: str, runs: RecordsOfSeed, num_epochs: int) -> Record:
+    best = [min(epochs, key=lambda record: record["validation_negative_elbo"]) for epochs in runs]
+    last = [epochs[-1] for epochs in runs]
+    row: Record = {"estimator": spec, "seeds": len(runs), "best_epoch": fmean(record["epoch"] for record in best)}
+    for key in ("test_negative_elbo", "validation_negative_elbo", "train_negative_elbo", "test_kl"):
+        row[key], row[f"{key}_se"] = _mean_and_error([record[key] for record in best])
+    final = [record["test_negative_elbo"] for record in last]
+    row["final_test_negative_elbo"], row["final_test_negative_elbo_se"] = _mean_and_error(final)
+    row["seconds_per_epoch"] = median(record["seconds"] for epochs in runs for record in epochs)
+    reached = min(record["epoch"] for record in last)
+    row["state"] = "done" if reached == num_epochs else f"{reached} of {num_epochs} epochs"
+    return row
+
+
+def _empty_row(spec: str, records: Sequence[Record]) -> Record:
+    diverged = any(record["estimator"] == spec and "diverged" in record for record in records)
+    return {"estimator": spec, "seeds": 0, "state": "diverged" if diverged else "not started"}
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    return fmean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def _curves(
+    records: Sequence[Record], specs: Sequence[str], key: str, x: Callable[[list[Record]], list[float]] | None = None
+) -> list[Curve]:
+    curves = []
+    for spec in specs:
+        runs = by_seed(records, spec)
+        shared = min((len(epochs) for epochs in runs), default=0)
+        if not shared:
+            continue
+        points = [_mean_and_error([epochs[i][key] for epochs in runs]) for i in range(shared)]
+        xs = x(runs[0][:shared]) if x else [record["epoch"] for record in runs[0][:shared]]
+        error = [e for _, e in points if e is not None]
+        curves.append(Curve(spec, xs, [mean for mean, _ in points], error))
+    return curves
+
+
+def _seconds(epochs: list[Record]) -> list[float]:
+    seconds = torch.tensor([record["seconds"] for record in epochs], dtype=torch.float64)
+    cumulative: Tensor = seconds.cumsum(0)
+    return cumulative.tolist()

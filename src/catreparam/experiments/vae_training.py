@@ -1,0 +1,140 @@
+"""Training and evaluating one categorical VAE: an epoch, an evaluation, and the state that resumes bit for bit."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from catreparam.categorical import draw_one_hot
+from catreparam.data.binarise import binarise
+from catreparam.estimators import Estimator, expectation
+from catreparam.experiments.estimator_specs import estimator_state, learned_parameters, restore_estimator
+from catreparam.models.vae import CategoricalVAE
+from catreparam.objectives.elbo import kl_to_uniform_prior, negative_elbo, negative_reconstruction
+
+EVALUATION_CHUNK = 1000  # images at a time, to bound memory
+
+
+class Diverged(RuntimeError):
+    """The loss or the logits stopped being finite."""
+
+
+@dataclass
+class TrainingState:
+    """All that changes while a VAE trains. Each use of randomness has a generator of its own, so that estimators
+    which draw different amounts of noise still see the same initial weights, batches and pixels for one seed."""
+
+    model: CategoricalVAE
+    estimator: Estimator
+    optimizer: torch.optim.Optimizer
+    generators: dict[str, Generator]  # "batches" (on the CPU), "codes", "pixels"
+    epoch: int = 0
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Everything as named tensors, ready for safetensors."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for index, values in self.optimizer.state_dict()["state"].items():
+            tensors.update({f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()})
+        tensors.update({f"generator.{name}": generator.get_state() for name, generator in self.generators.items()})
+        tensors.update({f"estimator.{name}": tensor for name, tensor in estimator_state(self.estimator).items()})
+        return tensors
+
+    def load_tensors(self, tensors: dict[str, Tensor], epoch: int) -> None:
+        """Undoes `to_tensors` into a fresh state of the same configuration."""
+        self.model.load_state_dict(_below(tensors, "model."))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in _below(tensors, "optimizer.").items():
+            index, _, name = key.partition(".")
+            moments.setdefault(int(index), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        for name, generator in self.generators.items():
+            generator.set_state(tensors[f"generator.{name}"])
+        restore_estimator(self.estimator, _below(tensors, "estimator."))
+        self.epoch = epoch
+
+
+def new_state(
+    image_shape: tuple[int, int],
+    *,
+    estimator: Estimator,
+    num_latents: int,
+    num_classes: int,
+    hidden_sizes: tuple[int, ...],
+    lr: float,
+    seed: int,
+    device: str,
+) -> TrainingState:
+    """Initial weights, Adam, and generators, all determined by the seed (and not by the estimator)."""
+    model = CategoricalVAE(
+        image_shape,
+        num_latents=num_latents,
+        num_classes=num_classes,
+        hidden_sizes=hidden_sizes,
+        generator=stream(seed, "weights"),
+    ).to(device)
+    optimizer = torch.optim.Adam([*model.parameters(), *learned_parameters(estimator, device)], lr=lr)
+    generators = {name: stream(seed, name, device) for name in ("codes", "pixels")}
+    return TrainingState(model, estimator, optimizer, {"batches": stream(seed, "batches"), **generators})
+
+
+def train_epoch(
+    state: TrainingState, images: Float[Tensor, "n h w"], *, binarisation: str, batch_size: int, num_samples: int
+) -> float:
+    """One pass over grey images in random order; returns the mean loss per image as the estimator's own draws saw it.
+
+    Raises: Diverged when logits or loss are not finite; the state then is not worth keeping.
+    """
+    model, generators = state.model.train(), state.generators
+    order = torch.randperm(len(images), generator=generators["batches"]).to(images.device)
+    total = torch.zeros((), dtype=torch.float64, device=images.device)
+    for chosen in order.split(batch_size):
+        batch = binarise(images[chosen], binarisation, generator=generators["pixels"])  # [B, h, w]
+        logits = model.encode(batch)  # [B, L, K]
+        if not torch.isfinite(logits).all():
+            raise Diverged(f"the encoder's logits stopped being finite in epoch {state.epoch + 1}")
+        reconstruction = expectation(
+            negative_reconstruction(model.decode, batch),
+            logits,
+            estimator=state.estimator,
+            num_samples=num_samples,
+            generator=generators["codes"],
+        )  # [B]
+        loss = (reconstruction + kl_to_uniform_prior(logits)).mean()
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        total += loss.detach() * len(chosen)
+    state.epoch += 1
+    if not torch.isfinite(total):
+        raise Diverged(f"the loss stopped being finite in epoch {state.epoch}")
+    return float(total) / len(images)
+
+
+@torch.no_grad()
+def evaluate(
+    model: CategoricalVAE, images: Float[Tensor, "n h w"], *, num_samples: int, generator: Generator
+) -> dict[str, float]:
+    """Mean negative ELBO and KL per image, with `num_samples` exact draws of x ~ softmax(logits) for each image."""
+    model.eval()
+    totals = torch.zeros(2, dtype=torch.float64, device=images.device)
+    for batch in images.split(EVALUATION_CHUNK):
+        logits = model.encode(batch)
+        probs = torch.softmax(logits, -1)
+        for _ in range(num_samples):
+            totals[0] += negative_elbo(model.decode, batch, logits, draw_one_hot(probs, generator)).sum() / num_samples
+        totals[1] += kl_to_uniform_prior(logits).sum()
+    loss, kl = (totals / len(images)).tolist()
+    return {"negative_elbo": loss, "kl": kl}
+
+
+def stream(seed: int, purpose: str, device: str = "cpu") -> Generator:
+    """A generator for one purpose of one seed; different purposes and seeds are unrelated."""
+    digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}

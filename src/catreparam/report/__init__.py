@@ -1,0 +1,22 @@
+"""A result as people read it: one Report, written as JSON lines, CSV, Markdown and a self-contained HTML page."""
+
+from catreparam.report.content import Column, Curve, ImageGrid, Plot, Report, Table
+from catreparam.report.files import write_atomically
+from catreparam.report.page import to_html
+from catreparam.report.text import to_csv, to_jsonl, to_markdown
+from catreparam.report.writer import write_report
+
+__all__ = [
+    "Column",
+    "Curve",
+    "ImageGrid",
+    "Plot",
+    "Report",
+    "Table",
+    "to_csv",
+    "to_html",
+    "to_jsonl",
+    "to_markdown",
+    "write_atomically",
+    "write_report",
+]

@@ -1,0 +1,102 @@
+"""What a report holds: a table first, then facts, plots and pictures. Plain data, no formatting."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
+
+Value = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: `key` names it in files, `title` on the page, `spec` formats its numbers (like ".2f").
+
+    `error_key` names another key of the row that is shown behind the value as "± error". `lowest_is_best` marks the
+    smallest value of the column.
+    """
+
+    key: str
+    title: str
+    spec: str = ""
+    error_key: str = ""
+    lowest_is_best: bool = False
+
+    def show(self, row: Mapping[str, Value]) -> str:
+        """The cell of this column as text; a missing value is a dash."""
+        value = _format(row.get(self.key), self.spec)
+        error = row.get(self.error_key) if self.error_key else None
+        return value if error is None else f"{value} ± {_format(error, self.spec)}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows are mappings from column keys to values; they are shown in the order given."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Mapping[str, Value]]
+    note: str = ""
+
+    def keys(self) -> list[str]:
+        """The keys of all values, errors included, in reading order."""
+        pairs = [(column.key, column.error_key) for column in self.columns]
+        return [key for pair in pairs for key in pair if key]
+
+    def best_row(self, column: Column) -> int | None:
+        """The index of the row to mark in this column, if any."""
+        numbers = {
+            i: row[column.key] for i, row in enumerate(self.rows) if isinstance(row.get(column.key), float | int)
+        }
+        return min(numbers, key=lambda i: numbers[i]) if column.lowest_is_best and len(numbers) > 1 else None  # type: ignore[arg-type,return-value]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a plot; `error`, when given, is the half-height of a band around y."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    error: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Curves in one pair of axes. Curves with the same label have the same colour in every plot of a report."""
+
+    title: str
+    x_label: str
+    y_label: str
+    curves: Sequence[Curve]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ImageGrid:
+    """Grey pictures in [0, 1], row by row."""
+
+    title: str
+    images: Float[Tensor, "rows columns h w"]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """All there is to say about one run of an experiment. `location` is where its page was written, if it was."""
+
+    title: str
+    summary: str
+    table: Table
+    plots: Sequence[Plot] = ()
+    grids: Sequence[ImageGrid] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    warning: str = ""
+    location: str = ""
+
+
+def _format(value: Value, spec: str) -> str:
+    if value is None:
+        return "–"
+    return str(value) if isinstance(value, str) else format(value, spec)

@@ -1,0 +1,93 @@
+"""Plots as SVG and pictures as PNG, drawn by matplotlib without a display and without touching its global state."""
+
+import base64
+import io
+import re
+from collections.abc import Sequence
+
+import torch
+
+from catreparam.report.content import ImageGrid, Plot
+
+# Okabe and Ito's palette (told apart with any colour vision), darkest first, then line styles when it runs out.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d4d4d", "#b8a900")
+LINE_STYLES = ("-", "--", ":", "-.")
+
+STYLE = {
+    "svg.fonttype": "none",  # real text: sharp, small, and selectable
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#94a3b8",
+    "axes.labelcolor": "#334155",
+    "xtick.color": "#475569",
+    "ytick.color": "#475569",
+    "axes.grid": True,
+    "grid.color": "#e2e8f0",
+    "legend.frameon": False,
+}
+
+
+def plot_to_svg(plot: Plot, labels: Sequence[str]) -> str:
+    """One <svg> element. A curve's colour is its label's place in `labels`, the same list for all plots of a page."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": plot.title}):
+        figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+        axes = figure.add_subplot()
+        for curve in plot.curves:
+            place = labels.index(curve.label)
+            colour, line = COLOURS[place % len(COLOURS)], LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)]
+            marker = "o" if len(curve.x) == 1 else ""
+            axes.plot(curve.x, curve.y, line, color=colour, lw=1.8, marker=marker, label=_plain(curve.label))
+            if curve.error:
+                low = [y - e for y, e in zip(curve.y, curve.error, strict=True)]
+                high = [y + e for y, e in zip(curve.y, curve.error, strict=True)]
+                axes.fill_between(curve.x, low, high, color=colour, alpha=0.15, lw=0)
+        axes.set_xlabel(_plain(plot.x_label))
+        axes.set_ylabel(_plain(plot.y_label))
+        if all(float(x).is_integer() for curve in plot.curves for x in curve.x):
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        _fit_heights(axes, plot)
+        if plot.curves:
+            axes.legend(fontsize=9)
+        buffer = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    return _inline(buffer.getvalue())
+
+
+def grid_to_png(grid: ImageGrid) -> str:
+    """The pictures of a grid, side by side with thin white gaps, as a data: URI of a PNG."""
+    from matplotlib.image import imsave
+
+    rows, columns, height, width = grid.images.shape
+    canvas = torch.ones(rows, columns, height + 2, width + 2)
+    canvas[:, :, 1:-1, 1:-1] = grid.images.detach().cpu().float()
+    sheet = canvas.permute(0, 2, 1, 3).reshape(rows * (height + 2), columns * (width + 2))
+    buffer = io.BytesIO()
+    imsave(buffer, sheet.clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, format="png")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _fit_heights(axes, plot: Plot) -> None:
+    """Shows the differences between the curves rather than the common fall of the first epochs."""
+    late = [value for curve in plot.curves for value in curve.y[len(curve.y) // 8 :]]
+    if len(late) > 1 and max(late) > min(late):
+        margin = 0.06 * (max(late) - min(late))
+        axes.set_ylim(min(late) - margin, max(late) + margin)
+
+
+def _plain(text: str) -> str:
+    return text.replace("$", r"\$")  # a dollar sign would start a formula
+
+
+def _inline(svg: str) -> str:
+    """Drops the XML prologue, the fixed size in favour of the page's width, and ids that nothing refers to."""
+    head, _, body = svg[svg.index("<svg") :].partition(">")
+    head = re.sub(r' (width|height)="[^"]*"', "", head)
+    used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", body)
+    return f"{head}>{body}"

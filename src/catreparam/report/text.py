@@ -1,0 +1,67 @@
+"""A report's table as text: Markdown for people, CSV and JSON lines (full precision) for programs."""
+
+import csv
+import io
+import json
+
+from catreparam.report.content import Report, Table
+
+
+def to_markdown(report: Report) -> str:
+    """Title, summary, and the table with padded cells, so that it also reads well in a terminal."""
+    parts = [f"# {_one_line(report.title)}", report.summary, table_to_markdown(report.table)]
+    if report.warning:
+        parts.insert(1, f"**{report.warning}**")
+    if report.table.note:
+        parts.append(report.table.note)
+    if report.command:
+        parts.append(f"Made by `{_one_line(report.command)}`.")
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def table_to_markdown(table: Table) -> str:
+    """The table alone, as Markdown."""
+    lines = [[column.title for column in table.columns]]
+    lines += [[column.show(row) for column in table.columns] for row in table.rows]
+    lines = [[_escape_cell(cell) for cell in line] for line in lines]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(table.columns))]
+    numeric = [_is_numeric(table, i) for i in range(len(table.columns))]
+    rule = ["-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, numeric, strict=True)]
+    return "\n".join(_join(line, widths, numeric) for line in [lines[0], rule, *lines[1:]])
+
+
+def to_csv(report: Report) -> str:
+    """The table as CSV: one header line of keys, full precision, an empty field for a missing value."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    keys = report.table.keys()
+    writer.writerow(keys)
+    writer.writerows([[row.get(key) for key in keys] for row in report.table.rows])
+    return buffer.getvalue()
+
+
+def to_jsonl(report: Report) -> str:
+    """The table as JSON lines, one object per row."""
+    keys = report.table.keys()
+    return "".join(json.dumps({key: row.get(key) for key in keys}) + "\n" for row in report.table.rows)
+
+
+def _is_numeric(table: Table, index: int) -> bool:
+    key = table.columns[index].key
+    return not any(isinstance(row.get(key), str) for row in table.rows)
+
+
+def _join(cells: list[str], widths: list[int], numeric: list[bool]) -> str:
+    padded = [
+        cell.rjust(width) if right else cell.ljust(width)
+        for cell, width, right in zip(cells, widths, numeric, strict=True)
+    ]
+    return "| " + " | ".join(padded) + " |"
+
+
+def _escape_cell(text: str) -> str:
+    return _one_line(text).replace("|", "\\|")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
