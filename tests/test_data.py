@@ -8,6 +8,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+
 from catreparam.data import DATASETS, DamagedData, MissingData, cache_folder, load_dataset
 from catreparam.data.binarise import binarise
 from catreparam.data.cache import check_sha256, keep_members, scratch_folder

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
+
 from catreparam.report import (
     Column,
     Curve,

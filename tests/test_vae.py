@@ -6,6 +6,7 @@ import multiprocessing
 
 import pytest
 import torch
+
 from catreparam.data import load_dataset
 from catreparam.estimators import ESTIMATORS
 from catreparam.experiments import vae, vae_training

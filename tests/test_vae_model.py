@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import nn
+
 from catreparam.categorical import draw_one_hot
 from catreparam.models.vae import CategoricalVAE
 from catreparam.objectives.elbo import (
@@ -10,7 +12,6 @@ from catreparam.objectives.elbo import (
     negative_elbo,
     negative_reconstruction,
 )
-from torch import nn
 
 
 def make_model(seed=0, **sizes):
