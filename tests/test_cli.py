@@ -12,7 +12,7 @@ import pytest
 from catreparam import cli
 from catreparam.estimators import ESTIMATORS
 
-TINY = (
+TINY = (  # noqa: SIM905 (reads as it is typed)
     "run vae --estimators straight_through redge --dataset digits8 --num-latents 3 --num-classes 2 "
     "--hidden-sizes 8 --batch-size 400 --num-epochs 2 --num-evaluation-samples 1"
 ).split()
@@ -82,6 +82,7 @@ def test_data_of_a_bundled_set_says_how_many_images_it_has(capsys):
         ("run vae --estimators redge:num_stpes=3", "Did you mean 'num_steps'"),
         ("run vae --dataset mnst", "Did you mean 'mnist'"),
         ("run vae --dataset mnist", "catreparam data mnist"),
+        ("run vae --binarisation grayscale", "Did you mean 'greyscale'"),
         ("run vae --num-epochs 0", "at least 1, got 0"),
         ("data mnst", "Did you mean 'mnist'"),
         ("report nowhere", "no config.json"),

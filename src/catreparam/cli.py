@@ -39,7 +39,7 @@ CITATION = """\
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns the exit code. Mistakes of the user give one line on standard error, no traceback."""
+    """Runs one command and returns the exit code. A user's mistake gives one line on standard error, no traceback."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(words)

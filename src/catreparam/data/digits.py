@@ -7,6 +7,7 @@ import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,23 +26,23 @@ class ImageDataset:
     """Grey images in [0, 1] with labels; an image is in exactly one of training, validation and test."""
 
     name: str
-    train: Float[Tensor, "n h w"]
-    validation: Float[Tensor, "n h w"]
-    test: Float[Tensor, "n h w"]
-    train_labels: Int64[Tensor, " n"]
-    validation_labels: Int64[Tensor, " n"]
-    test_labels: Int64[Tensor, " n"]
+    train: Float[Tensor, "num_train h w"]
+    validation: Float[Tensor, "num_validation h w"]
+    test: Float[Tensor, "num_test h w"]
+    train_labels: Int64[Tensor, " num_train"]
+    validation_labels: Int64[Tensor, " num_validation"]
+    test_labels: Int64[Tensor, " num_test"]
 
 
 def load_digits8() -> ImageDataset:
-    """1,797 digits of 8x8 pixels (scikit-learn): 1,257 / 180 / 360 up to rounding, every class in the same proportion."""
+    """1,797 digits of 8x8 pixels (scikit-learn): 1,259 / 179 / 359, classes in proportion."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingData("digits8 comes with scikit-learn: run pip install 'catreparam[experiments]'") from error
-    digits = load_digits()
-    images = torch.from_numpy(digits.images).float() / 16.0  # 16 is the largest grey level of this set
-    return _three_way("digits8", images, torch.from_numpy(digits.target).long())
+    digits: Any = load_digits()
+    images = torch.from_numpy(digits["images"]).float() / 16.0  # 16 is the largest grey level of this set
+    return _three_way("digits8", images, torch.from_numpy(digits["target"]).long())
 
 
 def load_mnist5k() -> ImageDataset:
@@ -80,7 +81,7 @@ def load_dataset(name: str) -> ImageDataset:
     return DATASETS[check_choice("data set", name, DATASETS)]()
 
 
-def split_by_class(labels: Int64[Tensor, " n"], fractions: tuple[float, ...]) -> list[Int64[Tensor, " part"]]:
+def split_by_class(labels: Int64[Tensor, " n"], fractions: tuple[float, ...]) -> list[Int64[Tensor, " _part"]]:
     """Disjoint index sets holding these fractions of every class, then one with the rest. The same on every call.
 
     Each class is permuted by a generator with the fixed seed SPLIT_SEED and cut at rounded multiples of its size.

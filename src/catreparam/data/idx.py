@@ -3,8 +3,8 @@
 import gzip
 import math
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -40,13 +40,13 @@ def read_idx(path: Path | str, *, max_bytes: int = MAX_BYTES) -> np.ndarray:
     return np.frombuffer(values, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
-def _open_plain_or_gzip(path: Path) -> BinaryIO:
+def _open_plain_or_gzip(path: Path) -> BufferedIOBase:
     with path.open("rb") as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
     return gzip.open(path, "rb") if is_gzip else path.open("rb")
 
 
-def _read_header(file: BinaryIO, path: Path) -> tuple[np.dtype, tuple[int, ...]]:
+def _read_header(file: BufferedIOBase, path: Path) -> tuple[np.dtype, tuple[int, ...]]:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\x00\x00" or magic[2] not in NUMPY_TYPES or magic[3] == 0:
         raise ValueError(f"{path} is not an IDX file: it starts with {magic.hex(' ') or 'nothing'}")

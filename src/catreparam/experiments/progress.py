@@ -4,11 +4,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 PLAIN_LINES = 10  # per task, first and last included: enough to follow a log, few enough to read
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Where an experiment tells how far it is."""
 

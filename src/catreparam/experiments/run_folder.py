@@ -58,7 +58,7 @@ class RunFolder:
         return content
 
     def read_metrics(self) -> list[Record]:
-        """All whole lines of metrics.jsonl. A last line cut short (power loss, kill) is left out; another is an error."""
+        """All whole lines of metrics.jsonl. A last line cut short (kill, power loss) is left out."""
         if not self.metrics_path.exists():
             return []
         lines = self.metrics_path.read_bytes().split(b"\n")

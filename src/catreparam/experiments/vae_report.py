@@ -18,6 +18,7 @@ from catreparam.report import Column, Curve, ImageGrid, Plot, Table
 Record = dict[str, Any]
 RecordsOfSeed = list[list[Record]]  # one list of epochs, in order, per seed
 
+Y_LABEL = "−ELBO (nats per image)"
 COLUMNS = (
     Column("estimator", "estimator"),
     Column("test_negative_elbo", "test −ELBO", ".2f", "test_negative_elbo_se", lowest_is_best=True),
@@ -45,19 +46,12 @@ def summary_table(records: Sequence[Record], specs: Sequence[str], num_epochs: i
 
 def learning_curves(records: Sequence[Record], specs: Sequence[str]) -> list[Plot]:
     """Validation, test and train −ELBO by epoch, and validation −ELBO by training time."""
-    parts = (("validation", "exact draws"), ("test", "exact draws"), ("train", "exact draws"))
     plots = [
-        Plot(
-            f"{part.capitalize()} −ELBO",
-            "epoch",
-            "−ELBO (nats per image)",
-            _curves(records, specs, f"{part}_negative_elbo"),
-            how,
-        )
-        for part, how in parts
+        Plot(f"{part.capitalize()} −ELBO", "epoch", Y_LABEL, _curves(records, specs, f"{part}_negative_elbo"))
+        for part in ("validation", "test", "train")
     ]
     timed = _curves(records, specs, "validation_negative_elbo", x=_seconds)
-    plots.append(Plot("Validation −ELBO by training time", "seconds of training", "−ELBO (nats per image)", timed))
+    plots.append(Plot("Validation −ELBO by training time", "seconds of training", Y_LABEL, timed))
     return [plot for plot in plots if plot.curves]
 
 
@@ -72,7 +66,7 @@ def picture_grid(spec: str, model: CategoricalVAE, dataset: ImageDataset, binari
         uniform = torch.ones(2 * len(chosen), model.num_latents, model.num_classes)
         samples = torch.sigmoid(model.decode(draw_one_hot(uniform, generator)))
         rows = [images, torch.sigmoid(model.decode(codes)), *samples.split(len(chosen))]
-    note = "Row 1: test images. Row 2: their reconstructions. Rows 3 and 4: samples from the prior (pixel means)."
+    note = "Rows: test images, their reconstructions, and two of samples from the prior (pixel means)."
     return ImageGrid(spec, torch.stack(rows), note)
 
 

@@ -66,7 +66,7 @@ def _mlp(sizes: Sequence[int], generator: Generator | None) -> nn.Sequential:
 
 def _linear(size_in: int, size_out: int, generator: Generator | None) -> nn.Linear:
     """nn.Linear with its usual initial law, drawn from `generator` rather than from torch's global state."""
-    layer = nn.utils.skip_init(nn.Linear, size_in, size_out)
+    layer = nn.Linear(size_in, size_out, device="meta").to_empty(device="cpu")  # no draw from the global state
     bound = 1 / math.sqrt(size_in)
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)

@@ -56,9 +56,9 @@ class Curve:
     """One line of a plot; `error`, when given, is the half-height of a band around y."""
 
     label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    error: Sequence[float] = ()
+    x: Sequence[int | float]
+    y: Sequence[int | float]
+    error: Sequence[int | float] = ()
 
 
 @dataclass(frozen=True)

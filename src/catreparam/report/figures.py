@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from catreparam.report.content import ImageGrid, Plot
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d4d4d", "#b8a900")
 LINE_STYLES = ("-", "--", ":", "-.")
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # real text: sharp, small, and selectable
     "font.family": "sans-serif",
     "font.size": 10,
@@ -34,6 +35,7 @@ def plot_to_svg(plot: Plot, labels: Sequence[str]) -> str:
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": plot.title}):
         figure = Figure(figsize=(5.4, 3.6), layout="constrained")
@@ -50,7 +52,7 @@ def plot_to_svg(plot: Plot, labels: Sequence[str]) -> str:
         axes.set_xlabel(_plain(plot.x_label))
         axes.set_ylabel(_plain(plot.y_label))
         if all(float(x).is_integer() for curve in plot.curves for x in curve.x):
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         _fit_heights(axes, plot)
         if plot.curves:
             axes.legend(fontsize=9)
@@ -74,7 +76,7 @@ def grid_to_png(grid: ImageGrid) -> str:
 
 def _fit_heights(axes, plot: Plot) -> None:
     """Shows the differences between the curves rather than the common fall of the first epochs."""
-    late = [value for curve in plot.curves for value in curve.y[len(curve.y) // 8 :]]
+    late = [value for curve in plot.curves for value in curve.y[len(curve.y) // 4 :]]
     if len(late) > 1 and max(late) > min(late):
         margin = 0.06 * (max(late) - min(late))
         axes.set_ylim(min(late) - margin, max(late) + margin)
