@@ -3,6 +3,7 @@
 from catreparam import estimators as _estimators
 from catreparam.categorical import attach_gradient, draw_one_hot, entropy, kl, kl_to_uniform
 from catreparam.estimators import *  # noqa: F403
+from catreparam.gradients import GradientStats, exact_gradient, measure, tune
 from catreparam.noise_schedule import NoiseSchedule, alpha_grid, lambda_grid, make_schedule, quadratic_grid
 from catreparam.validation import set_validation
 
@@ -10,15 +11,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     *_estimators.__all__,
+    "GradientStats",
     "NoiseSchedule",
     "alpha_grid",
     "attach_gradient",
     "draw_one_hot",
     "entropy",
+    "exact_gradient",
     "kl",
     "kl_to_uniform",
     "lambda_grid",
     "make_schedule",
+    "measure",
     "quadratic_grid",
     "set_validation",
+    "tune",
 ]

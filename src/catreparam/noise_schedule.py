@@ -32,7 +32,9 @@ class NoiseSchedule:
         object.__setattr__(self, "lambdas", lambdas)
 
     @classmethod
-    def from_alphas(cls, alphas: Sequence[float] | Tensor, sigmas: Sequence[float] | Tensor | None = None) -> "NoiseSchedule":
+    def from_alphas(
+        cls, alphas: Sequence[float] | Tensor, sigmas: Sequence[float] | Tensor | None = None
+    ) -> "NoiseSchedule":
         """The schedule of a grid given as the paper gives it: alphas (and sigmas, 1 - alpha if left out).
 
         Either order is understood. The clean end (sigma = 0) is dropped: no denoiser is evaluated there.

@@ -18,7 +18,7 @@ def set_validation(enabled: bool) -> None:
     """Turns the data-dependent checks (NaN, +inf, rows with nothing allowed) on or off for this process.
 
     They read one value back from the device per call. They are skipped by themselves inside `torch.compile`,
-    `torch.export` and `torch.vmap`, where no value can be read. Start-up value: on, or off with the environment
+    `torch.export`, `torch.vmap` and `torch.func` transforms, where no value can be read. Start-up value: on, or off with the environment
     variable `CATREPARAM_VALIDATION=0`. Checks of types, shapes and hyperparameters are always on.
 
     >>> set_validation(True)
@@ -40,7 +40,9 @@ def check_logits(logits: Any, dim: int = -1) -> None:
     if isinstance(dim, bool) or not isinstance(dim, int):
         raise TypeError(f"dim must be an int, got {dim!r}")
     if not -logits.ndim <= dim < logits.ndim:
-        raise ValueError(f"dim must lie in [{-logits.ndim}, {logits.ndim - 1}] for logits of {logits.ndim} axes, got {dim}")
+        raise ValueError(
+            f"dim must lie in [{-logits.ndim}, {logits.ndim - 1}] for logits of {logits.ndim} axes, got {dim}"
+        )
     if logits.shape[dim] == 0:
         raise ValueError(f"num_classes must be at least 1, got logits of shape {tuple(logits.shape)} with dim={dim}")
 
@@ -64,13 +66,10 @@ def check_mask(mask: Any, logits: Tensor) -> None:
 
 def check_rows(logits: Tensor) -> None:
     """Raises ValueError if a row (last axis) holds NaN or +inf or allows no class. One value read from the device."""
-    if not _enabled or torch.compiler.is_compiling() or logits.numel() == 0:
+    if not _enabled or torch.compiler.is_compiling() or inside_transform() or logits.numel() == 0:
         return
     top = logits.detach().amax(-1)  # [*batch]: NaN spreads, +inf wins, -inf means that nothing is allowed
-    try:
-        if bool(torch.isfinite(top).all()):
-            return
-    except RuntimeError:  # under vmap no value can be read
+    if bool(torch.isfinite(top).all()):
         return
     if bool(torch.isnan(top).any()):
         raise ValueError(f"logits hold {int(torch.isnan(logits).sum())} NaN; find the operation that made them")
@@ -78,6 +77,11 @@ def check_rows(logits: Tensor) -> None:
         raise ValueError("logits hold +inf; only finite values and -inf (impossible class) are legal")
     rows = int((top == -math.inf).sum())
     raise ValueError(f"{rows} row(s) of logits allow no class (all -inf or masked); leave at least one class allowed")
+
+
+def inside_transform() -> bool:
+    """Whether the caller runs under torch.func.grad, torch.vmap or the like, where no value can be read."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def check_generator(generator: Any, device: torch.device) -> None:
@@ -101,7 +105,9 @@ def check_count(name: str, value: Any, minimum: int = 1) -> int:
     return value
 
 
-def check_number(name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf) -> float:
+def check_number(
+    name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+) -> float:
     """Returns `value` as a float if it is a finite real number with above < value, least <= value <= most."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a real number, got {value!r}")
@@ -111,6 +117,13 @@ def check_number(name: str, value: Any, *, above: float = -math.inf, least: floa
         wanted = " and ".join(part for part in (low, high) if part) or "finite"
         raise ValueError(f"{name} must be {wanted}, got {value}")
     return float(value)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Returns `value` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import draw_exponential_like, finite, one_hot_like, to_rows
-from catreparam.estimators.joint import Objective, evaluate, gradient_only, over_variables, sum_variables
+from catreparam.estimators.joint import Objective, add_gradient, evaluate, over_variables, sum_variables
 from catreparam.validation import check_count
 
 MAX_CLASSES = 64
@@ -57,7 +57,7 @@ def _disarm(objective: Objective, rows: Tensor, generator: Generator | None) -> 
     # (-1)^twin [first != twin] = first - twin
     gradient = spread / 2 * (first.to(rows.dtype) - twin.to(rows.dtype)) * torch.sigmoid(difference.abs())
     term = gradient * (finite(rows)[..., 0] - finite(rows)[..., 1])
-    return losses.mean(0) + gradient_only(sum_variables(term, losses[0]))
+    return add_gradient(losses.mean(0), sum_variables(term, losses[0]))
 
 
 def _arsm(objective: Objective, rows: Tensor, generator: Generator | None) -> Tensor:
@@ -86,4 +86,4 @@ def _arsm(objective: Objective, rows: Tensor, generator: Generator | None) -> Te
     )
     gradient = gradient * (rows.detach() > -torch.inf)  # an impossible class has gradient exactly zero
     term = sum_variables((gradient * finite(rows)).sum(-1), unswapped)
-    return torch.stack([unswapped, *pairs.values()]).mean(0) + gradient_only(term)
+    return add_gradient(torch.stack([unswapped, *pairs.values()]).mean(0), term)

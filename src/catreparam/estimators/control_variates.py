@@ -17,8 +17,8 @@ from catreparam.categorical import (
 from catreparam.estimators.joint import (
     Loss,
     Objective,
+    add_gradient,
     evaluate,
-    gradient_only,
     joint_log_prob,
     leave_one_out,
     over_variables,
@@ -28,7 +28,7 @@ from catreparam.estimators.joint import (
 from catreparam.kernels.chain import denoise
 from catreparam.kernels.exact_law import transport_tangent
 from catreparam.noise_schedule import make_schedule
-from catreparam.validation import check_count, check_number
+from catreparam.validation import check_count, check_number, inside_transform
 
 
 def rebar(
@@ -95,7 +95,7 @@ def combine(terms: list[tuple[Loss, Loss, Loss, Loss]]) -> Loss:
     residual = (losses - controls).detach()
     if len(terms) > 1:
         residual = residual - leave_one_out(residual)
-    return (losses + gradient_only(residual * log_probs + paths).to(losses.dtype)).mean(0)
+    return add_gradient(losses, residual * log_probs + paths).mean(0)
 
 
 def unbiased_redge(
@@ -152,7 +152,9 @@ class RelaxControlVariate(nn.Module):
     one loss) r is a small tanh network that starts at zero; without it r is absent and RELAX starts as REBAR.
     """
 
-    def __init__(self, num_inputs: int | None = None, hidden_size: int = 32, temperature: float = 0.5, eta: float = 1.0):
+    def __init__(
+        self, num_inputs: int | None = None, hidden_size: int = 32, temperature: float = 0.5, eta: float = 1.0
+    ):
         super().__init__()
         self.log_temperature = nn.Parameter(torch.tensor(check_number("temperature", temperature, above=0.0)).log())
         self.eta = nn.Parameter(torch.tensor(check_number("eta", eta)))
@@ -165,7 +167,9 @@ class RelaxControlVariate(nn.Module):
 
     def forward(self, objective: Objective, z: Tensor, dtype: torch.dtype) -> Loss:
         """The control variate's value per loss; `dtype` is that of the objective's input."""
-        loss = evaluate(objective, torch.softmax(z / self.log_temperature.exp(), -1).to(dtype))
+        tempered = finite(z) / self.log_temperature.exp()
+        x_soft = torch.softmax(tempered.masked_fill(z == -torch.inf, -torch.inf), -1)
+        loss = evaluate(objective, x_soft.to(dtype))
         value = self.eta * loss
         if self.network is not None:
             value = value + self.network(finite(z).flatten(loss.ndim).to(self.eta.dtype)).squeeze(-1)
@@ -188,7 +192,8 @@ def relax(
                `control_variate` the gradient of the squared gradient: hand them to an optimiser of their own.
     Bias:      none, for any f defined inside the simplex, whatever the control variate has learned.
     Cost:      per sample 3 evaluations of f, 2 of its gradient, one double backward.
-    Raises:    ValueError for num_samples < 1; TypeError or ValueError for bad input.
+    Raises:    ValueError for num_samples < 1; TypeError or ValueError for bad input; RuntimeError inside torch.func
+               transforms.
 
     >>> logits = torch.zeros(4, 3, requires_grad=True)
     >>> relax(lambda x: x[..., 0], logits, generator=torch.Generator().manual_seed(0)).shape
@@ -197,6 +202,11 @@ def relax(
     Reference: Grathwohl et al. 2018, https://arxiv.org/abs/1711.00123.
     """
     check_count("num_samples", num_samples)
+    if inside_transform():
+        raise RuntimeError(
+            "relax differentiates inside its forward pass and cannot run inside torch.func transforms or torch.vmap; "
+            "call it outside, or use rebar"
+        )
     to_rows(logits, mask, generator=generator)
     control_variate = RelaxControlVariate().to(logits.device) if control_variate is None else control_variate
     losses = [_relax_once(objective, logits, mask, control_variate, generator) for _ in range(num_samples)]
@@ -204,7 +214,11 @@ def relax(
 
 
 def _relax_once(
-    objective: Objective, logits: Tensor, mask: Tensor | None, control_variate: RelaxControlVariate, generator: Generator | None
+    objective: Objective,
+    logits: Tensor,
+    mask: Tensor | None,
+    control_variate: RelaxControlVariate,
+    generator: Generator | None,
 ) -> Loss:
     with torch.enable_grad():
         leaf = logits.detach().requires_grad_()
@@ -220,7 +234,6 @@ def _relax_once(
         gradient = over_variables(loss.detach() - control_given, score) * score + path
         parameters = [p for p in control_variate.parameters() if p.requires_grad]
         wanted = torch.autograd.grad(gradient.square().sum(), parameters, allow_unused=True) if parameters else ()
-    loss = loss + gradient_only(sum_variables((gradient.detach() * finite(logits)).sum(-1), loss)).to(loss.dtype)
-    learning = sum(((p * g).sum() for p, g in zip(parameters, wanted, strict=True) if g is not None), torch.zeros(()))
-    share = gradient_only(learning) / max(loss.numel(), 1)
-    return loss + share.to(loss)
+    learning = sum((p * g).sum() for p, g in zip(parameters, wanted, strict=True) if g is not None)
+    loss = add_gradient(loss, sum_variables((gradient.detach() * finite(logits)).sum(-1), loss))
+    return add_gradient(loss, torch.as_tensor(learning, device=loss.device) / max(loss.numel(), 1))

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import Rows, attach_gradient, draw_gumbel_like, from_rows, one_hot_like, to_rows
-from catreparam.validation import check_number
+from catreparam.validation import check_flag, check_number
 
 
 def decoupled_straight_through(
@@ -35,6 +35,7 @@ def decoupled_straight_through(
 
     Reference: Shah et al. 2024, https://arxiv.org/abs/2410.13331.
     """
+    check_flag("hard", hard)
     forward_temperature = check_number("forward_temperature", forward_temperature, above=0.0)
     rows = to_rows(logits, mask, dim, generator)
     noise = draw_gumbel_like(rows, generator)

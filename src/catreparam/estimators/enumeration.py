@@ -49,7 +49,7 @@ def exact(
             f"{num_classes} classes and {math.prod(variables)} variables make {count} configurations, more than "
             f"max_configurations={max_configurations}; use a sampling estimator such as rloo"
         )
-    batched = torch.vmap(objective) if chunk_size > 1 else lambda x: objective(x[0]).unsqueeze(0)
+    batched = torch.vmap(objective, randomness="same") if chunk_size > 1 else lambda x: objective(x[0]).unsqueeze(0)
     total = torch.zeros_like(first, dtype=rows.dtype)
     configurations = itertools.product(range(num_classes), repeat=math.prod(variables))
     while chunk := list(itertools.islice(configurations, chunk_size)):

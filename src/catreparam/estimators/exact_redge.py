@@ -17,7 +17,7 @@ from catreparam.categorical import (
 from catreparam.kernels.chain import denoise
 from catreparam.kernels.exact_law import sweep_tangent, transport_tangent
 from catreparam.noise_schedule import NoiseSchedule, make_schedule
-from catreparam.validation import check_count, check_number
+from catreparam.validation import check_count, check_flag, check_number
 
 
 def exact_redge(
@@ -53,6 +53,7 @@ def exact_redge(
 
     Source: this project; see `docs/estimators.md`. ReDGE: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
+    check_flag("hard", hard)
     schedule = make_schedule(grid, num_steps, t1)
     weight = check_number("second_order_weight", second_order_weight, least=0.0, most=2.0) if hard else 0.0
     rows = to_rows(logits, mask, dim, generator)
@@ -101,6 +102,7 @@ def transport_redge(
 
     Source: this project; see `docs/estimators.md`.
     """
+    check_flag("hard", hard)
     schedule = make_schedule("lambda", 1, t1)
     weight = check_number("second_order_weight", second_order_weight, least=0.0, most=2.0) if hard else 0.0
     rows = to_rows(logits, mask, dim, generator)

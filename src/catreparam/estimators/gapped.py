@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import Rows, attach_gradient, draw_one_hot, finite, from_rows, to_rows
-from catreparam.validation import check_choice, check_number
+from catreparam.validation import check_choice, check_flag, check_number
 
 
 def gapped_straight_through(
@@ -33,13 +33,16 @@ def gapped_straight_through(
 
     Reference: Fan et al. 2022, https://arxiv.org/abs/2206.07235.
     """
+    check_flag("hard", hard)
     rows = to_rows(logits, mask, dim, generator)
     x = draw_one_hot(torch.softmax(rows, -1), generator)
     x_soft = gapped_straight_through_surrogate(rows, x=x, temperature=temperature, gap=gap)
     return from_rows(attach_gradient(x, x_soft) if hard else x_soft, logits, dim)
 
 
-def gapped_straight_through_surrogate(logits: Rows, *, x: Rows, temperature: float = 1.0, gap: float | str = 1.0) -> Rows:
+def gapped_straight_through_surrogate(
+    logits: Rows, *, x: Rows, temperature: float = 1.0, gap: float | str = 1.0
+) -> Rows:
     """The relaxed sample for a given hard sample x: a softmax in which x leads every other class by at least the gap."""
     temperature = check_number("temperature", temperature, above=0.0)
     constant = logits.detach()

@@ -44,7 +44,9 @@ def gumbel_rao(
     rows = to_rows(logits, mask, dim, generator)
     x = draw_one_hot(torch.softmax(rows, -1), generator)
     noise = draw_exponential_like(rows.expand(num_noises, *rows.shape), generator)
-    return from_rows(attach_gradient(x, gumbel_rao_surrogate(rows, noise=noise, x=x, temperature=temperature)), logits, dim)
+    return from_rows(
+        attach_gradient(x, gumbel_rao_surrogate(rows, noise=noise, x=x, temperature=temperature)), logits, dim
+    )
 
 
 def gumbel_rao_surrogate(logits: Rows, *, noise: Tensor, x: Rows, temperature: float = 0.5) -> Rows:

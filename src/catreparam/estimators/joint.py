@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from catreparam.categorical import Rows, log_prob
+from catreparam.validation import inside_transform
 
 Objective = Callable[[Tensor], Tensor]
 Loss = Float[Tensor, "*batch"]
@@ -46,12 +47,12 @@ def joint_log_prob(logits: Rows, x: Rows, loss: Loss) -> Loss:
 
 def over_variables(values: Loss, rows: Rows) -> Tensor:
     """Per-example values with size-1 axes appended, to multiply rows [*batch, *variables, num_classes]."""
-    return values.reshape(*values.shape, *(1,) * (rows.ndim - values.ndim))
+    return values.reshape((*values.shape, *(1,) * (rows.ndim - values.ndim)))
 
 
-def gradient_only(term: Tensor) -> Tensor:
-    """A zero that carries the gradient of `term`."""
-    return term - term.detach()
+def add_gradient(loss: Loss, term: Tensor) -> Loss:
+    """The loss, in value and dtype, with the gradient of `term` added to its own."""
+    return loss + (term - term.detach()).to(loss.dtype)
 
 
 def leave_one_out(values: Tensor) -> Tensor:
@@ -61,5 +62,11 @@ def leave_one_out(values: Tensor) -> Tensor:
 
 def relaxed_gradient(objective: Objective, x_soft: Tensor) -> tuple[Loss, Tensor]:
     """The loss at a relaxed sample and its gradient there, both constants: parameters inside get nothing from it."""
-    loss, pullback = torch.func.vjp(lambda x: evaluate(objective, x), x_soft.detach())
-    return loss.detach(), pullback(torch.ones_like(loss))[0].detach()
+    if inside_transform():
+        loss, pullback = torch.func.vjp(lambda x: evaluate(objective, x), x_soft.detach())
+        return loss.detach(), pullback(torch.ones_like(loss))[0].detach()
+    with torch.enable_grad():
+        point = x_soft.detach().requires_grad_()
+        loss = evaluate(objective, point)
+        (slope,) = torch.autograd.grad(loss.sum(), point, allow_unused=True, materialize_grads=True)
+    return loss.detach(), slope

@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 from catreparam.categorical import Rows, attach_gradient, draw_normal_like, draw_one_hot, from_rows, to_rows
 from catreparam.kernels.chain import denoise, solve
 from catreparam.noise_schedule import NoiseSchedule, make_schedule
+from catreparam.validation import check_flag
 
 
 def redge(
@@ -38,6 +39,7 @@ def redge(
 
     Reference: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
+    check_flag("hard", hard)
     schedule = make_schedule(grid, num_steps, t1)
     rows = to_rows(logits, mask, dim, generator)
     noise = draw_normal_like(rows, generator)
@@ -80,6 +82,7 @@ def redge_cov(
 
     Reference: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
+    check_flag("hard", hard)
     schedule = make_schedule(grid, num_steps, t1)
     rows = to_rows(logits, mask, dim, generator)
     noise = draw_normal_like(rows, generator)

@@ -10,11 +10,11 @@ from catreparam.categorical import draw_one_hot, to_rows
 from catreparam.estimators.joint import (
     Objective,
     evaluate,
-    gradient_only,
+    add_gradient,
     joint_log_prob,
     leave_one_out,
 )
-from catreparam.validation import check_count, check_number
+from catreparam.validation import check_count, check_number, inside_transform
 
 
 @dataclass
@@ -56,7 +56,8 @@ def reinforce(
     """E[objective(x)] with the score-function gradient (f(x) - baseline) grad log p(x).
 
     Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)), all variables of a loss jointly.
-    Bias:      none, for any f, differentiable or not. The baseline comes from earlier calls only.
+    Bias:      none, for any f, differentiable or not. The baseline comes from earlier calls only;
+               inside torch.func transforms and vmap it is used but not updated.
     Cost:      num_samples evaluations of f; no gradient of f with respect to x. High variance.
     Raises:    ValueError for num_samples < 1; TypeError or ValueError for bad input and losses of the wrong shape.
 
@@ -70,8 +71,8 @@ def reinforce(
     rows = to_rows(logits, mask, generator=generator)
     losses, log_probs = _draw(objective, logits, rows, num_samples, generator)
     level = baseline.value if isinstance(baseline, MovingAverageBaseline) else check_number("baseline", baseline)
-    result = (losses + gradient_only((losses.detach() - level) * log_probs)).mean(0)
-    if isinstance(baseline, MovingAverageBaseline) and losses.numel():
+    result = add_gradient(losses, (losses.detach() - level) * log_probs).mean(0)
+    if isinstance(baseline, MovingAverageBaseline) and losses.numel() and not inside_transform():
         baseline.update(float(losses.detach().mean()))
     return result
 
@@ -102,7 +103,7 @@ def rloo(
     rows = to_rows(logits, mask, generator=generator)
     losses, log_probs = _draw(objective, logits, rows, num_samples, generator)
     advantage = losses.detach() - leave_one_out(losses.detach())
-    return (losses + gradient_only(advantage * log_probs)).mean(0)
+    return add_gradient(losses, advantage * log_probs).mean(0)
 
 
 def _draw(

@@ -44,22 +44,23 @@ def transport_tangent(logits: Rows, z: Rows, tangent: Rows, lam: float) -> Rows:
     """
     if lam == 0.0:
         return 0.0 * tangent
-    flow = _segment_flow(logits.detach().double(), z.detach().double(), lam).to(z.dtype)
     probs = torch.softmax(logits.detach(), -1)
-    mass = flow * covariance_product(probs, tangent)
+    flow = _segment_flow(logits.detach().double(), z.detach().double(), lam).to(z.dtype)
+    mass = flow * (tangent - (probs * tangent).sum(-1, keepdim=True))
     return lam * (mass - probs * mass.sum(-1, keepdim=True))
 
 
 def _segment_flow(logits: Tensor, z: Tensor, lam: float) -> Tensor:
-    """integral_0^1 exp(-|z - lambda (m + s (e_k - m))|^2 / 2) ds / sum_j p_j exp(-|z - lambda e_j|^2 / 2), per class k."""
+    """p_k integral_0^1 exp(-|z - lambda (p + s (e_k - p))|^2 / 2) ds / sum_j p_j exp(-|z - lambda e_j|^2 / 2)."""
     m = torch.softmax(logits, -1)
     y = z - lam * m
     along = lam * (y - (m * y).sum(-1, keepdim=True))  # B_k = <y, lambda (e_k - m)>
     length2 = lam**2 * (1 - 2 * m + (m * m).sum(-1, keepdim=True)).clamp_min(0.0)  # C_k = |lambda (e_k - m)|^2
     start2 = (y * y).sum(-1, keepdim=True)  # A = |y|^2: squared distance to the start of the segment
     end2 = start2 - 2 * along + length2  # |z - lambda e_k|^2
-    log_mixture = torch.logsumexp(torch.log_softmax(logits, -1) - end2 / 2, -1, keepdim=True)
-    return (_log_segment_integral(along, length2, start2) - log_mixture).exp()
+    log_probs = torch.log_softmax(logits, -1)
+    log_mixture = torch.logsumexp(log_probs - end2 / 2, -1, keepdim=True)
+    return (log_probs + _log_segment_integral(along, length2, start2) - log_mixture).exp()
 
 
 def _log_segment_integral(along: Tensor, length2: Tensor, start2: Tensor) -> Tensor:

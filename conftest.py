@@ -1,0 +1,16 @@
+"""Shared by doctests and tests: torch in every doctest; shape checks of the package on request."""
+
+import os
+
+import pytest
+import torch
+
+if os.environ.get("CATREPARAM_CHECK_SHAPES") == "1":  # `make shapes`: every jaxtyping annotation is checked at run time
+    from jaxtyping import install_import_hook
+
+    install_import_hook("catreparam", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True)
+def _torch_in_doctests(doctest_namespace):
+    doctest_namespace["torch"] = torch

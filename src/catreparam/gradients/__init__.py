@@ -1,0 +1,18 @@
+"""Measuring gradient estimators: exact gradients; bias, variance, law and cost; choosing hyperparameters."""
+
+from catreparam.gradients.measure import GradientStats, measure
+from catreparam.gradients.reference import Reference, exact_gradient, reference_gradient
+from catreparam.gradients.tune import SEARCH_SPACE, TuneResult, TuneRow, count_evaluations, tune
+
+__all__ = [
+    "SEARCH_SPACE",
+    "GradientStats",
+    "Reference",
+    "TuneResult",
+    "TuneRow",
+    "count_evaluations",
+    "exact_gradient",
+    "measure",
+    "reference_gradient",
+    "tune",
+]
