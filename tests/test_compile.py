@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from methods import REPARAMETERISED
 
 from catreparam import ESTIMATORS, make_estimator
+from methods import REPARAMETERISED
 
 
 @pytest.fixture(autouse=True)

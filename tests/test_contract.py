@@ -6,10 +6,10 @@ import pickle
 
 import pytest
 import torch
-from methods import ALL, RELAXED, REPARAMETERISED, loss_of, samples_needed, seeded, smooth_loss
 from torch.utils.checkpoint import checkpoint
 
 from catreparam import ESTIMATORS, expectation, make_estimator
+from methods import ALL, RELAXED, REPARAMETERISED, loss_of, samples_needed, seeded, smooth_loss
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 

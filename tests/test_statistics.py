@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from methods import EXACT_LAW, REPARAMETERISED, UNBIASED, samples_needed, seeded
 from scipy import stats
 
 from catreparam import ESTIMATORS, exact_gradient, expectation, make_estimator, measure
 from catreparam.objectives.toy import make_objective
+from methods import EXACT_LAW, REPARAMETERISED, UNBIASED, samples_needed, seeded
 
 FAILURE_RATE = 1e-3  # shared out over the cases of a test
 OBJECTIVES = ["quadratic", "power", "mlp", "table", "misleading"]

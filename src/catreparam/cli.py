@@ -17,6 +17,8 @@ examples:
   catreparam run vae --help                             every option
   catreparam data mnist                                 fetch the full MNIST
   catreparam report runs/demo                           rebuild a report
+  catreparam measure --objectives quadratic             bias and variance of every estimator
+  catreparam tune --objective my_module:my_loss         the best setting for a loss of your own
   catreparam list                                       estimators, data sets, experiments
 
 A run is resumed by giving the same command again. Exit codes: 0 done, 2 something to correct, 130 Ctrl-C.
@@ -26,7 +28,10 @@ Set CATREPARAM_TRACEBACK=1 to see the full traceback of an error."""
 EXPERIMENTS = {"vae": "catreparam.experiments.vae"}
 
 # Further commands with a Config: name -> (module with Config and run(config) -> Report, one line of help).
-CONFIG_COMMANDS: dict[str, tuple[str, str]] = {}
+CONFIG_COMMANDS: dict[str, tuple[str, str]] = {
+    "measure": ("catreparam.experiments.measure", "bias, variance, law and cost of estimators on an objective"),
+    "tune": ("catreparam.experiments.tune", "the best estimator and hyperparameters for an objective"),
+}
 
 CITATION = """\
 @article{gourevitch2026redge,

@@ -17,9 +17,9 @@ _enabled = os.environ.get("CATREPARAM_VALIDATION", "1") != "0"
 def set_validation(enabled: bool) -> None:
     """Turns the data-dependent checks (NaN, +inf, rows with nothing allowed) on or off for this process.
 
-    They read one value back from the device per call. They are skipped by themselves inside `torch.compile`,
-    `torch.export`, `torch.vmap` and `torch.func` transforms, where no value can be read. Start-up value: on, or off with the environment
-    variable `CATREPARAM_VALIDATION=0`. Checks of types, shapes and hyperparameters are always on.
+    They read one value back from the device per call. They skip themselves where no value can be read: inside
+    `torch.compile`, `torch.export`, `torch.vmap` and `torch.func` transforms. At the start they are on, unless the
+    environment variable CATREPARAM_VALIDATION is 0. Checks of types, shapes and hyperparameters are always on.
 
     >>> set_validation(True)
     """

@@ -53,7 +53,7 @@ class _Baselined(torch.autograd.Function):
 
 
 def cross_fitted_weight(upstream: Tensor, others: Tensor, samples: Tensor, probs: Tensor, batch_axes: int) -> Tensor:
-    """The weight that minimises the variance of the summed gradient, per example: [*batch, 1, …], each half fitted on the other.
+    """The weight that minimises the variance of the summed gradient: [*batch, 1, …], each half fitted on the other.
 
     Least squares of sum_i A_i g_i on sum_i (A_i - J) b_i with ReinMax's A_i = J + D_i / 2, D_i u = d <d, u> - J u, d = x - p;
     the deviations of the other methods are close to multiples of D_i.

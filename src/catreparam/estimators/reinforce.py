@@ -9,8 +9,8 @@ from torch import Generator, Tensor
 from catreparam.categorical import draw_one_hot, to_rows
 from catreparam.estimators.joint import (
     Objective,
-    evaluate,
     add_gradient,
+    evaluate,
     joint_log_prob,
     leave_one_out,
 )

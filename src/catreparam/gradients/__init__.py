@@ -2,6 +2,7 @@
 
 from catreparam.gradients.measure import GradientStats, measure
 from catreparam.gradients.reference import Reference, exact_gradient, reference_gradient
+from catreparam.gradients.timing import seconds_per_draw
 from catreparam.gradients.tune import SEARCH_SPACE, TuneResult, TuneRow, count_evaluations, tune
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "exact_gradient",
     "measure",
     "reference_gradient",
+    "seconds_per_draw",
     "tune",
 ]

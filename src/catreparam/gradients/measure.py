@@ -1,7 +1,6 @@
 """Bias, variance, law and cost of an estimator's gradient, with standard errors."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,8 +24,8 @@ class GradientStats:
     unbiased, so that it may fall below 0. cosine: of the mean gradient; mean_cosine: mean over draws.
     law_error: mean total variation between the law of the hard sample and softmax(logits), and law_noise what an exact law
     would show at this number of draws; both 0 for methods that take the objective and draw exactly.
-    z_score: largest |mean - reference| over its standard error, over entries. seconds: wall time a draw, forward and
-    backward. memory: bytes a draw kept for backward.
+    z_score: largest |mean - reference| over its standard error, over entries. memory: bytes a draw kept for backward.
+    (For time see `seconds_per_draw`, which measures several estimators in turn.)
     """
 
     num_draws: int
@@ -43,7 +42,6 @@ class GradientStats:
     z_score: float
     law_error: float
     law_noise: float
-    seconds: float
     memory: float
 
 
@@ -74,11 +72,9 @@ def measure(
         reference = reference_gradient(objective, logits, mask=mask, generator=generator)
     if isinstance(reference, Tensor):
         reference = Reference(reference)
-    started = time.perf_counter()
     draws, memory = draw_gradients(objective, logits, method, num_draws, num_samples, mask, generator)
-    seconds = (time.perf_counter() - started) / num_draws
     law_error, law_noise = _law_error(logits, method, num_draws, mask, generator)
-    return _statistics(draws, reference, num_samples, law_error, law_noise, seconds, memory)
+    return _statistics(draws, reference, num_samples, law_error, law_noise, memory)
 
 
 def _law_error(
@@ -101,7 +97,6 @@ def _statistics(
     num_samples: int,
     law_error: float,
     law_noise: float,
-    seconds: float,
     memory: float,
 ) -> GradientStats:
     count = draws.shape[0]
@@ -138,6 +133,5 @@ def _statistics(
         z_score=float((offset.abs() / (spread + rounding).clamp_min(1e-300)).max()),
         law_error=law_error,
         law_noise=law_noise,
-        seconds=seconds,
         memory=memory,
     )

@@ -13,6 +13,7 @@ from catreparam.estimators.joint import Objective
 from catreparam.estimators.registry import Estimator, make_estimator
 from catreparam.gradients.measure import GradientStats, measure
 from catreparam.gradients.reference import reference_gradient
+from catreparam.gradients.timing import seconds_per_draw
 from catreparam.validation import check_choice, check_count, check_number
 
 # Values tried by default; methods that are not here are tried with their own defaults.
@@ -119,7 +120,9 @@ def tune(
             else None
         )
         measured.append((setting, stats, evaluations, trained))
-    return TuneResult(_rank(measured, criterion, bias_weight), criterion)
+    counts = [2 if setting.name == "rloo" else 1 for setting in settings]
+    seconds = seconds_per_draw(objective, logits, settings, num_samples=counts, num_draws=200, rounds=3, mask=mask)
+    return TuneResult(_rank(measured, seconds, criterion, bias_weight), criterion)
 
 
 def expand(entry: str | Estimator, search_space: Mapping[str, Mapping[str, Sequence[object]]]) -> list[Estimator]:
@@ -177,11 +180,11 @@ def _short_training(
 Measured = tuple[Estimator, GradientStats, int, tuple[float, float] | None]
 
 
-def _rank(measured: list[Measured], criterion: str, bias_weight: float) -> tuple[TuneRow, ...]:
-    fastest = min(stats.seconds for _, stats, _, _ in measured)
+def _rank(measured: list[Measured], seconds: list[float], criterion: str, bias_weight: float) -> tuple[TuneRow, ...]:
+    fastest = min(seconds)
     points = [(stats.squared_bias, stats.variance * evaluations) for _, stats, evaluations, _ in measured]
     rows = []
-    for (setting, stats, evaluations, trained), (bias, spread) in zip(measured, points, strict=True):
+    for (setting, stats, evaluations, trained), (bias, spread), time in zip(measured, points, seconds, strict=True):
         scores = {"mse": bias + spread, "bias": bias_weight * bias + spread, "training": trained[0] if trained else 0.0}
         dominated = any(b <= bias and s <= spread and (b, s) != (bias, spread) for b, s in points)
         rows.append(
@@ -190,7 +193,7 @@ def _rank(measured: list[Measured], criterion: str, bias_weight: float) -> tuple
                 stats=stats,
                 evaluations=evaluations,
                 mse_per_evaluation=bias + spread,
-                mse_per_second=bias + stats.variance * stats.seconds / fastest,
+                mse_per_second=bias + stats.variance * time / fastest,
                 pareto=not dominated,
                 score=scores[criterion],
                 final_loss=trained[0] if trained else None,

@@ -110,7 +110,7 @@ class LookupTable(ToyObjective):
 
 
 class Misleading(ToyObjective):
-    """Linear at the vertices, with slopes there that point elsewhere: no gradient at a hard sample tells the truth."""
+    """Linear in value at the vertices, with slopes there that point elsewhere: no gradient at a hard sample tells the truth."""
 
     slope: Tensor
     lure: Tensor
@@ -120,7 +120,7 @@ class Misleading(ToyObjective):
 
     def __call__(self, x: OneHot) -> Loss:
         flat = x.flatten(-2)
-        return flat @ self.slope.to(x) + (flat * (1 - flat)) @ (4 * self.lure.to(x))
+        return flat @ self.slope.to(x) + (flat * (1 - flat) * (1 - 2 * flat)) @ (4 * self.lure.to(x))
 
 
 OBJECTIVES: dict[str, Callable[..., ToyObjective]] = {

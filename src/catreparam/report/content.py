@@ -32,16 +32,29 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows are mappings from column keys to values; they are shown in the order given."""
+    """Rows are mappings from column keys to values; they are shown in the order given.
+
+    With `group`, a key of every row, people see one table per value of it, under that value as heading.
+    """
 
     columns: Sequence[Column]
     rows: Sequence[Mapping[str, Value]]
     note: str = ""
+    group: str = ""
 
     def keys(self) -> list[str]:
         """The keys of all values, errors included, in reading order."""
-        pairs = [(column.key, column.error_key) for column in self.columns]
+        pairs = [(self.group, ""), *((column.key, column.error_key) for column in self.columns)]
         return [key for pair in pairs for key in pair if key]
+
+    def parts(self) -> list[tuple[str, "Table"]]:
+        """Headings and tables as people see them: one without heading unless the table is grouped."""
+        if not self.group:
+            return [("", self)]
+        groups: dict[str, list[Mapping[str, Value]]] = {}
+        for row in self.rows:
+            groups.setdefault(str(row[self.group]), []).append(row)
+        return [(name, Table(self.columns, rows)) for name, rows in groups.items()]
 
     def best_row(self, column: Column) -> int | None:
         """The index of the row to mark in this column, if any."""
@@ -70,6 +83,8 @@ class Plot:
     y_label: str
     curves: Sequence[Curve]
     note: str = ""
+    log_x: bool = False
+    log_y: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from catreparam.report.content import ImageGrid, Plot
 # Okabe and Ito's palette (told apart with any colour vision), darkest first, then line styles when it runs out.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d4d4d", "#b8a900")
 LINE_STYLES = ("-", "--", ":", "-.")
+MARKERS = "os^D"
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # real text: sharp, small, and selectable
@@ -43,7 +44,7 @@ def plot_to_svg(plot: Plot, labels: Sequence[str]) -> str:
         for curve in plot.curves:
             place = labels.index(curve.label)
             colour, line = COLOURS[place % len(COLOURS)], LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)]
-            marker = "o" if len(curve.x) == 1 else ""
+            marker = MARKERS[place // len(COLOURS) % len(MARKERS)] if len(curve.x) == 1 else ""
             axes.plot(curve.x, curve.y, line, color=colour, lw=1.8, marker=marker, label=_plain(curve.label))
             if curve.error:
                 low = [y - e for y, e in zip(curve.y, curve.error, strict=True)]
@@ -51,11 +52,15 @@ def plot_to_svg(plot: Plot, labels: Sequence[str]) -> str:
                 axes.fill_between(curve.x, low, high, color=colour, alpha=0.15, lw=0)
         axes.set_xlabel(_plain(plot.x_label))
         axes.set_ylabel(_plain(plot.y_label))
-        if all(float(x).is_integer() for curve in plot.curves for x in curve.x):
+        axes.set_xscale("log" if plot.log_x else "linear")
+        axes.set_yscale("log" if plot.log_y else "linear")
+        if not plot.log_x and all(float(x).is_integer() for curve in plot.curves for x in curve.x):
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        _fit_heights(axes, plot)
+        if not plot.log_y:
+            _fit_heights(axes, plot)
         if plot.curves:
-            axes.legend(fontsize=9)
+            crowded = len(plot.curves) > 8
+            axes.legend(fontsize=6.5 if crowded else 9, ncols=2 if crowded else 1)
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue())

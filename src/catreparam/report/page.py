@@ -13,7 +13,7 @@ def to_html(report: Report) -> str:
     body = [
         f"<header><h1>{escape(report.title)}</h1><p>{escape(report.summary)}</p></header>",
         f'<p class="warning">{escape(report.warning)}</p>' if report.warning else "",
-        _table(report.table),
+        _tables(report.table),
         _section("Curves", "plots", [_plot(plot, labels) for plot in report.plots]),
         _section("Pictures", "grids", [_grid(grid) for grid in report.grids]),
         _facts(report),
@@ -27,6 +27,12 @@ def to_html(report: Report) -> str:
     )
 
 
+def _tables(table: Table) -> str:
+    parts = [(f"<h2>{escape(name)}</h2>" if name else "") + _table(part) for name, part in table.parts()]
+    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
+    return f'<section class="card">{"".join(parts)}{note}</section>'
+
+
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(column.title)}</th>' for column in table.columns)
     best = [table.best_row(column) for column in table.columns]
@@ -34,11 +40,7 @@ def _table(table: Table) -> str:
         "<tr>" + "".join(_cell(column, row, i == best[j], j) for j, column in enumerate(table.columns)) + "</tr>\n"
         for i, row in enumerate(table.rows)
     )
-    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    return (
-        f'<section class="card"><div class="scroll"><table><thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{rows}</tbody></table></div>{note}</section>"
-    )
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
 
 
 def _cell(column: Column, row, is_best: bool, index: int) -> str:

@@ -9,7 +9,9 @@ from catreparam.report.content import Report, Table
 
 def to_markdown(report: Report) -> str:
     """Title, summary, and the table with padded cells, so that it also reads well in a terminal."""
-    parts = [f"# {_one_line(report.title)}", report.summary, table_to_markdown(report.table)]
+    parts = [f"# {_one_line(report.title)}", report.summary]
+    for name, part in report.table.parts():
+        parts += [f"## {_one_line(name)}" if name else "", table_to_markdown(part)]
     if report.warning:
         parts.insert(1, f"**{report.warning}**")
     if report.table.note:
