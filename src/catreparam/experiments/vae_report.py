@@ -24,7 +24,7 @@ COLUMNS = (
     Column("test_negative_elbo", "test −ELBO", ".2f", "test_negative_elbo_se", lowest_is_best=True),
     Column("validation_negative_elbo", "validation −ELBO", ".2f", "validation_negative_elbo_se", lowest_is_best=True),
     Column("train_negative_elbo", "train −ELBO", ".2f", "train_negative_elbo_se", lowest_is_best=True),
-    Column("test_kl", "of which KL (test)", ".2f"),
+    Column("test_kl", "KL (test)", ".2f"),
     Column(
         "final_test_negative_elbo", "test −ELBO, last epoch", ".2f", "final_test_negative_elbo_se", lowest_is_best=True
     ),

@@ -39,7 +39,9 @@ def plot_to_svg(plot: Plot, labels: Sequence[str]) -> str:
     from matplotlib.ticker import MaxNLocator
 
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": plot.title}):
-        figure = Figure(figsize=(5.4, 3.6), layout="constrained")
+        longest = max((len(curve.label) for curve in plot.curves), default=0)
+        columns = 3 if longest < 22 else 2 if longest < 36 else 1  # of the legend, which stands below the axes
+        figure = Figure(figsize=(5.4, 3.3 + 0.19 * -(-len(plot.curves) // columns)), layout="constrained")
         axes = figure.add_subplot()
         for curve in plot.curves:
             place = labels.index(curve.label)
@@ -59,8 +61,7 @@ def plot_to_svg(plot: Plot, labels: Sequence[str]) -> str:
         if not plot.log_y:
             _fit_heights(axes, plot)
         if plot.curves:
-            crowded = len(plot.curves) > 8
-            axes.legend(fontsize=6.5 if crowded else 9, ncols=2 if crowded else 1)
+            figure.legend(fontsize=8.5, loc="outside lower center", ncols=columns)
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue())

@@ -46,9 +46,16 @@ def _table(table: Table) -> str:
 def _cell(column: Column, row, is_best: bool, index: int) -> str:
     text = escape(column.show(row))
     if index == 0:
-        return f'<th scope="row">{text}</th>'
+        return f'<th scope="row">{_breakable(text)}</th>'
     classes = "best" if is_best else "text" if isinstance(row.get(column.key), str) else ""
     return f'<td class="{classes}">{text}</td>' if classes else f"<td>{text}</td>"
+
+
+def _breakable(text: str) -> str:
+    """Lets a long name like redge:num_steps=4,t1=0.5 break between its parts rather than inside a word."""
+    for mark in (":", ",", "_"):
+        text = text.replace(mark, f"{mark}<wbr>")
+    return text
 
 
 def _section(title: str, name: str, parts: list[str]) -> str:
