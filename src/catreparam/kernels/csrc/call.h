@@ -1,0 +1,87 @@
+// One call of the sampler: what to do, on which rows. Plain data, shared by the library and its per-CPU kernels.
+#pragma once
+
+#include <cstdint>
+
+namespace catreparam {
+
+enum Method : int32_t {
+  kStraightThrough = 0,
+  kGumbelSoftmax = 1,
+  kReinmax = 2,
+  kLambdaReinmax = 3,
+  kRedge = 4,
+  kRedgeCov = 5,
+  kReindge = 6,
+  kExactRedge = 7,
+};
+
+enum Dtype : int32_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
+
+// Bits of the value that forward returns.
+enum Flag : int32_t { kFlagNan = 1, kFlagInfinite = 2, kFlagEmpty = 4 };
+
+// One softmax of the chain, softmax(logits + lambda z_eval), and how to get there from the one before.
+enum Reach : int32_t {
+  kHere = 0,       // z_eval = z
+  kOneBefore = 1,  // z += a p1;         z_eval = z         (p1: the evaluation before, p2: the one before that)
+  kTwoBefore = 2,  // z += a p1 + b p2;  z_eval = z
+  kPeek = 3,       // z_eval = z + a p1; z stays            (Heun's predictor)
+  kNoise = 4,      // lambda = 0: z does not matter
+};
+
+struct Evaluation {
+  Reach reach;
+  float lambda, a, b;
+};
+
+// The adjoint of one evaluation: v = J(p)(alpha A + beta B); grad += v; A += lambda v; then B becomes what `keep` says.
+enum Keep : int32_t { kKeepNothing = 0, kKeepA = 1, kKeepStep = 2 };
+
+struct Adjoint {
+  Keep keep;
+  float alpha, beta;
+};
+
+// An interval of the backward sweep of exact-law ReDGE.
+struct Interval {
+  float start, end, step;
+};
+
+struct Call {
+  Method method;
+  Dtype dtype;
+  int32_t hard;
+  int32_t num_noises;
+  float temperature;
+  float weight;
+  float last;  // lambda at t1
+
+  int32_t num_evaluations;
+  const Evaluation* evaluations;  // [num_evaluations], noise first; the last makes the relaxed sample
+  const Adjoint* adjoints;        // [num_evaluations - 1]: of all but the last
+  int32_t num_intervals;
+  const Interval* intervals;  // noise end last
+
+  int64_t rows, classes;
+  uint64_t seed;
+  const void* logits;    // [rows, classes] in dtype
+  const void* upstream;  // [rows, classes] in dtype, backward only
+  const float* noise;    // [rows, classes] or [num_noises, rows, classes], or null: made from the seed
+  const float* x;        // [rows, classes] one-hot, or null: drawn from the seed
+  void* out;             // [rows, classes] in dtype: the sample (forward), the gradient (backward), the noise (replay)
+};
+
+// What each instruction set provides. Ranges of rows start at multiples of kRowAlignment.
+constexpr int64_t kRowAlignment = 32;
+
+struct Kernels {
+  const char* name;
+  int64_t (*scratch_bytes)(const Call&);
+  int32_t (*forward)(const Call&, int64_t begin, int64_t end, void* scratch);
+  void (*backward)(const Call&, int64_t begin, int64_t end, void* scratch);
+  void (*replay)(const Call&, int64_t begin, int64_t end, void* scratch);
+  void (*philox)(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]);
+};
+
+}  // namespace catreparam

@@ -1,0 +1,120 @@
+// The chain of softmaxes on a block: n vectors that hold W rows side by side (vector k = class k of every row) or, Along, one
+// row (vector k = classes k W ... k W + W - 1). Sums over classes are sums over vectors, and over lanes too when Along.
+// `logits` here are (logits - max) * log2(e), so that a softmax is one fused multiply-add and one 2^y per class.
+#pragma once
+
+#include "call.h"
+#include "lanes.h"
+
+namespace catreparam {
+namespace {
+
+template <bool Along>
+INLINE vf over_classes(vf partial) {
+  return Along ? splat(sum_of_lanes(partial)) : partial;
+}
+
+template <bool Along>
+INLINE vf top_over_classes(vf partial) {
+  return Along ? splat(top_of_lanes(partial)) : partial;
+}
+
+// Unnormalised weights of one softmax: p = weight * inverse.
+struct Weights {
+  vf* weight;
+  vf inverse;
+};
+
+INLINE Weights no_weights() { return {nullptr, vf{}}; }
+
+// What the covariance-matched chain needs besides: y = logits + inverse_variance * (lambda z - lambda^2 / 2).
+struct Matched {
+  const vf* inverse_variance;  // null: the plain chain
+  vf* shift;                   // out: lambda z - lambda^2 / 2
+};
+
+template <bool Along, int R, bool M>
+vf weigh_with(int n, const vf* logits, vf* z, const Weights& p1, const Weights& p2, const Evaluation& e, Matched matched,
+              vf* weight) {
+  const vf a = e.a * p1.inverse, b = e.b * p2.inverse;
+  const float slope = M ? e.lambda : e.lambda * kLog2e, half_square = e.lambda * e.lambda / 2;
+  auto exponent = [&](int k, bool carry) __attribute__((always_inline)) {
+    vf at = R == kNoise ? vf{} : z[k];
+    if (carry) {
+      if (R == kOneBefore || R == kPeek) at += a * p1.weight[k];
+      if (R == kTwoBefore) at = at + a * p1.weight[k] + b * p2.weight[k];
+      if (R == kOneBefore || R == kTwoBefore) z[k] = at;
+    } else if (R == kPeek) {
+      at += a * p1.weight[k];
+    }
+    if (M) {
+      const vf shift = slope * at - half_square;
+      matched.shift[k] = shift;
+      return logits[k] + (shift * kLog2e) * matched.inverse_variance[k];
+    }
+    return R == kNoise ? logits[k] : slope * at + logits[k];
+  };
+  vf sum[2] = {};
+  int k = 0;
+  for (; k + 2 <= n; k += 2) {
+    const vf first = exp2_lanes(exponent(k, true)), second = exp2_lanes(exponent(k + 1, true));
+    weight[k] = first;
+    weight[k + 1] = second;
+    sum[0] += first;
+    sum[1] += second;
+  }
+  if (k < n) sum[0] += weight[k] = exp2_lanes(exponent(k, true));
+  vf total = over_classes<Along>(sum[0] + sum[1]);
+  // The maximum was taken off the logits, not off the exponents: nearly always good enough. Otherwise once more, with it.
+  if (__builtin_expect(any(~((total > 0x1p-60f) & (total < 0x1p60f))), 0)) {
+    vf top = splat(-INFINITY);
+    for (k = 0; k < n; ++k) top = maximum(top, exponent(k, false));
+    top = top_over_classes<Along>(top);
+    top = select(top > -INFINITY, top, splat(0.0f));
+    total = vf{};
+    for (k = 0; k < n; ++k) total += weight[k] = exp2_lanes(exponent(k, false) - top);
+    total = over_classes<Along>(total);
+  }
+  return 1.0f / total;
+}
+
+// Weights of the softmax of one evaluation; carries z there. Not inlined: forward and backward must round alike.
+template <bool Along>
+__attribute__((noinline)) Weights weigh(int n, const vf* logits, vf* z, Weights p1, Weights p2, const Evaluation& e,
+                                        Matched matched, vf* out) {
+  const bool m = matched.inverse_variance != nullptr;
+  switch (e.reach) {
+    case kHere:
+      return {out, m ? weigh_with<Along, kHere, true>(n, logits, z, p1, p2, e, matched, out)
+                     : weigh_with<Along, kHere, false>(n, logits, z, p1, p2, e, matched, out)};
+    case kOneBefore:
+      return {out, m ? weigh_with<Along, kOneBefore, true>(n, logits, z, p1, p2, e, matched, out)
+                     : weigh_with<Along, kOneBefore, false>(n, logits, z, p1, p2, e, matched, out)};
+    case kTwoBefore:
+      return {out, m ? weigh_with<Along, kTwoBefore, true>(n, logits, z, p1, p2, e, matched, out)
+                     : weigh_with<Along, kTwoBefore, false>(n, logits, z, p1, p2, e, matched, out)};
+    case kPeek:
+      return {out, m ? weigh_with<Along, kPeek, true>(n, logits, z, p1, p2, e, matched, out)
+                     : weigh_with<Along, kPeek, false>(n, logits, z, p1, p2, e, matched, out)};
+    default:
+      if (m)
+        for (int k = 0; k < n; ++k) matched.shift[k] = vf{};
+      return {out, weigh_with<Along, kNoise, false>(n, logits, z, p1, p2, e, matched, out)};
+  }
+}
+
+// <p, u> for a vector u made on the fly.
+template <bool Along, typename Vector>
+INLINE vf mean_under(int n, const Weights& p, Vector u) {
+  vf sum[2] = {};
+  int k = 0;
+  for (; k + 2 <= n; k += 2) {
+    sum[0] += p.weight[k] * u(k);
+    sum[1] += p.weight[k + 1] * u(k + 1);
+  }
+  if (k < n) sum[0] += p.weight[k] * u(k);
+  return over_classes<Along>(sum[0] + sum[1]) * p.inverse;
+}
+
+}  // namespace
+}  // namespace catreparam

@@ -1,0 +1,81 @@
+// The hard sample: one uniform per row and the inverse CDF. A class of weight zero is never drawn.
+#pragma once
+
+#include "chain.h"
+#include "noise.h"
+
+namespace catreparam {
+namespace {
+
+// floor(a b / 2^32) for 32-bit lanes.
+INLINE vu high_product(vu a, vu b) {
+  const vw even = product32((vw)a, (vw)b), odd = product32((vw)a >> 32, (vw)b >> 32);
+  return (vu)((even >> 32) | (odd & 0xffffffff00000000u));
+}
+
+// Rows side by side. Probabilities as integers below 2^31, so that the sums are exact and every class keeps its share to 2^-31.
+INLINE vi draw_class(int n, const Weights& p, vu word) {
+  const vf scale = p.inverse * 2147450880.0f;  // 2^31 (1 - 2^-16): room for the rounding of the sum
+  vi total = {};
+  for (int k = 0; k < n; ++k) total += to_int(p.weight[k] * scale);
+  const vi threshold = (vi)high_product(word, (vu)total);
+  vi cumulative = {}, index = {};
+  for (int k = 0; k < n; ++k) {
+    cumulative += to_int(p.weight[k] * scale);
+    index -= cumulative <= threshold;  // true is -1
+  }
+  return index > n - 1 ? splat(n - 1) : index;  // only rows that are invalid anyway
+}
+
+// One row along the lanes: blocks of 64 classes summed in double, then a walk inside one block.
+inline int64_t draw_class_along(int n, const Weights& p, uint32_t high, uint32_t low, double* block_sums) {
+  constexpr int kVectors = 64 / W;
+  const int blocks = n / kVectors;
+  double total = 0;
+  for (int b = 0; b < blocks; ++b) {
+    vf sum = p.weight[b * kVectors];
+    for (int i = 1; i < kVectors; ++i) sum += p.weight[b * kVectors + i];
+    total += block_sums[b] = sum_of_lanes(sum);
+  }
+  const uint64_t random = ((uint64_t)high << 32) | low;
+  double left = (double)(random >> 11) * 0x1p-53 * total;
+  int chosen = 0;
+  for (int b = 0; b < blocks; ++b) {
+    if (block_sums[b] > 0) {
+      chosen = b;
+      if (left < block_sums[b]) break;
+    }
+    left -= block_sums[b];
+  }
+  const float* weight = reinterpret_cast<const float*>(p.weight) + (int64_t)chosen * 64;
+  int64_t hot = 0;
+  for (int i = 0; i < 64; ++i) {
+    if (weight[i] > 0) {
+      hot = i;
+      if (left < weight[i]) break;
+    }
+    left -= weight[i];
+  }
+  return (int64_t)chosen * 64 + hot;
+}
+
+// The first class with the largest value.
+template <bool Along>
+INLINE vi largest_class(int n, const vf* values) {
+  vf best = values[0];
+  vi index = Along ? lane_index() : vi{};
+  for (int k = 1; k < n; ++k) {
+    const vi better = values[k] > best;
+    best = select(better, values[k], best);
+    index = better ? (Along ? lane_index() + k * W : splat(k)) : index;
+  }
+  if (!Along) return index;
+  float top = best[0];
+  int32_t first = index[0];
+  for (int i = 1; i < W; ++i)
+    if (best[i] > top || (best[i] == top && index[i] < first)) top = best[i], first = index[i];
+  return splat(first);
+}
+
+}  // namespace
+}  // namespace catreparam

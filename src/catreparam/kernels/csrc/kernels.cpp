@@ -1,0 +1,108 @@
+// The kernels for one instruction set: this file is compiled several times, with CATREPARAM_KERNELS naming the result.
+#include "pair_passes.h"
+#include "sweep.h"
+
+namespace catreparam {
+namespace {
+
+bool in_pairs(const Call& call) { return call.classes == 2; }
+bool along(const Call& call) { return call.classes > 128; }
+
+int64_t scratch_bytes(const Call& call) {
+  return in_pairs(call) ? Pairs::bytes(call) : along(call) ? Block<true>::bytes(call) : Block<false>::bytes(call);
+}
+
+// Two vectors of rows, 16 rows apart, share their Philox blocks; so whatever the width, a row's numbers are the same.
+template <bool Words, typename Pass>
+int32_t for_pairs(const Call& call, int64_t begin, int64_t end, void* scratch, Pass pass) {
+  Pairs p(call, scratch);
+  for (int64_t block = begin; block < end; block += 32) {
+    for (int part = 0; part < 16; part += W) {
+      p.counter_row = block / 2 + part;
+      if (Words) p.zero = p.words(0);
+      for (p.vector = 0; p.vector < 2; ++p.vector) {
+        p.row = block + 16 * p.vector + part;
+        if (p.row >= end) break;
+        p.valid = (int)(end - p.row < W ? end - p.row : W);
+        pass(p);
+      }
+    }
+  }
+  return p.flags;
+}
+
+template <bool Along, typename Pass>
+int32_t for_blocks(const Call& call, int64_t begin, int64_t end, void* scratch, Pass pass) {
+  Block<Along> block(call, scratch);
+  constexpr int64_t kRows = Along ? 1 : W;
+  for (block.row = begin; block.row < end; block.row += kRows) {
+    block.valid = (int)(end - block.row < kRows ? end - block.row : kRows);
+    pass(block);
+  }
+  return block.flags;
+}
+
+int32_t forward(const Call& call, int64_t begin, int64_t end, void* scratch) {
+  if (in_pairs(call)) {
+    if (call.noise && call.x) return for_pairs<false>(call, begin, end, scratch, [](Pairs& p) { forward_pair(p); });
+    return for_pairs<true>(call, begin, end, scratch, [](Pairs& p) { forward_pair(p); });
+  }
+  if (along(call)) return for_blocks<true>(call, begin, end, scratch, [](auto& b) { forward_block(b); });
+  return for_blocks<false>(call, begin, end, scratch, [](auto& b) { forward_block(b); });
+}
+
+void backward(const Call& call, int64_t begin, int64_t end, void* scratch) {
+  if (in_pairs(call)) {
+    if (call.method == kStraightThrough || (call.noise && call.x)) {
+      for_pairs<false>(call, begin, end, scratch, [](Pairs& p) { backward_pair(p); });
+    } else {
+      for_pairs<true>(call, begin, end, scratch, [](Pairs& p) { backward_pair(p); });
+    }
+  } else if (along(call)) {
+    for_blocks<true>(call, begin, end, scratch, [](auto& b) { backward_block(b); });
+  } else {
+    for_blocks<false>(call, begin, end, scratch, [](auto& b) { backward_block(b); });
+  }
+}
+
+// The noise that forward and backward make from the seed, written out: float32 [num_noises, rows, classes], the later
+// noises of exact_redge being those drawn (not their mirror images). For two classes, half the difference either way.
+void replay(const Call& call, int64_t begin, int64_t end, void* scratch) {
+  const int noises = call.method == kExactRedge ? (call.num_noises + 1) / 2 : 1;
+  if (in_pairs(call)) {
+    for_pairs<true>(call, begin, end, scratch, [noises](Pairs& p) {
+      for (int i = 0; i < noises; ++i) {
+        const vf half = 0.5f * (p.call.method == kGumbelSoftmax ? logistic(p.zero.w[2 + p.vector]) : p.normal_difference(i));
+        p.write(-half, half, p.call.out, kFloat32, i * p.call.rows + p.row);
+      }
+    });
+    return;
+  }
+  const auto pass = [noises](auto& b) {
+    for (int i = 0; i < noises; ++i) {
+      b.read_noise(i, b.z);
+      b.write(b.z, kFloat32, i * b.call.rows + b.row);
+    }
+  };
+  along(call) ? for_blocks<true>(call, begin, end, scratch, pass) : for_blocks<false>(call, begin, end, scratch, pass);
+}
+
+void philox_block(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]) {
+  Wide state;
+  for (int i = 0; i < 4; ++i) state.c[i] = vw{} + counter[i];
+  state = philox(state, key[0], key[1]);
+  for (int i = 0; i < 4; ++i) words[i] = (uint32_t)state.c[i][0];
+}
+
+}  // namespace
+
+#define CATREPARAM_TEXT_(name) #name
+#define CATREPARAM_TEXT(name) CATREPARAM_TEXT_(name)
+#define CATREPARAM_JOIN_(a, b) a##b
+#define CATREPARAM_JOIN(a, b) CATREPARAM_JOIN_(a, b)
+
+extern const Kernels CATREPARAM_JOIN(kernels_, CATREPARAM_KERNELS);
+const Kernels CATREPARAM_JOIN(kernels_, CATREPARAM_KERNELS) = {
+    CATREPARAM_TEXT(CATREPARAM_KERNELS), scratch_bytes, forward, backward, replay, philox_block};
+
+}  // namespace catreparam

@@ -1,0 +1,216 @@
+// The C interface: picks the instruction set, splits the rows among threads, knows nothing of torch or Python.
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "plan.h"
+#include "pool.h"
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace catreparam {
+
+extern const Kernels kernels_generic;
+#if defined(CATREPARAM_X86)
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512;
+#endif
+
+namespace {
+
+const Kernels* choose(const char* wanted) {
+  const auto fits = [wanted](const char* name) { return wanted == nullptr || *wanted == 0 || std::strcmp(wanted, name) == 0; };
+#if defined(CATREPARAM_X86)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (fits("avx512") && avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+    return &kernels_avx512;
+  if (fits("avx2") && avx2) return &kernels_avx2;
+#endif
+  return fits("generic") ? &kernels_generic : nullptr;
+}
+
+const Kernels* active = choose(nullptr);
+
+struct Scratch {  // one per thread, kept between calls
+  char* memory = nullptr;
+  int64_t size = 0;
+  ~Scratch() { std::free(memory); }
+  char* get(int64_t wanted) {
+    if (wanted > size) {
+      std::free(memory);
+      memory = static_cast<char*>(std::aligned_alloc(64, (size_t)((wanted + 63) / 64 * 64)));
+      size = memory ? wanted : 0;
+    }
+    return memory;
+  }
+};
+
+thread_local Scratch scratch;
+constexpr int64_t kScratchKept = int64_t{64} << 20;  // larger ones are given back after the call
+
+enum class Pass { kForward, kBackward, kReplay };
+
+struct Task {
+  Call call;
+  Pass pass;
+  int64_t rows_per_chunk;
+  int64_t scratch_bytes;
+  std::atomic<int32_t> flags{0};
+};
+
+constexpr int32_t kFlagNoMemory = 8;
+
+void work_on_chunk(void* context, int64_t chunk) {
+  Task& task = *static_cast<Task*>(context);
+  const int64_t begin = chunk * task.rows_per_chunk;
+  const int64_t end = begin + task.rows_per_chunk < task.call.rows ? begin + task.rows_per_chunk : task.call.rows;
+  char* memory = scratch.get(task.scratch_bytes);
+  if (memory == nullptr) {
+    task.flags.fetch_or(kFlagNoMemory);
+    return;
+  }
+  if (task.pass == Pass::kForward) {
+    const int32_t flags = active->forward(task.call, begin, end, memory);
+    if (flags) task.flags.fetch_or(flags);
+  } else if (task.pass == Pass::kBackward) {
+    active->backward(task.call, begin, end, memory);
+  } else {
+    active->replay(task.call, begin, end, memory);
+  }
+  if (task.scratch_bytes > kScratchKept) {
+    std::free(scratch.memory);
+    scratch = Scratch{};
+  }
+}
+
+// Fresh pages cost more than filling them: ask for large ones.
+void ask_for_large_pages(void* memory, int64_t bytes) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = uintptr_t{2} << 20;
+  if (bytes < (int64_t)(4 * kPage)) return;
+  const uintptr_t begin = ((uintptr_t)memory + kPage - 1) / kPage * kPage, end = ((uintptr_t)memory + (uintptr_t)bytes) / kPage * kPage;
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#else
+  (void)memory, (void)bytes;
+#endif
+}
+
+int32_t run(Task& task, int threads) {
+  Call& call = task.call;
+  if (call.rows == 0 || call.classes == 0) return 0;
+  const int64_t item = task.pass == Pass::kReplay || call.dtype == kFloat32 ? 4 : 2;
+  ask_for_large_pages(call.out, call.rows * call.classes * item);
+  task.scratch_bytes = active->scratch_bytes(call);
+  // Chunks of about 16,000 class evaluations: a few microseconds, small enough to share out evenly.
+  const int64_t row_cost = call.classes * (2 + call.num_evaluations * (call.method == kExactRedge ? call.num_noises : 1));
+  int64_t rows = 32768 / row_cost;
+  rows = call.classes > 128 ? (rows > 1 ? rows : 1) : (rows + kRowAlignment) / kRowAlignment * kRowAlignment;
+  task.rows_per_chunk = rows;
+  const int64_t chunks = (call.rows + rows - 1) / rows;
+  Pool::run(chunks, threads, work_on_chunk, &task);
+  return task.flags.load();
+}
+
+}  // namespace
+}  // namespace catreparam
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+using namespace catreparam;
+
+// What stays the same from call to call; made once per estimator setting by the caller.
+struct CatreparamSetting {
+  int32_t method, solver, hard, num_noises;
+  float temperature, weight;
+  int32_t num_lambdas;
+  int32_t reserved;
+  const double* lambdas;
+};
+
+struct CatreparamPlan {
+  Plan plan;
+  Call call;
+};
+
+EXPORT int32_t catreparam_version() { return 1; }
+
+EXPORT const char* catreparam_instruction_set() { return active->name; }
+
+// For tests: generic, avx2, avx512, or empty for the best there is. 0 if this machine has it.
+EXPORT int32_t catreparam_choose_instruction_set(const char* name) {
+  const Kernels* chosen = choose(name);
+  if (chosen == nullptr) return 1;
+  active = chosen;
+  return 0;
+}
+
+EXPORT void catreparam_philox(const uint32_t* counter, const uint32_t* key, uint32_t* words) {
+  active->philox(counter, key, words);
+}
+
+EXPORT CatreparamPlan* catreparam_make_plan(const CatreparamSetting* setting) {
+  auto* made = new (std::nothrow) CatreparamPlan{};
+  if (made == nullptr) return nullptr;
+  made->plan = make_plan(setting->lambdas, setting->num_lambdas, setting->solver);
+  Call& call = made->call;
+  call.method = (Method)setting->method;
+  call.hard = setting->hard;
+  call.num_noises = setting->num_noises;
+  call.temperature = setting->temperature;
+  call.weight = setting->weight;
+  call.last = (float)setting->lambdas[setting->num_lambdas - 1];
+  call.num_evaluations = (int32_t)made->plan.evaluations.size();
+  call.evaluations = made->plan.evaluations.data();
+  call.adjoints = made->plan.adjoints.data();
+  call.num_intervals = (int32_t)made->plan.intervals.size();
+  call.intervals = made->plan.intervals.data();
+  return made;
+}
+
+EXPORT void catreparam_free_plan(CatreparamPlan* plan) { delete plan; }
+
+// Returns the flags of call.h (and 8 if memory ran out).
+EXPORT int32_t catreparam_forward(const CatreparamPlan* plan, int32_t dtype, int64_t rows, int64_t classes, int32_t threads,
+                                  uint64_t seed, const void* logits, const float* noise, const float* x, void* out) {
+  Task task{plan->call, Pass::kForward, 0, 0};
+  task.call.dtype = (Dtype)dtype;
+  task.call.rows = rows;
+  task.call.classes = classes;
+  task.call.seed = seed;
+  task.call.logits = logits;
+  task.call.noise = noise;
+  task.call.x = x;
+  task.call.out = out;
+  return run(task, threads);
+}
+
+EXPORT int32_t catreparam_backward(const CatreparamPlan* plan, int32_t dtype, int64_t rows, int64_t classes, int32_t threads,
+                                   uint64_t seed, const void* logits, const float* noise, const float* x, const void* upstream,
+                                   void* out) {
+  Task task{plan->call, Pass::kBackward, 0, 0};
+  task.call.dtype = (Dtype)dtype;
+  task.call.rows = rows;
+  task.call.classes = classes;
+  task.call.seed = seed;
+  task.call.logits = logits;
+  task.call.noise = noise;
+  task.call.x = x;
+  task.call.upstream = upstream;
+  task.call.out = out;
+  return run(task, threads) & kFlagNoMemory;
+}
+
+// The noise of a seed, float32 [num_noises drawn, rows, classes].
+EXPORT int32_t catreparam_replay(const CatreparamPlan* plan, int64_t rows, int64_t classes, int32_t threads, uint64_t seed, float* out) {
+  Task task{plan->call, Pass::kReplay, 0, 0};
+  task.call.dtype = kFloat32;
+  task.call.rows = rows;
+  task.call.classes = classes;
+  task.call.seed = seed;
+  task.call.out = out;
+  return run(task, threads);
+}

@@ -1,0 +1,106 @@
+// Random numbers by counter: Philox4x32-10 (Salmon et al. 2011), normals by Box-Muller, Gumbels by inversion.
+// A value depends on (seed, row, class, stream) only: not on threads, blocks, or the width of a vector.
+#pragma once
+
+#include "lanes.h"
+
+namespace catreparam {
+namespace {
+
+struct Words {
+  vu w[4];
+};
+
+struct Wide {  // the counter's four words, in the low half of wide lanes
+  vw c[4];
+};
+
+INLINE Wide philox(Wide s, uint32_t key0, uint32_t key1) {
+  const vw m0 = vw{} + 0xD2511F53u, m1 = vw{} + 0xCD9E8D57u;
+  for (int round = 0; round < 10; ++round) {
+    const vw p0 = product32(s.c[0], m0), p1 = product32(s.c[2], m1);
+    // Upper halves hold rubbish from here on; products and the final packing ignore them.
+    s.c[0] = xor3(p1 >> 32, s.c[1], vw{} + key0);
+    s.c[2] = xor3(p0 >> 32, s.c[3], vw{} + key1);
+    s.c[1] = p1;
+    s.c[3] = p0;
+    key0 += 0x9E3779B9u;
+    key1 += 0xBB67AE85u;
+  }
+  return s;
+}
+
+INLINE vu interleave(vw even, vw odd) { return (vu)((even & 0xffffffffu) | (odd << 32)); }
+
+template <int... I>
+INLINE vw count_by_two(std::integer_sequence<int, I...>) { return vw{(uint64_t)(2 * I)...}; }
+
+struct Generator {
+  uint32_t key0, key1;
+
+  explicit Generator(uint64_t seed) : key0((uint32_t)seed), key1((uint32_t)(seed >> 32)) {}
+
+  // Lanes run over rows (row, row + 1, ...) or, Along, over groups (group, group + 1, ...).
+  template <bool Along>
+  INLINE Words words(uint64_t group, uint64_t row, uint32_t stream) const {
+    const vw step = count_by_two(std::make_integer_sequence<int, W / 2>());
+    Wide even, odd;
+    even.c[0] = Along ? vw{} + group + step : vw{} + group;
+    even.c[1] = Along ? vw{} + row : vw{} + row + step;
+    odd.c[0] = Along ? even.c[0] + 1 : even.c[0];
+    odd.c[1] = Along ? even.c[1] : even.c[1] + 1;
+    even.c[2] = even.c[1] >> 32;
+    odd.c[2] = odd.c[1] >> 32;
+    even.c[3] = odd.c[3] = vw{} + stream;
+    even = philox(even, key0, key1);
+    odd = philox(odd, key0, key1);
+    Words out;
+    for (int i = 0; i < 4; ++i) out.w[i] = interleave(even.c[i], odd.c[i]);
+    return out;
+  }
+};
+
+constexpr uint32_t kUniformStream = 0xffffffffu;  // the draw of the hard sample; noises have streams 0, 1, ...
+
+// (0, 1], never 0; its small values keep full relative precision.
+INLINE vf uniform(vu word) { return (to_float((vi)(word >> 1)) + 0.5f) * 0x1p-31f; }
+// [0, 1), multiples of 2^-24.
+INLINE vf uniform_below_one(vu word) { return to_float((vi)(word >> 8)) * 0x1p-24f; }
+
+struct Two {
+  vf a, b;
+};
+
+// Two independent standard normals from two words.
+INLINE Two normals(vu radius_word, vu angle_word) {
+  const vf radius = square_root(maximum(-2.0f * log_lanes(uniform(radius_word)), splat(0.0f)));
+  const vf t = to_float((vi)(angle_word << 2)) * 0x1p-31f;  // within a quarter turn around 0: angle = t pi / 4
+  const vf t2 = t * t;
+  vf sine = splat(-3.5950452245909510e-05f);
+  sine = sine * t2 + 2.4900010242596706e-03f;
+  sine = sine * t2 - 8.0745432529394742e-02f;
+  sine = sine * t2 + 7.8539816085421743e-01f;
+  sine = sine * t * radius;
+  vf cosine = splat(-3.1872784029467806e-04f);
+  cosine = cosine * t2 + 1.5849684170987432e-02f;
+  cosine = cosine * t2 - 3.0842416559193053e-01f;
+  cosine = cosine * t2 + 9.9999996738686359e-01f;
+  cosine = (vf)(bits(cosine * radius) ^ (vi)(angle_word & 0x80000000u));  // the top two bits pick the quarter
+  const vi swap = (vi)((angle_word & 0x40000000u) != 0u);
+  return {select(swap, sine, cosine), select(swap, cosine, sine)};
+}
+
+INLINE vf gumbel(vu word) {
+  const vf exponential = maximum(-log_lanes(uniform(word)), splat(0x1p-126f));
+  return -log_lanes(exponential);
+}
+
+// The difference of two Gumbels: logistic, both tails alike.
+INLINE vf logistic(vu word) {
+  const vf small = (to_float((vi)(word >> 8)) + 0.5f) * 0x1p-25f;  // (0, 1/2)
+  const vf distance = log_lanes(1.0f - small) - log_lanes(small);
+  return (vf)(bits(distance) ^ (vi)(word << 31));
+}
+
+}  // namespace
+}  // namespace catreparam

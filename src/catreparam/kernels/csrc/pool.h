@@ -1,0 +1,104 @@
+// Threads that wait for work. Nothing here can hang after fork(): a child finds another process id and makes a new pool.
+#pragma once
+
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+
+namespace catreparam {
+
+class Pool {
+ public:
+  using Work = void (*)(void* context, int64_t chunk);
+
+  // Calls work(context, 0 ... chunks - 1), each once, on up to `threads` threads, the caller being one. Never waits for
+  // a thread that has not begun: the caller takes whatever is left. A second caller at the same time works alone.
+  static void run(int64_t chunks, int threads, Work work, void* context) {
+    Pool* pool = threads > 1 && chunks > 1 ? current() : nullptr;
+    if (pool == nullptr || !pool->busy_.try_lock()) {
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) work(context, chunk);
+      return;
+    }
+    pool->run_together(chunks, threads, work, context);
+    pool->busy_.unlock();
+  }
+
+ private:
+  static Pool* current() {
+    static std::atomic<Pool*> shared{nullptr};
+    Pool* pool = shared.load(std::memory_order_acquire);
+    const pid_t here = getpid();
+    if (pool != nullptr && pool->owner_ == here) return pool;
+    // Never deleted: its threads wait in it until the process ends, and after a fork its mutexes are in no usable state.
+    Pool* fresh = new Pool(here);
+    if (shared.compare_exchange_strong(pool, fresh)) return fresh;
+    delete fresh;
+    return shared.load(std::memory_order_acquire);
+  }
+
+  explicit Pool(pid_t owner) : owner_(owner) {}
+
+  void run_together(int64_t chunks, int threads, Work work, void* context) {
+    {
+      std::lock_guard<std::mutex> lock(state_);
+      work_ = work;
+      context_ = context;
+      chunks_ = chunks;
+      next_.store(0, std::memory_order_relaxed);
+      seats_ = threads - 1 < chunks - 1 ? threads - 1 : (int)(chunks - 1);
+      grow(seats_);
+      ++job_;
+    }
+    wake_.notify_all();
+    take_chunks(work, context, chunks);
+    std::unique_lock<std::mutex> lock(state_);
+    seats_ = 0;  // whoever wakes up now is too late
+    done_.wait(lock, [this] { return working_ == 0; });
+  }
+
+  void take_chunks(Work work, void* context, int64_t chunks) {
+    for (int64_t chunk; (chunk = next_.fetch_add(1, std::memory_order_relaxed)) < chunks;) work(context, chunk);
+  }
+
+  void grow(int wanted) {
+    try {
+      for (; started_ < wanted; ++started_) std::thread([this] { serve(); }).detach();
+    } catch (...) {  // no thread to be had: the others, or the caller alone, do the work
+    }
+  }
+
+  void serve() {
+    uint64_t seen = 0;
+    std::unique_lock<std::mutex> lock(state_);
+    for (;;) {
+      wake_.wait(lock, [&] { return job_ != seen; });
+      seen = job_;
+      if (seats_ == 0) continue;
+      --seats_;
+      ++working_;
+      const Work work = work_;
+      void* const context = context_;
+      const int64_t chunks = chunks_;
+      lock.unlock();
+      take_chunks(work, context, chunks);
+      lock.lock();
+      if (--working_ == 0) done_.notify_one();
+    }
+  }
+
+  const pid_t owner_;
+  std::mutex busy_, state_;
+  std::condition_variable wake_, done_;
+  std::atomic<int64_t> next_{0};
+  Work work_ = nullptr;
+  void* context_ = nullptr;
+  int64_t chunks_ = 0;
+  int seats_ = 0, working_ = 0, started_ = 0;
+  uint64_t job_ = 0;
+};
+
+}  // namespace catreparam

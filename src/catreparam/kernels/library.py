@@ -1,0 +1,161 @@
+"""The compiled kernels as a C library: found, loaded, called on tensors. Knows nothing of autograd."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+VERSION = 1
+METHODS = {
+    name: number
+    for number, name in enumerate(
+        (
+            "straight_through",
+            "gumbel_softmax",
+            "reinmax",
+            "lambda_reinmax",
+            "redge",
+            "redge_cov",
+            "reindge",
+            "exact_redge",
+        )
+    )
+}
+SOLVERS = {"euler": 0, "ab2": 1, "heun": 2}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+OUT_OF_MEMORY = 8
+INVALID = 7  # NaN, +inf, a row that allows nothing
+
+
+class Setting(NamedTuple):
+    """What a call does, apart from its tensors. Values are checked by the estimators."""
+
+    method: str
+    lambdas: tuple[float, ...] = (0.0,)
+    solver: str = "euler"
+    hard: bool = True
+    num_noises: int = 1
+    temperature: float = 1.0
+    weight: float = 0.0
+
+
+class _CSetting(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("method", "solver", "hard", "num_noises")),
+        *((name, ctypes.c_float) for name in ("temperature", "weight")),
+        *((name, ctypes.c_int32) for name in ("num_lambdas", "reserved")),
+        ("lambdas", ctypes.POINTER(ctypes.c_double)),
+    ]
+
+
+@functools.lru_cache(maxsize=1)
+def load() -> ctypes.CDLL | None:
+    """The library, or None if it was not built or is another version's."""
+    for path in sorted(Path(__file__).parent.glob("_compiled*.so")):
+        try:
+            library = ctypes.CDLL(str(path))
+            if library.catreparam_version() != VERSION:
+                continue
+        except (OSError, AttributeError):
+            continue
+        return _declare(library)
+    return None
+
+
+def instruction_set() -> str:
+    """generic | avx2 | avx512, as chosen for this machine; empty without a library."""
+    library = load()
+    return library.catreparam_instruction_set().decode() if library else ""
+
+
+def forward(
+    setting: Setting, logits: Tensor, seed: int, noise: Tensor | None = None, x: Tensor | None = None
+) -> tuple[Tensor, int]:
+    """The sample for rows [*batch, num_classes] of a dtype in DTYPES, and the flags of `INVALID`.
+
+    `noise` (float32, [*batch, num_classes] or [num_noises, *batch, num_classes]) and `x` (float32, one-hot) replace what
+    is drawn from the seed.
+    """
+    logits = logits.contiguous()
+    out = torch.empty_like(logits)
+    classes = logits.shape[-1]
+    flags = load().catreparam_forward(  # type: ignore[union-attr]
+        _plan(setting), DTYPES[logits.dtype], logits.numel() // classes, classes, torch.get_num_threads(), seed,
+        logits.data_ptr(), _explicit(noise), _explicit(x), out.data_ptr(),
+    )  # fmt: skip
+    if flags & OUT_OF_MEMORY:
+        raise MemoryError(f"no memory for the scratch of {classes} classes and {len(setting.lambdas)} steps")
+    return out, flags
+
+
+def backward(
+    setting: Setting, logits: Tensor, upstream: Tensor, seed: int, noise: Tensor | None = None, x: Tensor | None = None
+) -> Tensor:
+    """The gradient with respect to logits of what `forward` returned for the same arguments."""
+    logits, upstream = logits.contiguous(), upstream.to(logits.dtype).contiguous()
+    out = torch.empty_like(logits)
+    classes = logits.shape[-1]
+    flags = load().catreparam_backward(  # type: ignore[union-attr]
+        _plan(setting), DTYPES[logits.dtype], logits.numel() // classes, classes, torch.get_num_threads(), seed,
+        logits.data_ptr(), _explicit(noise), _explicit(x), upstream.data_ptr(), out.data_ptr(),
+    )  # fmt: skip
+    if flags & OUT_OF_MEMORY:
+        raise MemoryError(f"no memory for the scratch of {classes} classes and {len(setting.lambdas)} steps")
+    return out
+
+
+def replay(setting: Setting, shape: Sequence[int], seed: int) -> Tensor:
+    """The noise that `forward` makes from this seed: float32 [*shape], or [num_noises, *shape] for exact_redge.
+
+    For two classes only the difference of the noises matters; half of it stands on either side.
+    """
+    drawn = (setting.num_noises + 1) // 2
+    out = torch.empty(drawn, *shape)
+    classes = shape[-1]
+    rows = out[0].numel() // classes
+    load().catreparam_replay(_plan(setting), rows, classes, torch.get_num_threads(), seed, out.data_ptr())  # type: ignore[union-attr]
+    return torch.cat([out, -out])[: setting.num_noises] if setting.method == "exact_redge" else out[0]
+
+
+def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
+    """One block of Philox4x32-10: four words from a counter of four and a key of two."""
+    words = (ctypes.c_uint32 * 4)()
+    load().catreparam_philox((ctypes.c_uint32 * 4)(*counter), (ctypes.c_uint32 * 2)(*key), words)  # type: ignore[union-attr]
+    return tuple(words)
+
+
+@functools.lru_cache(maxsize=4096)
+def _plan(setting: Setting) -> ctypes.c_void_p:
+    """The library's own form of a setting; never freed, a few hundred bytes each."""
+    lambdas = (ctypes.c_double * len(setting.lambdas))(*setting.lambdas)
+    plain = _CSetting(
+        METHODS[setting.method], SOLVERS[setting.solver], setting.hard, setting.num_noises,
+        setting.temperature, setting.weight, len(setting.lambdas), 0, lambdas,
+    )  # fmt: skip
+    return ctypes.c_void_p(load().catreparam_make_plan(ctypes.byref(plain)))  # type: ignore[union-attr]
+
+
+def _explicit(tensor: Tensor | None) -> int | None:
+    if tensor is None:
+        return None
+    if tensor.dtype != torch.float32 or not tensor.is_contiguous():
+        raise ValueError(f"noise and x must be contiguous float32, got {tensor.dtype} with strides {tensor.stride()}")
+    return tensor.data_ptr()
+
+
+def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
+    pointer, number, long = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
+    library.catreparam_instruction_set.restype = ctypes.c_char_p
+    library.catreparam_choose_instruction_set.argtypes = [ctypes.c_char_p]
+    library.catreparam_make_plan.restype = pointer
+    common = [pointer, number, long, long, number, ctypes.c_uint64, pointer, pointer, pointer]
+    library.catreparam_forward.argtypes = [*common, pointer]
+    library.catreparam_backward.argtypes = [*common, pointer, pointer]
+    library.catreparam_replay.argtypes = [pointer, long, long, number, ctypes.c_uint64, pointer]
+    return library
