@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from methods import seeded
 
 from catreparam import exact_gradient, make_estimator, measure, tune
 from catreparam.gradients import Reference, count_evaluations, reference_gradient, seconds_per_draw
 from catreparam.objectives.toy import OBJECTIVES, make_objective
+from methods import seeded
 
 LOGITS = torch.tensor([[0.3, -0.5, 1.1], [0.0, 0.9, -0.7]], dtype=torch.float64)
 
@@ -43,7 +43,9 @@ def expected_loss(objective, logits):
     p = torch.softmax(logits, -1)
     vertices = torch.eye(3, dtype=logits.dtype)
     return sum(
-        (p[0, i] * p[1, j] * objective(torch.stack([vertices[i], vertices[j]]))).item() for i in range(3) for j in range(3)
+        (p[0, i] * p[1, j] * objective(torch.stack([vertices[i], vertices[j]]))).item()
+        for i in range(3)
+        for j in range(3)
     )
 
 
@@ -78,8 +80,12 @@ def test_a_reference_by_many_draws_agrees_with_enumeration():
     found = reference_gradient(objective, LOGITS, max_configurations=2, num_draws=4_000, generator=seeded())
     assert found.variance > 0
     assert (found.gradient - exact).square().sum() < 9 * found.variance
-    stats = measure(objective, LOGITS, estimator="straight_through", reference=found, num_draws=2_000, generator=seeded())
-    again = measure(objective, LOGITS, estimator="straight_through", reference=exact, num_draws=2_000, generator=seeded())
+    stats = measure(
+        objective, LOGITS, estimator="straight_through", reference=found, num_draws=2_000, generator=seeded()
+    )
+    again = measure(
+        objective, LOGITS, estimator="straight_through", reference=exact, num_draws=2_000, generator=seeded()
+    )
     assert stats.squared_bias == pytest.approx(again.squared_bias, abs=5 * stats.squared_bias_stderr)
     assert isinstance(found, Reference)
 

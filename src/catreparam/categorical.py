@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 from catreparam.validation import check_generator, check_logits, check_mask, check_rows
 
 Rows = Float[Tensor, "*batch num_classes"]
+BroadcastRows = Float[Tensor, "... num_classes"]  # rows that broadcast against each other, several noises a row say
 
 
 def to_rows(
@@ -72,7 +73,7 @@ def draw_one_hot(probs: Rows, generator: Generator | None = None) -> Rows:
     return one_hot_like((probs / draw_exponential_like(probs, generator)).argmax(-1), probs)
 
 
-def one_hot_like(index: Tensor, rows: Rows) -> Rows:
+def one_hot_like(index: Tensor, rows: BroadcastRows) -> BroadcastRows:
     """One-hot rows in the shape and dtype of `rows` from class indices [*batch]."""
     classes = torch.arange(rows.shape[-1], device=rows.device)
     return (index.unsqueeze(-1) == classes).to(rows.dtype)
@@ -83,12 +84,12 @@ def finite(logits: Rows) -> Rows:
     return logits.masked_fill(logits == -torch.inf, 0.0)
 
 
-def covariance_product(probs: Rows, vector: Rows) -> Rows:
+def covariance_product(probs: BroadcastRows, vector: BroadcastRows) -> BroadcastRows:
     """J(p) u = p * (u - <p, u>): the covariance of a one-hot draw, applied to u in O(num_classes)."""
     return probs * (vector - (probs * vector).sum(-1, keepdim=True))
 
 
-def second_order(probs: Rows, vector: Rows, x: Rows, weight: float = 1.0) -> Rows:
+def second_order(probs: BroadcastRows, vector: BroadcastRows, x: BroadcastRows, weight: float = 1.0) -> BroadcastRows:
     """(1 - w/2) J(p) u + (w/2) d <d, u> with d = x - p: between population (w = 0) and ReinMax's covariance (w = 1)."""
     d = x - probs
     one_sample = d * (d * vector).sum(-1, keepdim=True)

@@ -161,9 +161,10 @@ class RelaxControlVariate(nn.Module):
         self.network = None
         if num_inputs is not None:
             check_count("num_inputs", num_inputs)
-            self.network = nn.Sequential(nn.Linear(num_inputs, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1))
-            nn.init.zeros_(self.network[2].weight)
-            nn.init.zeros_(self.network[2].bias)
+            last = nn.Linear(hidden_size, 1)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.network = nn.Sequential(nn.Linear(num_inputs, hidden_size), nn.Tanh(), last)
 
     def forward(self, objective: Objective, z: Tensor, dtype: torch.dtype) -> Loss:
         """The control variate's value per loss; `dtype` is that of the objective's input."""

@@ -14,7 +14,7 @@ from catreparam.categorical import Rows, log_prob
 from catreparam.validation import inside_transform
 
 Objective = Callable[[Tensor], Tensor]
-Loss = Float[Tensor, "*batch"]
+Loss = Float[Tensor, "..."]  # one entry per example: the leading axes of x
 
 
 def evaluate(objective: Objective, x: Tensor) -> Loss:
@@ -45,7 +45,7 @@ def joint_log_prob(logits: Rows, x: Rows, loss: Loss) -> Loss:
     return sum_variables(log_prob(logits, x), loss)
 
 
-def over_variables(values: Loss, rows: Rows) -> Tensor:
+def over_variables(values: Tensor, rows: Tensor) -> Tensor:
     """Per-example values with size-1 axes appended, to multiply rows [*batch, *variables, num_classes]."""
     return values.reshape((*values.shape, *(1,) * (rows.ndim - values.ndim)))
 
@@ -63,10 +63,15 @@ def leave_one_out(values: Tensor) -> Tensor:
 def relaxed_gradient(objective: Objective, x_soft: Tensor) -> tuple[Loss, Tensor]:
     """The loss at a relaxed sample and its gradient there, both constants: parameters inside get nothing from it."""
     if inside_transform():
-        loss, pullback = torch.func.vjp(lambda x: evaluate(objective, x), x_soft.detach())
-        return loss.detach(), pullback(torch.ones_like(loss))[0].detach()
+        slope, loss = torch.func.grad(lambda x: _sum_and_loss(objective, x), has_aux=True)(x_soft.detach())
+        return loss.detach(), slope.detach()
     with torch.enable_grad():
         point = x_soft.detach().requires_grad_()
         loss = evaluate(objective, point)
         (slope,) = torch.autograd.grad(loss.sum(), point, allow_unused=True, materialize_grads=True)
     return loss.detach(), slope
+
+
+def _sum_and_loss(objective: Objective, x: Tensor) -> tuple[Tensor, Loss]:
+    loss = evaluate(objective, x)
+    return loss.sum(), loss

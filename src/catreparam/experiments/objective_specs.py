@@ -3,6 +3,7 @@
 import importlib
 import sys
 from pathlib import Path
+from typing import cast
 
 from catreparam.estimators.joint import Objective
 from catreparam.objectives.toy import OBJECTIVES, make_objective
@@ -31,4 +32,4 @@ def build_objective(spec: str, *, num_variables: int, num_classes: int, seed: in
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"objective {spec!r}: {module_name} has no function called {name!r}")
-    return function
+    return cast(Objective, function)

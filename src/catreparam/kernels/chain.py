@@ -5,14 +5,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from catreparam.categorical import Rows
+from catreparam.categorical import BroadcastRows, Rows
 from catreparam.noise_schedule import NoiseSchedule
 from catreparam.validation import check_choice
 
 Denoiser = Callable[[Tensor, float], Tensor]
 
 
-def denoise(z: Rows, logits: Rows, lam: float) -> Rows:
+def denoise(z: BroadcastRows, logits: BroadcastRows, lam: float) -> BroadcastRows:
     """E[x_0 | z] = softmax(logits + lambda z), exact for a one-hot x_0 with prior softmax(logits)."""
     return torch.softmax(logits + lam * z, -1)
 

@@ -10,12 +10,14 @@ import math
 import torch
 from torch import Tensor
 
-from catreparam.categorical import Rows, covariance_product
+from catreparam.categorical import BroadcastRows, covariance_product
 from catreparam.kernels.chain import denoise
 from catreparam.noise_schedule import NoiseSchedule
 
 
-def sweep_tangent(logits: Rows, z: Rows, tangent: Rows, schedule: NoiseSchedule) -> Rows:
+def sweep_tangent(
+    logits: BroadcastRows, z: BroadcastRows, tangent: BroadcastRows, schedule: NoiseSchedule
+) -> BroadcastRows:
     """Along the diffusion ODE: sweep z back to lambda_0 by Heun steps, then carry the tangent forward again.
 
     Second-order accurate in the spacing of the schedule. The backward pass of the returned tensor is the adjoint sweep.
@@ -36,7 +38,7 @@ def sweep_tangent(logits: Rows, z: Rows, tangent: Rows, schedule: NoiseSchedule)
     return moved
 
 
-def transport_tangent(logits: Rows, z: Rows, tangent: Rows, lam: float) -> Rows:
+def transport_tangent(logits: BroadcastRows, z: BroadcastRows, tangent: BroadcastRows, lam: float) -> BroadcastRows:
     """Along straight paths from m = softmax(logits) to each vertex: exact, closed form, no steps.
 
     z has density q = sum_k p_k N(z; lambda e_k, I). Moving mass along the segment from lambda m to lambda e_k at the rate

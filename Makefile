@@ -1,0 +1,66 @@
+# Every target sets up what it needs: Python 3.10+, make and (optionally) a C++ compiler are enough.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Idle threads of torch sleep instead of spinning against whatever else runs on the machine.
+export OMP_WAIT_POLICY ?= passive
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-fast format lint types shapes statistical check docs-tables clean
+
+help:
+	@echo "make demo         set up, train a categorical VAE on real digits with six estimators, print the table (3 min)"
+	@echo "make test         set up, run the whole test suite"
+	@echo "make check        lint, types, import contracts, tests, shape checks: what CI runs"
+	@echo "make format | lint | types | shapes | statistical | test-fast | docs-tables | clean"
+
+install: $(STAMP)
+
+# torch first: other packages would pull a build of several GB
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("catreparam needs Python 3.10 or newer, found %d.%d" % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/catreparam run vae --preset demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m "not statistical" -x
+
+statistical: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m statistical tests
+
+shapes: $(STAMP)
+	CATREPARAM_CHECK_SHAPES=1 $(BIN)/python -m pytest -n 2 tests/test_contract.py tests/test_surrogates.py tests/test_parity.py \
+		tests/test_vae.py \
+		-k "not vmap and not func_grad and not ten_million and not converge"
+
+format: $(STAMP)
+	$(BIN)/ruff format src tests conftest.py
+	$(BIN)/ruff check --fix src tests conftest.py
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check src tests conftest.py
+	$(BIN)/ruff check src tests conftest.py
+	$(BIN)/lint-imports
+
+types: $(STAMP)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+check: lint types test shapes
+
+# The committed measurements under docs/results
+docs-tables: $(STAMP)
+	$(BIN)/catreparam measure --num-draws 20000 --folder docs/results/gradients
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
