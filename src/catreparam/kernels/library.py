@@ -6,7 +6,7 @@ import ctypes
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,8 +54,7 @@ class _CSetting(ctypes.Structure):
     ]
 
 
-@functools.lru_cache(maxsize=1)
-def load() -> ctypes.CDLL | None:
+def _load() -> ctypes.CDLL | None:
     """The library, or None if it was not built or is another version's."""
     for path in sorted(Path(__file__).parent.glob("_compiled*.so")):
         try:
@@ -70,8 +69,12 @@ def load() -> ctypes.CDLL | None:
 
 def instruction_set() -> str:
     """generic | avx2 | avx512, as chosen for this machine; empty without a library."""
-    library = load()
-    return library.catreparam_instruction_set().decode() if library else ""
+    return _library.catreparam_instruction_set().decode() if BUILT else ""
+
+
+def choose_instruction_set(name: str) -> bool:
+    """Switches the kernels of this process to generic, avx2 or avx512 ("": the best there is); False if it cannot."""
+    return _library.catreparam_choose_instruction_set(name.encode()) == 0
 
 
 def forward(
@@ -79,13 +82,13 @@ def forward(
 ) -> tuple[Tensor, int]:
     """The sample for rows [*batch, num_classes] of a dtype in DTYPES, and the flags of `INVALID`.
 
-    `noise` (float32, [*batch, num_classes] or [num_noises, *batch, num_classes]) and `x` (float32, one-hot) replace what
-    is drawn from the seed.
+    `noise` (float32, [*batch, num_classes] or [num_noises, *batch, num_classes]) and `x` (float32, one-hot) replace
+    what is drawn from the seed.
     """
     logits = logits.contiguous()
     out = torch.empty_like(logits)
     classes = logits.shape[-1]
-    flags = load().catreparam_forward(  # type: ignore[union-attr]
+    flags = _library.catreparam_forward(
         _plan(setting), DTYPES[logits.dtype], logits.numel() // classes, classes, torch.get_num_threads(), seed,
         logits.data_ptr(), _explicit(noise), _explicit(x), out.data_ptr(),
     )  # fmt: skip
@@ -101,7 +104,7 @@ def backward(
     logits, upstream = logits.contiguous(), upstream.to(logits.dtype).contiguous()
     out = torch.empty_like(logits)
     classes = logits.shape[-1]
-    flags = load().catreparam_backward(  # type: ignore[union-attr]
+    flags = _library.catreparam_backward(
         _plan(setting), DTYPES[logits.dtype], logits.numel() // classes, classes, torch.get_num_threads(), seed,
         logits.data_ptr(), _explicit(noise), _explicit(x), upstream.data_ptr(), out.data_ptr(),
     )  # fmt: skip
@@ -119,14 +122,14 @@ def replay(setting: Setting, shape: Sequence[int], seed: int) -> Tensor:
     out = torch.empty(drawn, *shape)
     classes = shape[-1]
     rows = out[0].numel() // classes
-    load().catreparam_replay(_plan(setting), rows, classes, torch.get_num_threads(), seed, out.data_ptr())  # type: ignore[union-attr]
+    _library.catreparam_replay(_plan(setting), rows, classes, torch.get_num_threads(), seed, out.data_ptr())
     return torch.cat([out, -out])[: setting.num_noises] if setting.method == "exact_redge" else out[0]
 
 
 def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
     """One block of Philox4x32-10: four words from a counter of four and a key of two."""
     words = (ctypes.c_uint32 * 4)()
-    load().catreparam_philox((ctypes.c_uint32 * 4)(*counter), (ctypes.c_uint32 * 2)(*key), words)  # type: ignore[union-attr]
+    _library.catreparam_philox((ctypes.c_uint32 * 4)(*counter), (ctypes.c_uint32 * 2)(*key), words)
     return tuple(words)
 
 
@@ -138,7 +141,7 @@ def _plan(setting: Setting) -> ctypes.c_void_p:
         METHODS[setting.method], SOLVERS[setting.solver], setting.hard, setting.num_noises,
         setting.temperature, setting.weight, len(setting.lambdas), 0, lambdas,
     )  # fmt: skip
-    return ctypes.c_void_p(load().catreparam_make_plan(ctypes.byref(plain)))  # type: ignore[union-attr]
+    return ctypes.c_void_p(_library.catreparam_make_plan(ctypes.byref(plain)))
 
 
 def _explicit(tensor: Tensor | None) -> int | None:
@@ -159,3 +162,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.catreparam_backward.argtypes = [*common, pointer, pointer]
     library.catreparam_replay.argtypes = [pointer, long, long, number, ctypes.c_uint64, pointer]
     return library
+
+
+_library: Any = _load()  # at import, so that traced code sees a constant
+BUILT = _library is not None

@@ -1,4 +1,4 @@
-"""The naive twin of every compiled kernel: the same surrogate, noise and sample given. For second derivatives and tests."""
+"""The naive twin of every compiled kernel, noise and sample given: for second derivatives and for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from catreparam.kernels import library
 from catreparam.kernels.library import Setting
 from catreparam.noise_schedule import NoiseSchedule
 
@@ -23,19 +22,18 @@ def naive_surrogate(setting: Setting, logits: Tensor, noise: Tensor | None, x: T
     return surrogate(logits, **_arguments(setting, noise, x))
 
 
-def noise_and_sample(setting: Setting, logits: Tensor, seed: int) -> tuple[Tensor | None, Tensor | None]:
-    """What the kernel draws from a seed: the noise, and the one-hot x where the gradient needs it; None otherwise."""
-    rows = logits.detach()
-    needs_noise = setting.method not in ("straight_through", "reinmax", "lambda_reinmax")
-    needs_x = setting.method in ("reinmax", "lambda_reinmax", "reindge", "exact_redge")
-    noise = library.replay(setting, rows.shape, seed) if needs_noise else None
-    x = library.forward(setting._replace(hard=True), rows, seed)[0].float() if needs_x else None
-    return noise, x
+def needs_noise(setting: Setting) -> bool:
+    """Whether the surrogate takes noise."""
+    return setting.method not in ("straight_through", "reinmax", "lambda_reinmax")
 
 
-def naive_gradient(setting: Setting, logits: Tensor, upstream: Tensor, seed: int) -> Tensor:
+def needs_sample(setting: Setting) -> bool:
+    """Whether the surrogate takes the hard sample."""
+    return setting.method in ("reinmax", "lambda_reinmax", "reindge", "exact_redge")
+
+
+def naive_gradient(setting: Setting, logits: Tensor, upstream: Tensor, noise: Tensor | None, x: Tensor | None) -> Tensor:
     """What `library.backward` returns, as a differentiable function of logits and upstream gradient."""
-    noise, x = noise_and_sample(setting, logits, seed)
     with torch.enable_grad():
         rows = logits if logits.requires_grad else logits.detach().requires_grad_()
         surrogate = naive_surrogate(setting, rows.float(), noise, x)

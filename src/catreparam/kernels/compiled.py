@@ -1,0 +1,229 @@
+"""The compiled kernels with gradients attached: one autograd function for eager calls, custom ops for everything traced.
+
+Both save the logits and a seed, nothing else: the backward pass makes noise, sample and chain again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from catreparam.kernels import library
+from catreparam.kernels.library import Setting
+from catreparam.kernels.twins import naive_gradient, naive_surrogate, needs_noise, needs_sample
+from catreparam.validation import check_rows
+
+LARGEST_SEED = 2**63 - 1
+
+
+def sample(
+    setting: Setting,
+    rows: Tensor,
+    *,
+    generator: Generator | None = None,
+    noise: Tensor | None = None,
+    x: Tensor | None = None,
+) -> Tensor:
+    """The sample of `setting.method` for rows [*batch, num_classes], with the method's gradient attached.
+
+    rows: float32, bfloat16 or float16 on the CPU, impossible classes at -inf; the sample has their dtype. The seed of all
+    noise comes from `generator` and advances it. `noise` and `x` (float32, eager only) replace what would be drawn.
+    Raises ValueError for rows with NaN or +inf or without an allowed class, if validation is on.
+    """
+    if is_traced():
+        seeds = torch.randint(LARGEST_SEED, (), generator=generator)
+        if torch._C._are_functorch_transforms_active():
+            return _Transformed.apply(rows, seeds, _flat(setting))
+        return sample_op(rows, seeds, *_flat(setting))
+    seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+    if rows.requires_grad and torch.is_grad_enabled():
+        return _Sample.apply(rows, setting, seed, noise, x)
+    return _checked(setting, rows, seed, noise, x)
+
+
+def is_traced() -> bool:
+    """Whether tensors may stand for others here: torch.compile, export, torch.func transforms, dispatch modes."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def _checked(setting: Setting, rows: Tensor, seed: int, noise: Tensor | None = None, x: Tensor | None = None) -> Tensor:
+    out, flags = library.forward(setting, rows, seed, noise, x)
+    if flags & library.INVALID:
+        check_rows(rows)  # raises the right error, unless validation is off
+    return out
+
+
+class _Sample(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, setting: Setting, seed: int, noise: Tensor | None, x: Tensor | None) -> Tensor:
+        ctx.save_for_backward(rows, noise, x)
+        ctx.setting, ctx.seed = setting, seed
+        return _checked(setting, rows, seed, noise, x)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        rows, noise, x = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: second derivatives are the naive twin's
+            replayed = _replay(ctx.setting, rows.detach(), ctx.seed)
+            noise, x = (given if given is not None else made for given, made in zip((noise, x), replayed, strict=True))
+            return naive_gradient(ctx.setting, rows, upstream, noise, x), None, None, None, None
+        return library.backward(ctx.setting, rows, upstream, ctx.seed, noise, x), None, None, None, None
+
+
+def _replay(setting: Setting, rows: Tensor, seed: int) -> tuple[Tensor | None, Tensor | None]:
+    """The noise and the hard sample of a seed, each None where the method's surrogate does not take it."""
+    noise = library.replay(setting, rows.shape, seed) if needs_noise(setting) else None
+    x = library.forward(setting._replace(hard=True), rows, seed)[0].float() if needs_sample(setting) else None
+    return noise, x
+
+
+# --- the same as custom ops, which carry a setting as plain arguments ---
+
+
+def _flat(setting: Setting) -> tuple[str, list[float], str, bool, int, float, float]:
+    return (setting.method, list(setting.lambdas), *setting[2:])
+
+
+def _unflat(method: str, lambdas: Sequence[float], *rest: Any) -> Setting:
+    return Setting(method, tuple(lambdas), *rest)
+
+
+@torch.library.custom_op("catreparam::sample", mutates_args=(), device_types="cpu")
+def sample_op(
+    rows: Tensor, seed: Tensor, method: str, lambdas: Sequence[float], solver: str, hard: bool, num_noises: int,
+    temperature: float, weight: float,
+) -> Tensor:  # fmt: skip
+    """`sample` for a seed given as a tensor."""
+    setting = _unflat(method, lambdas, solver, hard, num_noises, temperature, weight)
+    return _checked(setting, rows, int(seed))
+
+
+@torch.library.custom_op("catreparam::sample_backward", mutates_args=(), device_types="cpu")
+def backward_op(
+    upstream: Tensor, rows: Tensor, seed: Tensor, method: str, lambdas: Sequence[float], solver: str, hard: bool,
+    num_noises: int, temperature: float, weight: float,
+) -> Tensor:  # fmt: skip
+    """The gradient of `sample_op` with respect to rows."""
+    setting = _unflat(method, lambdas, solver, hard, num_noises, temperature, weight)
+    return library.backward(setting, rows, upstream, int(seed))
+
+
+@torch.library.custom_op("catreparam::sample_replay", mutates_args=(), device_types="cpu")
+def replay_op(
+    rows: Tensor, seed: Tensor, method: str, lambdas: Sequence[float], solver: str, hard: bool, num_noises: int,
+    temperature: float, weight: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The noise and the hard sample of a seed; empty where the method needs none."""
+    setting = _unflat(method, lambdas, solver, hard, num_noises, temperature, weight)
+    noise, x = _replay(setting, rows, int(seed))
+    return rows.new_empty(0) if noise is None else noise, rows.new_empty(0) if x is None else x
+
+
+@sample_op.register_fake
+def _(rows: Tensor, seed: Tensor, *setting: Any) -> Tensor:
+    return torch.empty_like(rows, memory_format=torch.contiguous_format)
+
+
+@backward_op.register_fake
+def _(upstream: Tensor, rows: Tensor, seed: Tensor, *setting: Any) -> Tensor:
+    return torch.empty_like(rows, memory_format=torch.contiguous_format)
+
+
+def _setup_sample(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.setting = inputs[2:]
+
+
+def _sample_gradient(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+    rows, seed = ctx.saved_tensors
+    return (backward_op(upstream, rows, seed, *ctx.setting), None, *(None for _ in ctx.setting))
+
+
+def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.setting = inputs[3:]
+
+
+def _second_gradient(ctx: Any, direction: Tensor) -> tuple[Any, ...]:
+    upstream, rows, seed = ctx.saved_tensors
+    noise, x = replay_op(rows.detach(), seed, *ctx.setting)
+    setting = _unflat(*ctx.setting)
+
+    def gradient(at: Tensor, g: Tensor) -> Tensor:
+        surrogate, pull_back = torch.func.vjp(lambda r: naive_surrogate(setting, r.float(), noise, x), at)
+        return pull_back(g.to(surrogate.dtype))[0]
+
+    to_rows, to_upstream = torch.func.vjp(gradient, rows, upstream)[1](direction)
+    return (to_upstream, to_rows, None, *(None for _ in ctx.setting))
+
+
+sample_op.register_autograd(_sample_gradient, setup_context=_setup_sample)
+backward_op.register_autograd(_second_gradient, setup_context=_setup_backward)
+
+
+def _batched(op: Any, tensors: int) -> Any:
+    """A vmap rule: the batch becomes rows. With one seed for the whole batch (randomness="same") a call for each."""
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
+        *rows, seed = arguments[: tensors + 1]
+        setting = arguments[tensors + 1 :]
+        dims = in_dims[: tensors + 1]
+        rows = [
+            row.unsqueeze(0).expand(info.batch_size, *row.shape) if dim is None else row.movedim(dim, 0)
+            for row, dim in zip(rows, dims, strict=False)
+        ]
+        if dims[-1] is not None:  # a seed for each: rows of one call are independent, so the first will do for all
+            return op(*(row.contiguous() for row in rows), seed.select(dims[-1], 0), *setting), 0
+        one_by_one = [op(*(row[i].contiguous() for row in rows), seed, *setting) for i in range(info.batch_size)]
+        return torch.stack(one_by_one), 0
+
+    return rule
+
+
+sample_op.register_vmap(_batched(sample_op, 1))
+backward_op.register_vmap(_batched(backward_op, 2))
+
+
+# --- torch.func does not look into the ops' own gradients: two functions that call the ops and are theirs ---
+
+
+class _Transformed(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(rows: Tensor, seed: Tensor, setting: tuple[Any, ...]) -> Tensor:
+        return sample_op(rows, seed, *setting)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.setting = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return _TransformedBackward.apply(upstream, *ctx.saved_tensors, ctx.setting), None, None
+
+
+class _TransformedBackward(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(upstream: Tensor, rows: Tensor, seed: Tensor, setting: tuple[Any, ...]) -> Tensor:
+        return backward_op(upstream, rows, seed, *setting)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:3])
+        ctx.setting = inputs[3]
+
+    @staticmethod
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
+        to_upstream, to_rows, *_ = _second_gradient(ctx, direction)
+        return to_upstream, to_rows, None, None
