@@ -62,7 +62,7 @@ def leave_one_out(values: Tensor) -> Tensor:
 
 def relaxed_gradient(objective: Objective, x_soft: Tensor) -> tuple[Loss, Tensor]:
     """The loss at a relaxed sample and its gradient there, both constants: parameters inside get nothing from it."""
-    if inside_transform():
+    if inside_transform() or torch.compiler.is_compiling():
         slope, loss = torch.func.grad(lambda x: _sum_and_loss(objective, x), has_aux=True)(x_soft.detach())
         return loss.detach(), slope.detach()
     with torch.enable_grad():

@@ -50,6 +50,10 @@ ESTIMATORS: dict[str, Callable[..., torch.Tensor]] = {
     )
 }
 
+_TAKES_OBJECTIVE = {
+    function: next(iter(inspect.signature(function).parameters)) == "objective" for function in ESTIMATORS.values()
+}
+
 # What a made estimator owns when the caller gives none: state that must live from call to call.
 _OWNED = {("reinforce", "baseline"): MovingAverageBaseline, ("relax", "control_variate"): RelaxControlVariate}
 _PER_CALL = ("objective", "logits", "mask", "dim", "generator", "num_samples")
@@ -99,6 +103,8 @@ def hyperparameter_names(function: Callable[..., Any]) -> list[str]:
 def takes_objective(estimator: Callable[..., Any]) -> bool:
     """Whether an estimator has the form (objective, logits, …) -> loss; otherwise it is logits -> x."""
     function = estimator.func if isinstance(estimator, functools.partial) else estimator
+    if function in _TAKES_OBJECTIVE:  # known without reading the signature, which torch.compile cannot trace
+        return _TAKES_OBJECTIVE[function]
     return next(iter(inspect.signature(function).parameters)) == "objective"
 
 

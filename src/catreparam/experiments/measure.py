@@ -23,6 +23,8 @@ from catreparam.gradients import Reference, count_evaluations, measure, referenc
 from catreparam.report import Column, Curve, Plot, Report, Table, write_report
 from catreparam.validation import check_count, check_number
 
+LAW_LIMIT = 0.02  # total variation above which people are warned
+
 COLUMNS = (
     Column("estimator", "estimator"),
     Column("squared_bias", "bias²", ".4f", "squared_bias_stderr"),
@@ -92,6 +94,7 @@ def run(config: Config) -> Report:
         plots=[_trade_off(objective, rows) for objective in config.objectives],
         facts={"machine": describe_machine(), "seed": str(config.seed)},
         command=_command(config),
+        warning=_law_warning(rows),
         location=str(config.folder / "report.html") if config.folder else "",
     )
     if config.folder:
@@ -143,6 +146,12 @@ def _with_times(config: Config, objective: Any, logits: Tensor, rows: list[dict[
     unit = seconds[names.index("straight_through") if "straight_through" in names else 0]
     timed = [{**row, "relative_time": time / unit} for row, time in zip(rows, seconds, strict=True)]
     return sorted(timed, key=lambda row: row["mse"])
+
+
+def _law_warning(rows: list[dict[str, Any]]) -> str:
+    """Names the estimators whose hard samples are visibly not drawn from softmax(logits)."""
+    names = dict.fromkeys(str(row["estimator"]) for row in rows if (row["law_error"] or 0.0) > LAW_LIMIT)
+    return f"Law error above {LAW_LIMIT}, their samples flatter their own loss: {', '.join(names)}." if names else ""
 
 
 def _trade_off(objective: str, rows: list[dict[str, Any]]) -> Plot:

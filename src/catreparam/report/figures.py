@@ -54,8 +54,10 @@ def plot_to_svg(plot: Plot, labels: Sequence[str]) -> str:
                 axes.fill_between(curve.x, low, high, color=colour, alpha=0.15, lw=0)
         axes.set_xlabel(_plain(plot.x_label))
         axes.set_ylabel(_plain(plot.y_label))
-        axes.set_xscale("log" if plot.log_x else "linear")
-        axes.set_yscale("log" if plot.log_y else "linear")
+        if plot.log_x:
+            _make_log(axes.set_xscale, axes.xaxis)
+        if plot.log_y:
+            _make_log(axes.set_yscale, axes.yaxis)
         if not plot.log_x and all(float(x).is_integer() for curve in plot.curves for x in curve.x):
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         if not plot.log_y:
@@ -86,6 +88,16 @@ def _fit_heights(axes, plot: Plot) -> None:
     if len(late) > 1 and max(late) > min(late):
         margin = 0.06 * (max(late) - min(late))
         axes.set_ylim(min(late) - margin, max(late) + margin)
+
+
+def _make_log(set_scale, axis) -> None:
+    """A logarithmic axis with few, plain labels, also where it spans less than a decade."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
+
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=7))
+    axis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _plain(text: str) -> str:

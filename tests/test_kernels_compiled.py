@@ -1,0 +1,275 @@
+"""The compiled kernels against their naive twins: value and gradient, every method, layout, dtype and solver."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from catreparam.kernels import compiled, dispatch, library
+from catreparam.kernels.library import Setting
+from catreparam.kernels.twins import naive_surrogate, needs_noise
+from catreparam.noise_schedule import make_schedule
+
+pytestmark = pytest.mark.skipif(not library.BUILT, reason="the compiled kernels were not built (no C++ compiler)")
+
+CLASSES = [1, 2, 3, 5, 16, 17, 32, 100, 130, 1000]  # pairs, side by side (whole and part vectors), along the row
+SCHEDULES = [make_schedule("alpha", steps, 0.5).lambdas for steps in (1, 2, 4)] + [(0.1, 0.5, 0.5, 1.2)]
+SETTINGS = [
+    Setting("straight_through"),
+    Setting("gumbel_softmax", temperature=0.7, hard=False),
+    Setting("gumbel_softmax", temperature=1.5),
+    Setting("reinmax"),
+    Setting("reinmax", temperature=1.3),
+    Setting("lambda_reinmax", weight=0.6),
+    *(
+        Setting(method, lambdas, solver, hard=False, weight=float(method == "reindge"))
+        for method in ("redge", "redge_cov", "reindge")
+        for solver in ("euler", "ab2", "heun")
+        for lambdas in SCHEDULES
+    ),
+    *(
+        Setting("exact_redge", lambdas, num_noises=noises, weight=weight)
+        for noises, weight in ((1, 0.0), (2, 0.75), (3, 1.0))
+        for lambdas in SCHEDULES
+    ),
+    Setting("exact_redge", SCHEDULES[2], num_noises=2, hard=False),
+]
+
+
+def label(setting):
+    return "-".join(str(value) for value in setting if not isinstance(value, tuple)) + f"-{len(setting.lambdas)}"
+
+
+def problem(setting, classes, rows=37, dtype=torch.float32, seed=0):
+    """Logits with some impossible classes, noise, a hard sample and an upstream gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(rows, classes, generator=generator)
+    logits[:, 1:][torch.rand(rows, classes - 1, generator=generator) < 0.1] = -torch.inf
+    x = torch.softmax(logits, -1).multinomial(1, generator=generator)[:, 0]
+    x = torch.nn.functional.one_hot(x, classes).float()
+    shape = (setting.num_noises, rows, classes) if setting.method == "exact_redge" else (rows, classes)
+    noise = torch.randn(shape, generator=generator)
+    upstream = torch.randn(rows, classes, generator=generator)
+    return logits.to(dtype), noise, x, upstream.to(dtype)
+
+
+def twin(setting, logits, noise, x, upstream):
+    """Value and gradient of the naive twin in float64."""
+    logits = logits.double().requires_grad_()
+    surrogate = naive_surrogate(setting, logits, noise.double(), x.double())
+    return surrogate.detach(), torch.autograd.grad(surrogate, logits, upstream.double())[0]
+
+
+def expected_sample(setting, logits, noise, x, value):
+    if setting.method == "gumbel_softmax" and setting.hard:
+        return torch.nn.functional.one_hot((logits + noise).argmax(-1), logits.shape[-1]).double()
+    return x.double() if setting.hard else value
+
+
+@pytest.mark.parametrize("instructions", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("setting", SETTINGS, ids=label)
+def test_value_and_gradient_equal_the_naive_twin(setting, instructions):
+    if not library.choose_instruction_set(instructions):
+        pytest.skip(f"this processor has no {instructions}")
+    # Float32 rounding, which the covariance-matched chain amplifies by lambda / v, up to 10 a step.
+    tolerance = 2e-4 if setting.method == "redge_cov" else 1e-5
+    try:
+        for classes in CLASSES:
+            logits, noise, x, upstream = problem(setting, classes)
+            value, gradient = twin(setting, logits, noise, x, upstream)
+            sample, flags = library.forward(setting, logits, 0, noise, x)
+            ours = library.backward(setting, logits, upstream, 0, noise, x)
+            assert flags == 0
+            torch.testing.assert_close(
+                sample.double(), expected_sample(setting, logits, noise, x, value), atol=tolerance, rtol=0
+            )
+            torch.testing.assert_close(ours.double(), gradient, atol=tolerance, rtol=tolerance)
+            assert (ours[logits == -torch.inf] == 0).all()
+    finally:
+        library.choose_instruction_set("")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("classes", CLASSES)
+def test_half_precision_differs_by_the_rounding_of_the_output_only(classes, dtype):
+    for setting in SETTINGS:
+        if setting.method == "redge_cov":
+            continue
+        logits, noise, x, upstream = problem(setting, classes, dtype=dtype)
+        value, gradient = twin(setting, logits, noise, x, upstream)
+        sample, _ = library.forward(setting, logits, 0, noise, x)
+        ours = library.backward(setting, logits, upstream, 0, noise, x)
+        assert sample.dtype == ours.dtype == dtype
+        rounding = torch.finfo(dtype).eps
+        if not (setting.method == "gumbel_softmax" and setting.hard):  # argmax of sums that halves round to ties
+            wanted = expected_sample(setting, logits, noise, x, value)
+            torch.testing.assert_close(sample.double(), wanted, atol=1e-5, rtol=rounding)
+        torch.testing.assert_close(ours.double(), gradient, atol=2e-5, rtol=rounding)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=label)
+@pytest.mark.parametrize("classes", [2, 7, 40, 300])
+def test_noise_from_the_seed_is_the_noise_replayed(setting, classes):
+    logits, _, _, upstream = problem(setting, classes, rows=75)
+    noise, x = compiled._replay(setting, logits, 11)
+    if noise is None:
+        noise = torch.zeros(75, classes)
+    x = library.forward(setting._replace(hard=True), logits, 11)[0] if x is None else x
+    value, gradient = twin(setting, logits, noise, x, upstream)
+    sample, _ = library.forward(setting, logits, 11)
+    ours = library.backward(setting, logits, upstream, 11)
+    tolerance = 1e-3 if setting.method == "redge_cov" else 2e-5
+    if not setting.hard:
+        torch.testing.assert_close(sample.double(), value, atol=tolerance, rtol=0)
+    else:
+        assert (sample.sum(-1) == 1).all()
+        assert ((sample == 0) | (sample == 1)).all()
+    torch.testing.assert_close(ours.double(), gradient, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 300])
+def test_results_do_not_depend_on_the_number_of_threads(classes):
+    setting = Setting("redge", SCHEDULES[2])
+    logits = torch.randn(20_011, classes)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append((library.forward(setting, logits, 3)[0], library.backward(setting, logits, logits, 3)))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for result in results[1:] for a, b in zip(result, results[0], strict=True))
+
+
+def test_results_do_not_depend_on_the_other_rows():
+    for classes in (2, 10, 300):
+        setting = Setting("redge", SCHEDULES[2], hard=False)
+        logits = torch.randn(100, classes)
+        whole, part = library.forward(setting, logits, 3)[0], library.forward(setting, logits[:41].clone(), 3)[0]
+        assert torch.equal(whole[:41], part)
+
+
+def test_reseeding_repeats_and_a_second_call_differs():
+    logits = torch.zeros(64, 5)
+    generator = torch.Generator().manual_seed(4)
+    first, second = (compiled.sample(Setting("redge"), logits, generator=generator) for _ in range(2))
+    again = compiled.sample(Setting("redge"), logits, generator=generator.manual_seed(4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 20, 300])
+def test_impossible_classes_are_never_drawn(classes):
+    logits = torch.full((5000, classes), -torch.inf)
+    allowed = torch.randint(classes, (5000,))
+    logits[torch.arange(5000), allowed] = 0.0
+    for method in library.METHODS:
+        sample, flags = library.forward(Setting(method, SCHEDULES[2]), logits, 5)
+        assert flags == 0
+        assert torch.equal(sample.argmax(-1), allowed)
+        assert (sample.sum(-1) == 1).all()
+
+
+@pytest.mark.parametrize("classes", [2, 3, 20, 300])
+@pytest.mark.parametrize(("bad", "flag"), [(torch.nan, 1), (torch.inf, 2), (-torch.inf, 4)])
+def test_invalid_rows_are_flagged_and_the_error_is_the_usual_one(classes, bad, flag):
+    logits = torch.zeros(50, classes)
+    logits[17] = bad
+    for method in library.METHODS:
+        assert library.forward(Setting(method, SCHEDULES[2]), logits, 0)[1] & flag
+        library.backward(Setting(method, SCHEDULES[2]), logits, logits, 0)  # reads and writes nothing outside
+    with pytest.raises(ValueError, match="logits"):
+        compiled.sample(Setting("redge"), logits)
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e-40])
+def test_large_and_subnormal_logits_are_safe(scale):
+    for classes in (2, 3, 20, 300):
+        logits = scale * torch.randn(200, classes)
+        for method in library.METHODS:
+            setting = Setting(method, SCHEDULES[2], hard=method == "exact_redge")
+            sample, flags = library.forward(setting, logits, 0)
+            assert flags == 0
+            assert sample.isfinite().all()
+            assert library.backward(setting, logits, torch.randn(200, classes), 0).isfinite().all()
+
+
+def test_a_row_of_a_hundred_thousand_classes_and_many_steps_work():
+    setting = Setting("redge", make_schedule("alpha", 32, 0.5).lambdas)
+    logits = torch.randn(2, 100_000, requires_grad=True)
+    compiled.sample(setting, logits).pow(2).sum().backward()
+    assert logits.grad.isfinite().all()
+    assert logits.grad.abs().sum() > 0
+
+
+def test_second_derivatives_are_the_naive_twins():
+    for setting in (SETTINGS[1], SETTINGS[5], Setting("redge", SCHEDULES[2]), Setting("exact_redge", SCHEDULES[2])):
+        logits = torch.randn(4, 6, requires_grad=True)
+        upstream = torch.randn(4, 6, requires_grad=True)
+        noise, _ = compiled._replay(setting, logits.detach(), 0)
+        sample = compiled.sample(setting, logits, noise=noise, x=torch.eye(6)[:4].contiguous())
+        gradient = torch.autograd.grad(sample, logits, upstream, create_graph=True)[0]
+        surrogate = naive_surrogate(setting, logits, noise, torch.eye(6)[:4])
+        wanted = torch.autograd.grad(surrogate, logits, upstream, create_graph=True)[0]
+        torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-5)
+        seconds = [torch.autograd.grad(g.pow(2).sum(), (logits, upstream)) for g in (gradient, wanted)]
+        for a, b in zip(*seconds, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_compile_export_vmap_and_grad_see_one_op():
+    def draw(logits):
+        return dispatch.sample(logits, None, -1, None, "redge", lambdas=SCHEDULES[2], solver="euler")
+
+    logits, weight = torch.randn(6, 5, requires_grad=True), torch.randn(6, 5)
+    sample = torch.compile(draw, fullgraph=True, backend="aot_eager")(logits)
+    (sample * weight).sum().backward()
+    assert (sample.sum(-1) == 1).all()
+    assert logits.grad.abs().sum() > 0
+    batch = torch.randn(3, 6, 5)
+    assert (torch.func.vmap(draw, randomness="different")(batch).sum(-1) == 1).all()
+    assert len(torch.func.vmap(draw, randomness="same")(torch.zeros(4, 9, 5)).unique(dim=0)) == 1
+    gradient = torch.func.vmap(torch.func.grad(lambda at: (draw(at) * weight).sum()), randomness="different")(batch)
+    assert gradient.shape == batch.shape
+    assert gradient.abs().sum() > 0
+    second = torch.func.grad(lambda at: torch.func.grad(lambda b: (draw(b) * weight).sum())(at).pow(2).sum())
+    assert second(batch[0]).abs().sum() > 0
+
+
+def test_opcheck_of_the_custom_op():
+    arguments = (
+        torch.randn(4, 5, requires_grad=True),
+        torch.tensor(3),
+        "redge",
+        [0.0, 0.5, 1.0],
+        "euler",
+        True,
+        1,
+        1.0,
+        0.0,
+    )
+    torch.library.opcheck(compiled.sample_op, arguments)
+
+
+def test_a_forked_child_neither_hangs_nor_differs():
+    code = """
+import os, sys, torch
+from catreparam.kernels import library
+from catreparam.kernels.library import Setting
+torch.set_num_threads(3)
+logits = torch.zeros(100_000, 10)
+before = library.forward(Setting("redge"), logits, 1)[0].numpy()
+child = os.fork()
+if child == 0:  # torch's own threads would hang here: compare without them
+    os._exit(0 if (library.forward(Setting("redge"), logits, 1)[0].numpy() == before).all() else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=label)
+def test_every_method_says_what_its_surrogate_takes(setting):
+    logits, noise, x, _ = problem(setting, 4)
+    naive_surrogate(setting, logits, noise if needs_noise(setting) else None, x)
