@@ -31,6 +31,13 @@ def test_unbiased_estimators_agree_with_enumeration(name, objective_name):
     assert result.z_score < 4
 
 
+@pytest.mark.parametrize("objective_name", OBJECTIVES)
+def test_disarm_for_two_classes_agrees_with_enumeration(objective_name):
+    objective = make_objective(objective_name, num_variables=3, num_classes=2)
+    logits = torch.tensor([[0.3, -0.5], [0.0, 0.9], [2.0, -1.0]], dtype=torch.float64)
+    assert measure(objective, logits, estimator="arsm", num_draws=20_000, generator=seeded(4)).z_score < 4
+
+
 @pytest.mark.parametrize("name", ["straight_through", "gumbel_softmax", "redge"])
 def test_the_same_test_finds_the_bias_of_biased_estimators(name):
     objective = make_objective("mlp", num_variables=2, num_classes=3)

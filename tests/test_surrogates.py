@@ -7,6 +7,8 @@ import torch
 
 import catreparam as c
 from catreparam.categorical import conditional_gumbel, covariance_product, second_order
+from catreparam.estimators.baselines import BatchAxes, cross_fitted_weight, with_baselines
+from catreparam.estimators.joint import leave_one_out
 from catreparam.kernels.exact_law import sweep_tangent, transport_tangent
 
 F64 = torch.float64
@@ -154,6 +156,45 @@ def test_gapped_straight_through_leads_by_the_gap():
     x_soft = c.gapped_straight_through_surrogate(logits, x=x, gap=1.5)
     lead = (x_soft.log() * x).sum(-1) - (x_soft.log() - 1e9 * x).amax(-1)
     assert bool((lead >= 1.5 - 1e-9).all())
+
+
+def test_baselines_give_the_gradient_of_their_formula():
+    logits, x = normal(5, 4).requires_grad_(), one_hot(torch.arange(15).reshape(3, 5) % 4, 4)
+    upstream, weight = normal(3, 5, 4, seed=1), 0.6
+    surrogates = c.reinmax_surrogate(logits.expand(3, 5, 4), x=x)
+    probs = torch.softmax(logits, -1)
+    mixed = with_baselines(c.attach_gradient(x, surrogates), probs, weight, BatchAxes(1))
+    assert torch.equal(mixed, x)
+    found = gradient(mixed, logits, upstream)
+    wanted = torch.zeros(5, 4, dtype=F64)
+    for i in range(3):
+        others = upstream[[j for j in range(3) if j != i]].mean(0)
+        jacobian_part = gradient(c.reinmax_surrogate(logits, x=x[i]), logits, upstream[i] - weight * others)
+        wanted = wanted + jacobian_part + weight * covariance_product(probs.detach(), others)
+    assert torch.allclose(found, wanted)
+
+
+def test_the_fitted_weight_minimises_the_variance_of_the_summed_gradient():
+    # with g_j = constant + noise the best weight is that of regressing one gradient on the mean of the others
+    count, noise_scale = 40_000, 0.5
+    logits = normal(3).expand(count, 3)
+    probs = torch.softmax(logits, -1)
+    x = torch.stack([c.draw_one_hot(probs, torch.Generator().manual_seed(s)) for s in range(4)])
+    upstream = normal(3, seed=8) + noise_scale * normal(4, count, 3, seed=9)
+    others = leave_one_out(upstream)
+    fitted = cross_fitted_weight(upstream, others, x, probs, 1)
+    assert fitted.shape == (count, 1)
+
+    def variance(weight):
+        samples = x.clone()
+        d = samples - probs
+        jacobian = lambda u: (covariance_product(probs, u) + d * (d * u).sum(-1, keepdim=True)) / 2  # noqa: E731
+        total = (jacobian(upstream - weight * others) + weight * covariance_product(probs, others)).sum(0)
+        return total.var(0).sum().item()
+
+    best = fitted.mean().item()
+    assert 0 < best < 1
+    assert variance(best) < min(variance(best - 0.2), variance(best + 0.2))
 
 
 def test_second_order_averages_to_the_covariance():
