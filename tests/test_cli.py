@@ -148,7 +148,15 @@ def test_a_registered_command_is_run_with_its_own_config(capsys, monkeypatch, tm
 def test_ctrl_c_in_a_real_process_exits_130_and_the_same_command_resumes(tmp_path):
     command = [sys.executable, "-m", "catreparam.cli", *TINY, "--folder", "run", "--num-epochs", "4000"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        # a test run started in the background ignores Ctrl-C, and its children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     metrics = tmp_path / "run/metrics.jsonl"
     deadline = time.monotonic() + 60
     while not metrics.exists() and time.monotonic() < deadline:
