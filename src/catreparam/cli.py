@@ -15,6 +15,7 @@ examples:
   catreparam run vae --estimators redge:num_steps=4,t1=0.5 redge:num_steps=2,t1=0.9 --seeds 0 1 2
   catreparam run vae --preset demo                      three minutes on two cores, into runs/demo
   catreparam run vae --help                             every option
+  catreparam run polynomial --preset quick              128 binary variables, true losses in closed form
   catreparam data mnist                                 fetch the full MNIST
   catreparam report runs/demo                           rebuild a report
   catreparam measure --objectives quadratic             bias and variance of every estimator
@@ -25,7 +26,10 @@ A run is resumed by giving the same command again. Exit codes: 0 done, 2 somethi
 Set CATREPARAM_TRACEBACK=1 to see the full traceback of an error."""
 
 # Experiments of `catreparam run NAME`: a module with Config, run(config) -> Report, report_folder(path), maybe PRESETS.
-EXPERIMENTS = {"vae": "catreparam.experiments.vae"}
+EXPERIMENTS = {
+    "vae": "catreparam.experiments.vae",
+    "polynomial": "catreparam.experiments.polynomial",
+}
 
 # Further commands with a Config: name -> (module with Config and run(config) -> Report, one line of help).
 CONFIG_COMMANDS: dict[str, tuple[str, str]] = {

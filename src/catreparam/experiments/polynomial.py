@@ -1,0 +1,199 @@
+"""Polynomial programming: fit the law of binary variables to mean_l |x_l - 0.45|^p with each estimator.
+
+The table shows the true expected loss, in closed form, beside the loss that the estimator's own samples had: a sampler
+whose law is biased flatters itself.
+"""
+
+import dataclasses
+import itertools
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+
+from catreparam.estimators import expectation
+from catreparam.experiments.estimator_specs import build_estimator, normalise_specs
+from catreparam.experiments.machine import describe_machine
+from catreparam.experiments.measure import options
+from catreparam.experiments.progress import show_progress
+from catreparam.experiments.run_folder import RunFolder, RunFolderError, open_run_folder, writing
+from catreparam.objectives.polynomial import Polynomial
+from catreparam.report import Column, Curve, Plot, Report, Table, write_report
+from catreparam.validation import check_count, check_number
+
+Record = dict[str, Any]
+
+COLUMNS = (
+    Column("estimator", "estimator"),
+    Column("gap", "true loss above optimum", ".6f", "gap_se", lowest_is_best=True),
+    Column("true_loss", "true loss", ".5f"),
+    Column("own_loss", "its samples' loss", ".5f"),
+    Column("steps_to_one_percent", "steps to within 1 %", ".0f", lowest_is_best=True),
+    Column("milliseconds", "ms / step", ".2f"),
+    Column("seeds", "seeds"),
+)
+NOTE = (
+    "True loss: E[loss] under softmax(logits), closed form, after the last step. Its samples' loss: mean over the last tenth "
+    "of the steps. Steps to within 1 %: first step at which the true loss is within 1 % of the start's distance to the "
+    "optimum (– : never). ± is one standard error over seeds. Times are of this run and not interleaved."
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to optimise. The defaults are the paper's protocol with three seeds."""
+
+    estimators: tuple[str, ...] = ("straight_through", "gumbel_softmax", "reinmax", "redge", "reindge", "exact_redge")
+    """Names, each with hyperparameters if wanted: redge:num_steps=4,t1=0.5."""
+    powers: tuple[float, ...] = (1.5, 2.0, 3.0)
+    extension: str = "power"
+    """power | linear: the loss between the vertices."""
+    target: float = 0.45
+    num_variables: int = 128
+    batch_size: int = 256
+    num_steps: int = 1000
+    """Steps of Adam."""
+    lr: float = 0.05
+    seeds: tuple[int, ...] = (0, 1, 2)
+    folder: Path | None = None
+    """Run folder; default runs/polynomial. The same command resumes there."""
+
+    def checked(self) -> "Config":
+        """This config with estimators in one spelling. Raises ValueError or TypeError naming the bad value."""
+        for name in ("num_variables", "batch_size", "num_steps"):
+            check_count(name, getattr(self, name))
+        check_number("lr", self.lr, above=0.0)
+        if not self.powers or not self.seeds:
+            raise ValueError("powers and seeds must name at least one value each")
+        for power in self.powers:
+            Polynomial(power, self.target, self.extension)
+        return dataclasses.replace(self, estimators=normalise_specs(self.estimators))
+
+    def identity(self) -> Record:
+        """The fields that decide the result, as JSON has them."""
+        return json.loads(json.dumps({k: v for k, v in dataclasses.asdict(self).items() if k != "folder"}))
+
+
+PRESETS = {"paper": Config(), "quick": Config(num_steps=200, seeds=(0,), folder=Path("runs/polynomial-quick"))}
+
+
+def run(config: Config) -> Report:
+    """Runs what is not done yet, writes the report into the run folder and returns it."""
+    config = config.checked()
+    path = config.folder or Path("runs/polynomial")
+    facts = {"machine": describe_machine()}
+    with open_run_folder(path, experiment="polynomial", config=config.identity(), facts=facts) as folder:
+        done = {(r["power"], r["estimator"], r["seed"]) for r in folder.read_metrics()}
+        if folder.has_cut_line():
+            folder.replace_metrics(folder.read_metrics())
+        tasks = list(itertools.product(config.powers, config.estimators, config.seeds))
+        with show_progress() as progress:
+            progress.start("polynomial", total=len(tasks), done=len(done))
+            for power, spec, seed in tasks:
+                if (power, spec, seed) not in done:
+                    record = optimise(config, power, spec, seed)
+                    folder.append_metrics(record)
+                    progress.advance("polynomial", f"p = {power:g}, {spec}: {record['true_losses'][-1]:.5f}")
+        return _write_report(config, folder)
+
+
+def report_folder(path: Path) -> Report:
+    """Writes the report of a run folder anew and returns it. Runs nothing."""
+    folder = RunFolder(path)
+    fields = folder.read_config()["config"]
+    known = {field.name for field in dataclasses.fields(Config)}
+    if unknown := sorted(set(fields) - known):
+        raise RunFolderError(f"{folder.config_path} has fields this version does not know: {', '.join(unknown)}")
+    values: Record = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return _write_report(Config(**values, folder=path).checked(), folder)
+
+
+def optimise(config: Config, power: float, spec: str, seed: int) -> Record:
+    """One run of Adam: true expected losses and the samples' own losses, step by step (about 100 of them kept)."""
+    objective, estimator = Polynomial(power, config.target, config.extension), build_estimator(spec)
+    logits = torch.zeros(config.num_variables, 2, requires_grad=True)
+    optimizer, generator = torch.optim.Adam([logits], lr=config.lr), torch.Generator().manual_seed(seed)
+    true_losses, own_losses = [float(objective.expected(logits.detach()))], []
+    began = time.perf_counter()
+    for _ in range(config.num_steps):
+        optimizer.zero_grad()
+        batch = logits.expand(config.batch_size, -1, -1)  # [batch, num_variables, 2]
+        num_samples = 2 if estimator.name == "rloo" else 1
+        loss = expectation(objective, batch, estimator=estimator, num_samples=num_samples, generator=generator).mean()
+        loss.backward()
+        optimizer.step()
+        true_losses.append(float(objective.expected(logits.detach())))
+        own_losses.append(float(loss.detach()))
+    seconds = time.perf_counter() - began
+    start, wanted = true_losses[0] - objective.optimum, 0.01
+    reached = [i for i, loss in enumerate(true_losses) if loss - objective.optimum <= wanted * start]
+    every = max(1, config.num_steps // 100)
+    return {
+        "power": power,
+        "estimator": spec,
+        "seed": seed,
+        "milliseconds": 1000 * seconds / config.num_steps,
+        "own_loss": fmean(own_losses[-max(1, config.num_steps // 10) :]),
+        "steps_to_one_percent": reached[0] if reached else None,
+        "every": every,
+        "true_losses": [*true_losses[:-1:every], true_losses[-1]],
+    }
+
+
+def _write_report(config: Config, folder: RunFolder) -> Report:
+    records = folder.read_metrics()
+    rows = [row for power in config.powers for row in _rows(config, power, records)]
+    report = Report(
+        title=f"Polynomial programming ({config.extension} extension)",
+        summary=f"{config.num_variables} binary variables, {config.batch_size} samples and {config.num_steps} steps of Adam.",
+        table=Table(COLUMNS, rows, NOTE, group="problem"),
+        plots=[_curves(config, power, records) for power in config.powers],
+        facts={"machine": folder.read_config()["facts"]["machine"], "seeds": ", ".join(map(str, config.seeds))},
+        command="catreparam run polynomial " + options(dataclasses.asdict(config), dataclasses.asdict(Config())),
+        location=str(folder.path / "report.html"),
+    )
+    with writing(folder.path / "report.html"):
+        write_report(report, folder.path)
+    return report
+
+
+def _rows(config: Config, power: float, records: list[Record]) -> list[Record]:
+    objective, rows = Polynomial(power, config.target, config.extension), []
+    for spec in config.estimators:
+        runs = [r for r in records if r["power"] == power and r["estimator"] == spec]
+        if not runs:
+            continue
+        final = [r["true_losses"][-1] for r in runs]
+        steps = [r["steps_to_one_percent"] for r in runs]
+        rows.append(
+            {
+                "problem": f"p = {power:g}, optimum {objective.optimum:.5f}",
+                "estimator": spec,
+                "true_loss": fmean(final),
+                "gap": fmean(final) - objective.optimum,
+                "gap_se": stdev(final) / len(final) ** 0.5 if len(final) > 1 else None,
+                "own_loss": fmean(r["own_loss"] for r in runs),
+                "steps_to_one_percent": fmean(steps) if None not in steps else None,
+                "milliseconds": fmean(r["milliseconds"] for r in runs),
+                "seeds": len(runs),
+            }
+        )
+    return sorted(rows, key=lambda row: row["gap"])
+
+
+def _curves(config: Config, power: float, records: list[Record]) -> Plot:
+    objective, curves = Polynomial(power, config.target, config.extension), []
+    for spec in config.estimators:
+        runs = [r for r in records if r["power"] == power and r["estimator"] == spec]
+        if runs:
+            mean = [
+                max(fmean(values) - objective.optimum, 1e-8)
+                for values in zip(*(r["true_losses"] for r in runs), strict=True)
+            ]
+            steps = [*range(0, config.num_steps, runs[0]["every"]), config.num_steps]
+            curves.append(Curve(spec, steps, mean))
+    return Plot(f"p = {power:g}", "step", "true loss above optimum", curves, "Mean over seeds.", log_y=True)
