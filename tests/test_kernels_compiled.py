@@ -219,7 +219,9 @@ def test_second_derivatives_are_the_naive_twins():
             torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-def test_compile_export_vmap_and_grad_see_one_op():
+def test_compile_export_vmap_and_grad_see_one_op(monkeypatch):
+    monkeypatch.setenv(dispatch.ENVIRONMENT, "compiled")
+
     def draw(logits):
         return dispatch.sample(logits, None, -1, None, "redge", lambdas=SCHEDULES[2], solver="euler")
 

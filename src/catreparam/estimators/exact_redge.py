@@ -14,6 +14,7 @@ from catreparam.categorical import (
     second_order,
     to_rows,
 )
+from catreparam.kernels import dispatch
 from catreparam.kernels.chain import denoise
 from catreparam.kernels.exact_law import sweep_tangent, transport_tangent
 from catreparam.noise_schedule import NoiseSchedule, make_schedule
@@ -56,6 +57,20 @@ def exact_redge(
     check_flag("hard", hard)
     schedule = make_schedule(grid, num_steps, t1)
     weight = check_number("second_order_weight", second_order_weight, least=0.0, most=2.0) if hard else 0.0
+    check_count("num_noises", num_noises)
+    fast = dispatch.sample(
+        logits,
+        mask,
+        dim,
+        generator,
+        "exact_redge",
+        lambdas=schedule.lambdas,
+        num_noises=num_noises,
+        weight=weight,
+        hard=hard,
+    )
+    if fast is not None:
+        return fast
     rows = to_rows(logits, mask, dim, generator)
     x = draw_one_hot(torch.softmax(rows, -1), generator)
     noise = draw_antithetic_like(rows, num_noises, generator)

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import Rows, attach_gradient, draw_gumbel_like, from_rows, one_hot_like, to_rows
+from catreparam.kernels import dispatch
 from catreparam.validation import check_flag, check_number
 
 
@@ -33,6 +34,10 @@ def gumbel_softmax(
     References: Jang et al. 2017, https://arxiv.org/abs/1611.01144; Maddison et al. 2017, https://arxiv.org/abs/1611.00712.
     """
     check_flag("hard", hard)
+    temperature = check_number("temperature", temperature, above=0.0)
+    fast = dispatch.sample(logits, mask, dim, generator, "gumbel_softmax", temperature=temperature, hard=hard)
+    if fast is not None:
+        return fast
     rows = to_rows(logits, mask, dim, generator)
     noise = draw_gumbel_like(rows, generator)
     x_soft = gumbel_softmax_surrogate(rows, noise=noise, temperature=temperature)

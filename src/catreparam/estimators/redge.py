@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import Rows, attach_gradient, draw_normal_like, draw_one_hot, from_rows, to_rows
+from catreparam.kernels import dispatch
 from catreparam.kernels.chain import denoise, solve
 from catreparam.noise_schedule import NoiseSchedule, make_schedule
 from catreparam.validation import check_flag
@@ -41,6 +42,9 @@ def redge(
     """
     check_flag("hard", hard)
     schedule = make_schedule(grid, num_steps, t1)
+    fast = dispatch.sample(logits, mask, dim, generator, "redge", lambdas=schedule.lambdas, solver=solver, hard=hard)
+    if fast is not None:
+        return fast
     rows = to_rows(logits, mask, dim, generator)
     noise = draw_normal_like(rows, generator)
     x_soft = redge_surrogate(rows, noise=noise, schedule=schedule, solver=solver)
@@ -84,6 +88,11 @@ def redge_cov(
     """
     check_flag("hard", hard)
     schedule = make_schedule(grid, num_steps, t1)
+    fast = dispatch.sample(
+        logits, mask, dim, generator, "redge_cov", lambdas=schedule.lambdas, solver=solver, hard=hard
+    )
+    if fast is not None:
+        return fast
     rows = to_rows(logits, mask, dim, generator)
     noise = draw_normal_like(rows, generator)
     x_soft = redge_cov_surrogate(rows, noise=noise, schedule=schedule, solver=solver)

@@ -13,6 +13,7 @@ from catreparam.categorical import (
     second_order,
     to_rows,
 )
+from catreparam.kernels import dispatch
 from catreparam.kernels.chain import denoise, solve
 from catreparam.noise_schedule import NoiseSchedule, make_schedule
 
@@ -43,6 +44,9 @@ def reindge(
     Reference: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
     schedule = make_schedule(grid, num_steps, t1)
+    fast = dispatch.sample(logits, mask, dim, generator, "reindge", lambdas=schedule.lambdas, solver=solver, weight=1.0)
+    if fast is not None:
+        return fast
     rows = to_rows(logits, mask, dim, generator)
     z = _last_z(rows, draw_normal_like(rows, generator), schedule, solver)
     x = draw_one_hot(denoise(z, rows, schedule.last), generator)

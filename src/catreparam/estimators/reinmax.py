@@ -14,6 +14,7 @@ from catreparam.categorical import (
     second_order,
     to_rows,
 )
+from catreparam.kernels import dispatch
 from catreparam.validation import check_number
 
 
@@ -40,6 +41,10 @@ def reinmax(
 
     Reference: Liu et al. 2023, https://arxiv.org/abs/2304.08612.
     """
+    temperature = check_number("temperature", temperature, above=0.0)
+    fast = dispatch.sample(logits, mask, dim, generator, "reinmax", temperature=temperature)
+    if fast is not None:
+        return fast
     rows = to_rows(logits, mask, dim, generator)
     x = draw_one_hot(torch.softmax(rows, -1), generator)
     return from_rows(attach_gradient(x, reinmax_surrogate(rows, x=x, temperature=temperature)), logits, dim)
@@ -78,6 +83,10 @@ def lambda_reinmax(
 
     Source: this project; see `docs/estimators.md`.
     """
+    weight = check_number("weight", weight, least=0.0, most=2.0)
+    fast = dispatch.sample(logits, mask, dim, generator, "lambda_reinmax", weight=weight)
+    if fast is not None:
+        return fast
     rows = to_rows(logits, mask, dim, generator)
     x = draw_one_hot(torch.softmax(rows, -1), generator)
     return from_rows(attach_gradient(x, lambda_reinmax_surrogate(rows, x=x, weight=weight)), logits, dim)

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import Rows, attach_gradient, draw_one_hot, from_rows, to_rows
+from catreparam.kernels import dispatch
 
 
 def straight_through(
@@ -28,6 +29,9 @@ def straight_through(
 
     Reference: Bengio et al. 2013, https://arxiv.org/abs/1308.3432.
     """
+    fast = dispatch.sample(logits, mask, dim, generator, "straight_through")
+    if fast is not None:
+        return fast
     rows = to_rows(logits, mask, dim, generator)
     probs = straight_through_surrogate(rows)
     return from_rows(attach_gradient(draw_one_hot(probs, generator), probs), logits, dim)

@@ -1,4 +1,4 @@
-"""The compiled kernels with gradients attached: one autograd function for eager calls, custom ops for everything traced.
+"""The compiled kernels with gradients attached: an autograd function for eager calls, custom ops for traced ones.
 
 Both save the logits and a seed, nothing else: the backward pass makes noise, sample and chain again.
 """
@@ -29,16 +29,16 @@ def sample(
 ) -> Tensor:
     """The sample of `setting.method` for rows [*batch, num_classes], with the method's gradient attached.
 
-    rows: float32, bfloat16 or float16 on the CPU, impossible classes at -inf; the sample has their dtype. The seed of all
-    noise comes from `generator` and advances it. `noise` and `x` (float32, eager only) replace what would be drawn.
+    rows: float32, bfloat16 or float16 on the CPU, impossible classes at -inf; the sample has their dtype. The seed of
+    all noise comes from `generator` and advances it. `noise` and `x` (float32, eager only) replace what would be drawn.
     Raises ValueError for rows with NaN or +inf or without an allowed class, if validation is on.
     """
+    seeds = torch.randint(LARGEST_SEED, (), generator=generator)
     if is_traced():
-        seeds = torch.randint(LARGEST_SEED, (), generator=generator)
         if torch._C._are_functorch_transforms_active():
             return _Transformed.apply(rows, seeds, _flat(setting))
         return sample_op(rows, seeds, *_flat(setting))
-    seed = int(torch.empty((), dtype=torch.int64).random_(generator=generator))
+    seed = seeds.item()
     if rows.requires_grad and torch.is_grad_enabled():
         return _Sample.apply(rows, setting, seed, noise, x)
     return _checked(setting, rows, seed, noise, x)

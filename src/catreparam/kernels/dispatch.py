@@ -14,7 +14,6 @@ from catreparam.kernels.library import DTYPES, Setting
 from catreparam.validation import check_choice, check_generator, check_logits, check_mask
 
 ENVIRONMENT = "CATREPARAM_KERNELS"  # naive: never the compiled kernels; compiled: an error if they were not built
-_LARGEST = 2**31 - 1  # classes
 
 
 def sample(
@@ -64,8 +63,6 @@ def why_not(logits: Tensor) -> str:
         return f"{logits.layout} on {logits.device.type}"
     if logits.dtype not in DTYPES:
         return f"{logits.dtype} takes the naive path"
-    if logits.ndim == 0 or logits.numel() == 0 or logits.numel() > _LARGEST * 128 or max(logits.shape) > _LARGEST:
-        return "no rows, or too many classes"
     if _forward_mode():
         return "forward-mode derivatives, and transforms inside torch.compile, take the naive path"
     return ""

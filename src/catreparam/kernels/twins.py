@@ -32,7 +32,9 @@ def needs_sample(setting: Setting) -> bool:
     return setting.method in ("reinmax", "lambda_reinmax", "reindge", "exact_redge")
 
 
-def naive_gradient(setting: Setting, logits: Tensor, upstream: Tensor, noise: Tensor | None, x: Tensor | None) -> Tensor:
+def naive_gradient(
+    setting: Setting, logits: Tensor, upstream: Tensor, noise: Tensor | None, x: Tensor | None
+) -> Tensor:
     """What `library.backward` returns, as a differentiable function of logits and upstream gradient."""
     with torch.enable_grad():
         rows = logits if logits.requires_grad else logits.detach().requires_grad_()

@@ -52,7 +52,9 @@ int32_t forward(const Call& call, int64_t begin, int64_t end, void* scratch) {
 }
 
 void backward(const Call& call, int64_t begin, int64_t end, void* scratch) {
-  if (in_pairs(call)) {
+  if (call.classes == 1) {  // certain: no gradient, not even a rounding error
+    write_zeros(call.out, call.dtype, begin, end - begin);
+  } else if (in_pairs(call)) {
     if (call.method == kStraightThrough || (call.noise && call.x)) {
       for_pairs<false>(call, begin, end, scratch, [](Pairs& p) { backward_pair(p); });
     } else {
