@@ -1,0 +1,228 @@
+"""How rows lie in memory for the torch path: torch reduces few classes slowly along the last axis, fast along the first.
+
+Both layouts offer the same operations. Probabilities, noises, states and gradients are all "packed" the same way.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from catreparam.kernels.drawing import draw_by_blocks, normal_like
+
+WIDEST_COLUMNS = 16  # classes: up to here transposing costs less than it saves
+TWO_LEVELS = 512  # classes: above, a hard draw finds a block of classes first and then the class in it
+LOG2_E = math.log2(math.e)  # exp2 is vectorised in torch, exp and softmax wake all threads for any size
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Two classes: a vector (u_0, u_1) is its difference u_0 - u_1, probabilities are those of class 0. [(noises,) rows].
+
+    Noise, states, gradients with respect to the sample and -inf logits all act through their difference alone, and a
+    gradient with respect to logits sums to zero.
+    """
+
+    noise_axis = 0
+
+    def pack(self, vectors: Tensor) -> Tensor:
+        """[rows, 2] to differences [rows]."""
+        return vectors[..., 0] - vectors[..., 1]
+
+    def pack_noise(self, noise: Tensor, averaged: bool) -> Tensor:
+        """Noise by class [(noises,) rows, 2], or as `draw_noise` made it."""
+        return self.pack(noise) if noise.ndim == 2 + averaged else noise
+
+    def pack_sample(self, x: Tensor) -> Tensor:
+        """One-hot rows [rows, 2] to the indicator of class 0."""
+        return x[..., 0]
+
+    def unpack(self, probs: Tensor) -> Tensor:
+        """Probabilities of class 0 to rows [rows, 2]."""
+        return _interleave(probs, 1 - probs)
+
+    def unpack_gradient(self, gradient: Tensor) -> Tensor:
+        """Differences to vectors [rows, 2] that sum to zero."""
+        half = gradient / 2
+        return _interleave(half, -half)
+
+    def repeat(self, packed: Tensor) -> Tensor:
+        """With room for an axis of noises."""
+        return packed
+
+    def scaled(self, logits: Tensor, bounded: bool) -> Tensor:
+        """Logits as `evaluate` takes them."""
+        return logits
+
+    def evaluate(self, scaled: Tensor, z: Tensor, lam: float, bounded: bool) -> Tensor:
+        """softmax(logits + lam * z). `bounded`: z is known to be small."""
+        return torch.sigmoid(torch.add(scaled, z, alpha=lam) if lam else scaled)
+
+    def softmax(self, t: Tensor) -> Tensor:
+        return torch.sigmoid(t)
+
+    def move(self, z: Tensor, probs: Tensor, step: float) -> Tensor:
+        """z + step * probs."""
+        return torch.add(z, probs, alpha=2 * step).sub_(step)
+
+    def at_sample(self, noise: Tensor, x: Tensor, lam: float) -> Tensor:
+        """lam * x + noise."""
+        return torch.add(noise, x, alpha=2 * lam).sub_(lam)
+
+    def covariance(self, probs: Tensor, u: Tensor) -> Tensor:
+        """J(p) u."""
+        return torch.addcmul(probs, probs, probs, value=-1).mul_(2).mul(u)
+
+    def second_order(self, probs: Tensor, u: Tensor, x: Tensor, weight: float) -> Tensor:
+        """(1 - w/2) J(p) u + (w/2) (x - p) <x - p, u>."""
+        population = torch.addcmul(probs, probs, probs, value=-1).mul_(2 - weight)
+        away = x - probs
+        return torch.addcmul(population, away, away, value=weight).mul(u)
+
+    def classwise(self, vector: Tensor, cotangent: Tensor) -> Tensor:
+        """The product, for a factor that both classes share: its sum over the classes."""
+        return vector * cotangent / 2
+
+    def draw(self, probs: Tensor, ticket: Tensor) -> Tensor:
+        """One-hot rows [rows, 2]; a class of probability zero never wins."""
+        second = (ticket >= probs).to(probs.dtype)
+        return _interleave(1 - second, second)
+
+    def draw_noise(self, rows: Tensor, count: int | None, generator: Generator | None) -> Tensor:
+        """Differences of standard normals, of variance 2: [(count,) *batch]."""
+        shape = rows.shape[:-1] if count is None else (count, *rows.shape[:-1])
+        return normal_like(rows, shape, generator).mul_(math.sqrt(2))
+
+    def by_class(self, noise: Tensor, rows: Tensor, averaged: bool) -> Tensor:
+        """Noise [(noises,) *batch, 2] that acts as `noise` does."""
+        if noise.ndim == rows.ndim + averaged:
+            return noise
+        return torch.stack((noise, torch.zeros_like(noise)), -1)
+
+
+@dataclass(frozen=True)
+class Table:
+    """[num_classes, (noises,) rows] with axis 0, or [(noises,) rows, num_classes] with axis -1."""
+
+    axis: int
+
+    @property
+    def noise_axis(self) -> int:
+        return 0 if self.axis else 1
+
+    def pack(self, vectors: Tensor) -> Tensor:
+        """[(noises,) rows, num_classes] to the layout; views that are dense along the rows stay views."""
+        if self.axis:
+            return vectors
+        packed = vectors.movedim(-1, 0)
+        return packed if packed.stride(-1) == 1 else packed.contiguous()
+
+    def pack_noise(self, noise: Tensor, averaged: bool) -> Tensor:
+        return self.pack(noise)
+
+    def pack_sample(self, x: Tensor) -> Tensor:
+        return self.pack(x)
+
+    def unpack(self, probs: Tensor) -> Tensor:
+        return probs if self.axis else probs.t().contiguous()
+
+    def unpack_gradient(self, gradient: Tensor) -> Tensor:
+        return self.unpack(gradient)
+
+    def repeat(self, packed: Tensor) -> Tensor:
+        return packed if self.axis else packed.unsqueeze(1)
+
+    def scaled(self, logits: Tensor, bounded: bool) -> Tensor:
+        """For bounded z: in base 2, a row's largest at 0, so that powers can neither overflow nor all vanish."""
+        return (logits - logits.amax(self.axis, keepdim=True)).mul_(LOG2_E) if bounded else logits
+
+    def evaluate(self, scaled: Tensor, z: Tensor, lam: float, bounded: bool) -> Tensor:
+        if not bounded:
+            return self.softmax(torch.add(scaled, z, alpha=lam) if lam else scaled)
+        weights = torch.add(scaled, z, alpha=lam * LOG2_E).exp2_() if lam else torch.exp2(scaled)
+        return weights.div_(weights.sum(self.axis, keepdim=True))
+
+    def softmax(self, t: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():
+            return torch.softmax(t, self.axis)
+        weights = (t - t.amax(self.axis, keepdim=True)).mul_(LOG2_E).exp2_()
+        return weights.div_(weights.sum(self.axis, keepdim=True))
+
+    def move(self, z: Tensor, probs: Tensor, step: float) -> Tensor:
+        return torch.add(z, probs, alpha=step)
+
+    def at_sample(self, noise: Tensor, x: Tensor, lam: float) -> Tensor:
+        return torch.add(noise, x, alpha=lam)
+
+    def covariance(self, probs: Tensor, u: Tensor) -> Tensor:
+        product = probs * u
+        return product.addcmul_(probs, product.sum(self.axis, keepdim=True), value=-1)
+
+    def second_order(self, probs: Tensor, u: Tensor, x: Tensor, weight: float) -> Tensor:
+        away = x - probs
+        one_sample = (away * u).sum(self.axis, keepdim=True)
+        return torch.addcmul(self.covariance(probs, u).mul_(1 - weight / 2), away, one_sample, value=weight / 2)
+
+    def classwise(self, vector: Tensor, cotangent: Tensor) -> Tensor:
+        return vector * cotangent
+
+    def draw(self, probs: Tensor, ticket: Tensor) -> Tensor:
+        """One-hot rows [rows, num_classes] for `ticket`: uniform numbers [rows], or clocks [rows, num_classes].
+
+        The class is the first whose cumulated probability exceeds ticket * total: its own probability is not zero.
+        """
+        num_classes = probs.shape[self.axis]
+        if ticket.ndim == 2:
+            index = (probs / self.pack(ticket)).argmax(self.axis, keepdim=True)
+        elif not self.axis:
+            cumulated = probs.cumsum(0)
+            index = (cumulated <= ticket * cumulated[num_classes - 1]).sum(0).unsqueeze(-1)
+        elif num_classes > TWO_LEVELS:
+            index = draw_by_blocks(probs, ticket)
+        else:
+            cumulated = probs.cumsum(-1)
+            wanted = (ticket * cumulated[:, num_classes - 1]).unsqueeze(1)
+            index = torch.searchsorted(cumulated, wanted, right=True)
+        zeros = torch.zeros(ticket.shape[0], num_classes, dtype=probs.dtype, device=probs.device)
+        return zeros.scatter_(1, index.reshape(-1, 1).clamp_(max=num_classes - 1), 1.0)  # clamped: NaN rows, unchecked
+
+    def draw_noise(self, rows: Tensor, count: int | None, generator: Generator | None) -> Tensor:
+        """Standard normals [(count,) *batch, num_classes]; in memory as `pack` wants them."""
+        shape = rows.shape if count is None else (count, *rows.shape)
+        if self.axis:
+            return normal_like(rows, shape, generator)
+        return normal_like(rows, (shape[-1], *shape[:-1]), generator).movedim(0, -1)
+
+    def by_class(self, noise: Tensor, rows: Tensor, averaged: bool) -> Tensor:
+        return noise
+
+
+Layout = Pairs | Table
+
+
+@functools.lru_cache(maxsize=1024)
+def choose_layout(num_classes: int) -> Layout:
+    """Two classes: pairs. Few: transposed [num_classes, rows]. Many: [rows, num_classes], as they come."""
+    if num_classes == 2:
+        return Pairs()
+    return Table(0 if num_classes <= WIDEST_COLUMNS else -1)
+
+
+def draw_ticket(rows: Tensor, generator: Generator | None) -> Tensor:
+    """What `draw` needs: a uniform number in [0, 1) a row; away from the CPU, whose scans add in order, clocks."""
+    if rows.device.type != "cpu" and rows.shape[-1] != 2:
+        clocks = torch.empty_like(rows, memory_format=torch.contiguous_format).exponential_(generator=generator)
+        return clocks.clamp_min_(torch.finfo(rows.dtype).tiny)
+    dtype = torch.float64 if rows.shape[-1] > TWO_LEVELS else rows.dtype
+    return torch.rand(rows.shape[:-1], dtype=dtype, device=rows.device, generator=generator)
+
+
+def _interleave(first: Tensor, second: Tensor) -> Tensor:
+    """[rows, 2]. Through complex numbers: torch.stack takes four times as long for columns this thin."""
+    if torch.compiler.is_compiling():
+        return torch.stack((first, second), -1)
+    return torch.view_as_real(torch.complex(first, second))
