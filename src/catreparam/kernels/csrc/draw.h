@@ -16,13 +16,13 @@ INLINE vu high_product(vu a, vu b) {
 // Rows side by side. Probabilities as integers below 2^31, so that the sums are exact and every class keeps its share to 2^-31.
 INLINE vi draw_class(int n, const Weights& p, vu word) {
   const vf scale = p.inverse * 2147450880.0f;  // 2^31 (1 - 2^-16): room for the rounding of the sum
-  vi total = {};
-  for (int k = 0; k < n; ++k) total += to_int(p.weight[k] * scale);
-  const vi threshold = (vi)high_product(word, (vu)total);
-  vi cumulative = {}, index = {};
+  vu total = {}, cumulative = {};  // unsigned: rows that are invalid anyway may wrap around
+  for (int k = 0; k < n; ++k) total += (vu)to_int(p.weight[k] * scale);
+  const vi threshold = (vi)high_product(word, total);
+  vi index = {};
   for (int k = 0; k < n; ++k) {
-    cumulative += to_int(p.weight[k] * scale);
-    index -= cumulative <= threshold;  // true is -1
+    cumulative += (vu)to_int(p.weight[k] * scale);
+    index -= (vi)cumulative <= threshold;  // true is -1
   }
   return index > n - 1 ? splat(n - 1) : index;  // only rows that are invalid anyway
 }
