@@ -161,6 +161,11 @@ def test_baselines_that_would_bias_are_refused():
         expectation(lambda x: x[..., 0], GOOD, estimator=tempered, num_samples=2, baseline_weight=0.8)
 
 
+def test_masks_are_checked_for_any_class_axis():
+    with pytest.raises(ValueError, match="does not broadcast"):
+        expectation(lambda x: x[0], GOOD.t(), estimator="redge", dim=0, mask=torch.ones(2, 2, dtype=torch.bool))
+
+
 def test_generators_are_checked():
     with pytest.raises(TypeError, match=r"torch\.Generator or None, got int"):
         c.redge(GOOD, generator=0)

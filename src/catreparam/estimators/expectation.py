@@ -11,7 +11,7 @@ from catreparam.categorical import from_rows, to_rows
 from catreparam.estimators.baselines import BatchAxes, with_baselines
 from catreparam.estimators.joint import Objective, evaluate
 from catreparam.estimators.registry import ESTIMATORS, Estimator, takes_objective
-from catreparam.validation import check_choice, check_count, check_generator, check_logits, check_number
+from catreparam.validation import check_choice, check_count, check_generator, check_logits, check_mask, check_number
 
 # Estimators whose Jacobian has mean J(p), so that a leave-one-out baseline on the upstream gradient leaves the mean alone.
 _COVARIANCE_ESTIMATORS = ("reinmax", "lambda_reinmax", "exact_redge", "transport_redge")
@@ -52,6 +52,8 @@ def expectation(
     check_count("num_samples", num_samples)
     check_logits(logits, dim)
     check_generator(generator, logits.device)
+    if mask is not None:
+        check_mask(mask, logits)
     method = _resolve(estimator)
     if dim % logits.ndim != logits.ndim - 1:
         inner = objective
