@@ -35,6 +35,7 @@ EXPERIMENTS = {
 CONFIG_COMMANDS: dict[str, tuple[str, str]] = {
     "measure": ("catreparam.experiments.measure", "bias, variance, law and cost of estimators on an objective"),
     "tune": ("catreparam.experiments.tune", "the best estimator and hyperparameters for an objective"),
+    "bench": ("catreparam.experiments.bench", "speed of every path and every installed peer"),
 }
 
 CITATION = """\
@@ -84,7 +85,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _commands() -> dict[str, Callable[[list[str]], int]]:
-    commands = {"run": _run, "data": _data, "report": _report, "list": _list, "cite": _cite}
+    commands = {"run": _run, "data": _data, "report": _report, "list": _list, "cite": _cite, "doctor": _doctor}
     for name, (module, _) in CONFIG_COMMANDS.items():
         commands[name] = lambda words, name=name, module=module: _run_module(module, words, f"catreparam {name}")
     return commands
@@ -187,6 +188,14 @@ def _cite(words: list[str]) -> int:
     return 0
 
 
+def _doctor(words: list[str]) -> int:
+    _parser("doctor", "Say which path runs on which device and why, and what it depends on.").parse_args(words)
+    from catreparam.experiments.doctor import diagnose, to_text
+
+    print(to_text(diagnose()))
+    return 0
+
+
 def _print_datasets() -> None:
     from catreparam.data import DATASETS
 
@@ -207,7 +216,7 @@ def _print_help() -> None:
     lines = {"run": "train or optimise: an experiment, with any estimators", "data": "fetch a data set, or list them"}
     lines |= {name: line for name, (_, line) in CONFIG_COMMANDS.items()}
     lines |= {"report": "rebuild the report of a run folder", "list": "estimators, data sets, experiments"}
-    lines |= {"cite": "BibTeX of the method"}
+    lines |= {"doctor": "which path runs here and why", "cite": "BibTeX of the method"}
     for name, line in lines.items():
         print(f"  {name:<10}{line}")
     print(f"\n{EPILOG}")

@@ -1,4 +1,4 @@
-"""Which path a call takes: the compiled kernels where they apply, else the naive twin. Decided per call."""
+"""Which path a call takes: the compiled kernels where they apply, else the torch path, else the naive twin. Per call."""
 
 from __future__ import annotations
 
@@ -8,26 +8,33 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import Parameter
 
-from catreparam.kernels import compiled, library
+from catreparam.categorical import from_rows, to_rows
+from catreparam.kernels import compiled, fast, library
 from catreparam.kernels.chain import SOLVERS
 from catreparam.kernels.library import DTYPES, Setting
 from catreparam.validation import check_choice, check_generator, check_logits, check_mask
 
-ENVIRONMENT = "CATREPARAM_KERNELS"  # naive: never the compiled kernels; compiled: an error if they were not built
+ENVIRONMENT = "CATREPARAM_KERNELS"
+PATHS = ("compiled", "torch", "naive")  # in order of preference; the environment variable names the first to try
 
 
 def sample(
     logits: Tensor, mask: Tensor | None, dim: int, generator: Generator | None, method: str, **setting: object
 ) -> Tensor | None:
-    """The estimator's sample, in the layout of `logits`, from the compiled kernels; None where they do not apply.
+    """The estimator's sample, in the layout of `logits`, from the fastest path that applies; None for the naive twin.
 
     `setting` holds the fields of `library.Setting` (values checked by the caller, but for `solver`). Raises for bad
     logits, masks and generators what `catreparam.categorical.to_rows` raises.
     """
-    if not applies(logits):
+    path = choose_path(logits, method)
+    if path == "naive":
         return None
     if "solver" in setting:
         check_choice("solver", setting["solver"], SOLVERS)
+    chosen = Setting(method, **setting)  # type: ignore[arg-type]
+    if path == "torch":
+        rows = to_rows(logits, mask, dim, generator)
+        return from_rows(fast.sample(chosen, rows, generator=generator), logits, dim)
     check_logits(logits, dim)
     check_generator(generator, logits.device)
     rows = logits
@@ -36,8 +43,40 @@ def sample(
         rows = rows.masked_fill(~mask, -torch.inf)
     last = dim in (-1, rows.ndim - 1)
     rows = rows if last else rows.movedim(dim, -1)
-    x = compiled.sample(Setting(method, **setting), rows, generator=generator)  # type: ignore[arg-type]
+    x = compiled.sample(chosen, rows, generator=generator)
     return x if last else x.movedim(-1, dim)
+
+
+def choose_path(logits: Tensor, method: str) -> str:
+    """compiled | torch | naive, the path that a call with these logits takes.
+
+    The environment variable CATREPARAM_KERNELS names the fastest path to use. Raises ValueError if it names none,
+    RuntimeError if it asks for compiled kernels that were not built.
+    """
+    if wanted() == "naive":
+        return "naive"
+    if applies(logits):
+        return "compiled"
+    return "naive" if why_not_torch(logits, method) else "torch"
+
+
+def wanted() -> str:
+    """The value of CATREPARAM_KERNELS, empty if it is not set. Raises ValueError unless it is one of PATHS."""
+    value = os.environ.get(ENVIRONMENT, "")
+    return check_choice(ENVIRONMENT, value, PATHS) if value else ""
+
+
+def why_not_torch(logits: Tensor, method: str) -> str:
+    """Why the torch path does not take a call; empty if it does."""
+    if method not in fast.METHODS:
+        return f"{method} has no torch path"
+    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim == 0:
+        return "no floating tensor with a class axis"
+    if logits.layout != torch.strided or (type(logits) not in (Tensor, Parameter) and not compiled.is_traced()):
+        return f"a {type(logits).__name__} of layout {logits.layout} is no plain tensor"
+    if _forward_mode():
+        return "forward-mode derivatives, and transforms inside torch.compile, take the naive path"
+    return ""
 
 
 def applies(logits: Tensor) -> bool:
@@ -50,11 +89,10 @@ def why_not(logits: Tensor) -> str:
 
     Raises RuntimeError if the environment asks for them and they were not built.
     """
-    wanted = os.environ.get(ENVIRONMENT, "")
-    if wanted == "naive":
-        return f"{ENVIRONMENT}=naive"
+    if wanted() in ("naive", "torch"):
+        return f"{ENVIRONMENT}={wanted()}"
     if not library.BUILT:
-        if wanted == "compiled":
+        if wanted() == "compiled":
             raise RuntimeError(f"{ENVIRONMENT}=compiled, but the kernels were not built; install with a C++ compiler")
         return "the kernels were not built"
     if type(logits) not in (Tensor, Parameter) and not compiled.is_traced():
@@ -62,7 +100,7 @@ def why_not(logits: Tensor) -> str:
     if logits.device.type != "cpu" or logits.layout != torch.strided:
         return f"{logits.layout} on {logits.device.type}"
     if logits.dtype not in DTYPES:
-        return f"{logits.dtype} takes the naive path"
+        return f"{logits.dtype} takes the torch path"
     if _forward_mode():
         return "forward-mode derivatives, and transforms inside torch.compile, take the naive path"
     return ""

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 def normal_like(like: Tensor, shape: tuple[int, ...], generator: Generator | None) -> Tensor:
     """Standard normals in the dtype and on the device of `like`."""
-    return torch.randn(shape, dtype=like.dtype, device=like.device, generator=generator)
+    return like.new_empty(shape).normal_(generator=generator)  # torch.randn takes no generator and symbolic sizes
 
 
 def draw_by_blocks(probs: Tensor, ticket: Tensor) -> Tensor:

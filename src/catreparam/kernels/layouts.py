@@ -218,7 +218,7 @@ def draw_ticket(rows: Tensor, generator: Generator | None) -> Tensor:
         clocks = torch.empty_like(rows, memory_format=torch.contiguous_format).exponential_(generator=generator)
         return clocks.clamp_min_(torch.finfo(rows.dtype).tiny)
     dtype = torch.float64 if rows.shape[-1] > TWO_LEVELS else rows.dtype
-    return torch.rand(rows.shape[:-1], dtype=dtype, device=rows.device, generator=generator)
+    return rows.new_empty(rows.shape[:-1], dtype=dtype).uniform_(generator=generator)
 
 
 def _interleave(first: Tensor, second: Tensor) -> Tensor:

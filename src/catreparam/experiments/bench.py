@@ -1,0 +1,194 @@
+"""Time the samplers: every path of ours and every installed peer, interleaved in one run, forward and forward + backward.
+
+Seven shapes, then cost against rows, classes and steps. A path whose gradient differs from the naive twin's is not timed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import torch
+
+from catreparam.experiments.bench_samplers import (
+    GUMBEL,
+    NUM_STEPS,
+    PEER,
+    TOLERANCE,
+    Sampler,
+    find_samplers,
+    parity_error,
+)
+from catreparam.experiments.machine import describe_machine
+from catreparam.experiments.measure import options
+from catreparam.experiments.progress import Progress, show_progress
+from catreparam.report import Column, Curve, Plot, Report, Table, write_atomically, write_report
+from catreparam.validation import check_count
+
+SHAPES = ("200x48x2", "100x30x10", "256x128x2", "64x100", "1x576x16384", "1024x32x32", "64x81x9")
+LARGE = 2_000_000  # elements: a sixth of the rounds above
+WARM_UP = 2
+
+COLUMNS = (
+    Column("sampler", "sampler"),
+    Column("forward", "forward, ms", ".3f", "forward_spread"),
+    Column("both", "forward + backward, ms", ".3f", "both_spread"),
+    Column("against_peer", "× redge package", ".1f"),
+    Column("against_gumbel", "× gumbel_softmax", ".1f"),
+)
+NOTE = (
+    f"Medians; ± is half the distance between the quartiles. {NUM_STEPS} evaluations (n_steps = {NUM_STEPS + 1} of the "
+    "redge package), t1 = .5. ×: how many times faster, forward + backward, than the redge package and than "
+    "torch.nn.functional.gumbel_softmax(hard=True) in this run (– : not installed)."
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to time."""
+
+    shapes: tuple[str, ...] = SHAPES
+    """Shapes of logits as 100x30x10, classes last."""
+    rounds: int = 40
+    """Timings of every sampler and shape; a sixth of it for large shapes and for the curves."""
+    curves: bool = True
+    """Cost against rows, classes (2 to 100,000) and steps (1 to 32)."""
+    quick: bool = False
+    """Under a minute: small shapes, few rounds, short curves."""
+    folder: Path | None = None
+    """Where to write bench.json, table.md, table.csv, table.jsonl and report.html; nothing is written if not given."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Logits of this shape, sampled with this many steps; `x` is its place on a curve."""
+
+    shape: tuple[int, ...]
+    num_steps: int = NUM_STEPS
+    x: int = 0
+
+
+def run(config: Config) -> Report:
+    """Times everything. Raises ValueError or TypeError for a bad config."""
+    check_count("rounds", config.rounds, minimum=2)
+    shapes = {name: parse_shape(name) for name in config.shapes}
+    rounds = config.rounds
+    if config.quick:
+        shapes = {name: shape for name, shape in shapes.items() if _elements(shape) < LARGE / 4}
+        rounds = min(rounds, 7)
+    samplers, missing = find_samplers()
+    red = {sampler.label: error for sampler in samplers if not (error := parity_error(sampler)) < TOLERANCE}
+    samplers = [sampler for sampler in samplers if sampler.label not in red]
+    curves = _curves(config.quick) if config.curves else {}
+    chosen = [s for s in samplers if s.name in (GUMBEL, PEER, "redge", "exact_redge")]
+    rows: list[dict[str, Any]] = []
+    plots: list[Plot] = []
+    with show_progress() as progress:
+        progress.start("shapes", total=max(len(shapes), 1))
+        for name, shape in shapes.items():
+            rows += _compare(name, measure(Case(shape), samplers, rounds))
+            progress.advance("shapes", name)
+        for title, cases in curves.items():
+            plots.append(_plot(title, cases, chosen, max(rounds // 6, 3), progress))
+    report = Report(
+        title="Speed of the samplers",
+        summary=f"{len(samplers)} samplers in turn, {rounds} rounds.",
+        table=Table(COLUMNS, rows, NOTE, group="shape"),
+        plots=plots,
+        facts={"machine": describe_machine(), "load": _load(), "missing": ", ".join(missing) or "nothing"},
+        command="catreparam bench " + options(asdict(config), asdict(Config())),
+        warning=f"NOT TIMED, gradients differ from the naive twin's: {red}" if red else "",
+        location=str(config.folder / "report.html") if config.folder else "",
+    )
+    if config.folder:
+        write_report(report, config.folder)
+        content = {"facts": dict(report.facts), "red": red, "rows": rows, "plots": [asdict(plot) for plot in plots]}
+        write_atomically(config.folder / "bench.json", json.dumps(content, indent=1) + "\n")
+    return report
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """100x30x10 as a tuple. Raises ValueError unless it is positive numbers."""
+    words = text.split("x")
+    if not all(word.isdigit() and int(word) > 0 for word in words):
+        raise ValueError(f"a shape is positive numbers like 100x30x10, got {text!r}")
+    return tuple(int(word) for word in words)
+
+
+def measure(case: Case, samplers: Sequence[Sampler], rounds: int) -> dict[str, dict[str, float]]:
+    """Milliseconds for every sampler: medians of forward and both, and half their interquartile ranges."""
+    rounds = max(rounds // 6, 3) if _elements(case.shape) >= LARGE else rounds
+    logits = torch.randn(case.shape).requires_grad_()
+    upstream = torch.randn(case.shape)
+    times: dict[str, tuple[list[float], list[float]]] = {sampler.label: ([], []) for sampler in samplers}
+    for turn in range(rounds + WARM_UP):
+        for sampler in samplers:
+            started = time.perf_counter()
+            x = sampler(logits, case.num_steps)
+            drawn = time.perf_counter()
+            x.backward(upstream)
+            done = time.perf_counter()
+            logits.grad = None
+            if turn >= WARM_UP:
+                times[sampler.label][0].append(1e3 * (drawn - started))
+                times[sampler.label][1].append(1e3 * (done - started))
+    results = {}
+    for label, (forward, both) in times.items():
+        (low, middle, high), (low_both, middle_both, high_both) = quantiles(forward, n=4), quantiles(both, n=4)
+        results[label] = {"forward": middle, "forward_spread": (high - low) / 2}
+        results[label] |= {"both": middle_both, "both_spread": (high_both - low_both) / 2}
+    return results
+
+
+def _compare(name: str, results: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    rows = []
+    for label, result in sorted(results.items(), key=lambda item: item[1]["both"]):
+        peers = {"against_peer": PEER, "against_gumbel": GUMBEL}
+        faster = {key: results[peer]["both"] / result["both"] for key, peer in peers.items() if peer in results}
+        rows.append({"shape": name, "sampler": label, **result, **faster})
+    return rows
+
+
+def _curves(quick: bool) -> dict[str, list[Case]]:
+    rows = (100, 1_000, 10_000) if quick else (100, 1_000, 10_000, 100_000, 1_000_000)
+    classes = (2, 10, 100, 1_000) if quick else (2, 3, 10, 32, 100, 1_000, 10_000, 100_000)
+    steps = (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32)
+    size = 20_000 if quick else 200_000
+    return {
+        "rows of 10 classes": [Case((count, 10), x=count) for count in rows],
+        f"classes, {size:,} logits in all": [Case((max(size // count, 1), count), x=count) for count in classes],
+        "denoiser evaluations, 3,000 rows of 10 classes": [Case((3_000, 10), count, x=count) for count in steps],
+    }
+
+
+def _plot(title: str, cases: list[Case], samplers: Sequence[Sampler], rounds: int, progress: Progress) -> Plot:
+    results = []
+    progress.start(title, total=len(cases))
+    for case in cases:
+        results.append(measure(case, samplers, rounds))
+        progress.advance(title, str(case.x))
+    curves = [
+        Curve(
+            sampler.label,
+            [case.x for case in cases],
+            [result[sampler.label]["both"] for result in results],
+            [min(result[sampler.label]["both_spread"], 0.9 * result[sampler.label]["both"]) for result in results],
+        )
+        for sampler in samplers
+    ]
+    note = "Medians; bands are half the distance between the quartiles to either side."
+    return Plot(f"Cost against {title}", title.split(",")[0], "forward + backward, ms", curves, note, True, True)
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"

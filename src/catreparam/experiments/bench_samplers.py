@@ -1,0 +1,142 @@
+"""The samplers that `catreparam bench` times: ours on every path, whatever peers are installed, and their parity check."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import OneHotCategoricalStraightThrough
+
+from catreparam.estimators import ESTIMATORS
+from catreparam.kernels import compiled, dispatch, fast, library
+from catreparam.kernels.library import Setting
+from catreparam.kernels.twins import naive_surrogate, needs_noise, needs_sample
+from catreparam.noise_schedule import make_schedule
+
+NUM_STEPS, T1 = 4, 0.5
+PEER, GUMBEL = "redge package", "torch gumbel_softmax"
+TOLERANCE = 1e-4  # of a float32 gradient against the naive twin in float64
+
+# name -> estimator and its hyperparameters
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "redge": ("redge", {"num_steps": NUM_STEPS, "t1": T1}),
+    "exact_redge": ("exact_redge", {"num_steps": NUM_STEPS, "t1": T1}),
+    "exact_redge, 4 noises": ("exact_redge", {"num_steps": NUM_STEPS, "t1": T1, "num_noises": 4}),
+    "reinmax": ("reinmax", {}),
+    "straight_through": ("straight_through", {}),
+    "gumbel_softmax": ("gumbel_softmax", {}),
+}
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """`draw(logits, num_steps)` returns a sample with a gradient; `path` is the path of ours that it takes, if any."""
+
+    name: str
+    draw: Callable[[Tensor, int], Tensor]
+    path: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({self.path})" if self.path else self.name
+
+    def __call__(self, logits: Tensor, num_steps: int = NUM_STEPS) -> Tensor:
+        with use_path(self.path):
+            return self.draw(logits, num_steps)
+
+
+@contextmanager
+def use_path(path: str) -> Iterator[None]:
+    """CATREPARAM_KERNELS set to `path` and set back; nothing for an empty one."""
+    before = os.environ.get(dispatch.ENVIRONMENT)
+    if path:
+        os.environ[dispatch.ENVIRONMENT] = path
+    try:
+        yield
+    finally:
+        if path:
+            os.environ.pop(dispatch.ENVIRONMENT)
+        if path and before is not None:
+            os.environ[dispatch.ENVIRONMENT] = before
+
+
+def find_samplers() -> tuple[list[Sampler], list[str]]:
+    """All samplers that can be timed here, and the names of what is missing."""
+    missing: list[str] = []
+    samplers = [
+        Sampler(GUMBEL, lambda logits, _: torch.nn.functional.gumbel_softmax(logits, hard=True)),
+        Sampler("torch OneHotCategoricalStraightThrough", _torch_straight_through),
+    ]
+    if (redge := _optional("redge", missing)) is not None:  # its n_steps counts grid points
+        samplers.append(Sampler(PEER, lambda logits, steps: redge.redge(logits, n_steps=steps + 1, t_1=T1)))
+    if (reinmax := _optional("reinmax", missing)) is not None:
+        samplers.append(Sampler("reinmax package", lambda logits, _: reinmax.reinmax(logits, 1.0)[0]))
+    paths = [path for path in dispatch.PATHS if path != "compiled" or library.BUILT]
+    if not library.BUILT:
+        missing.append("compiled kernels")
+    for name, (method, options) in OURS.items():
+        for path in paths:
+            if path == "naive" or path == "compiled" or method in fast.METHODS:
+                samplers.append(Sampler(name, _ours(method, options), path))
+    return samplers, missing
+
+
+def parity_error(sampler: Sampler) -> float:
+    """The largest difference of a gradient from the naive twin's, noise and sample given. 0 for the twin and for peers."""
+    if sampler.path not in ("torch", "compiled"):
+        return 0.0
+    setting = _setting(*OURS[sampler.name])
+    return max(_difference(setting, sampler.path, num_classes) for num_classes in (2, 9, 32, 100, 600))
+
+
+def _difference(setting: Setting, path: str, num_classes: int) -> float:
+    generator = torch.Generator().manual_seed(num_classes)
+    logits, upstream = torch.randn(2, 40, num_classes, generator=generator)
+    noises = torch.randn(setting.num_noises, 40, num_classes, generator=generator)
+    noise = noises if setting.method == "exact_redge" else noises[0]
+    index = torch.randint(num_classes, (40,), generator=generator)
+    x = torch.nn.functional.one_hot(index, num_classes).float()
+    given_noise, given_x = noise if needs_noise(setting) else None, x if needs_sample(setting) else None
+    exact = logits.double().requires_grad_()
+    doubled = (None if given is None else given.double() for given in (given_noise, given_x))
+    (wanted,) = torch.autograd.grad(naive_surrogate(setting, exact, *doubled), exact, upstream.double())
+    leaf = logits.requires_grad_()
+    if path == "torch":
+        value = fast.surrogate(setting, leaf, noise=given_noise, x=given_x)
+    else:
+        value = compiled.sample(setting, leaf, noise=noise, x=x)
+    (found,) = torch.autograd.grad(value, leaf, upstream)
+    return float((found - wanted).abs().max())
+
+
+def _setting(method: str, options: dict[str, Any]) -> Setting:
+    options = dict(options)
+    num_steps, t1 = options.pop("num_steps", 0), options.pop("t1", 0.0)
+    if num_steps:
+        options["lambdas"] = make_schedule("alpha", num_steps, t1).lambdas
+    return Setting(method, **options)
+
+
+def _ours(method: str, options: dict[str, Any]) -> Callable[[Tensor, int], Tensor]:
+    function = ESTIMATORS[method]
+    if "num_steps" not in options:
+        return lambda logits, _: function(logits, **options)
+    return lambda logits, num_steps: function(logits, **{**options, "num_steps": num_steps})
+
+
+def _torch_straight_through(logits: Tensor, _: int) -> Tensor:
+    return OneHotCategoricalStraightThrough(logits=logits, validate_args=False).rsample()
+
+
+def _optional(name: str, missing: list[str]) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        missing.append(f"the package {name}")
+        return None

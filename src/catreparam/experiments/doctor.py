@@ -1,0 +1,130 @@
+"""What this installation can do here: which path runs on which device and why, processor, compiler, versions, caches."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from catreparam.experiments.machine import describe_machine
+from catreparam.kernels import dispatch, fast, library
+
+Finding = tuple[str, str]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+PACKAGES = ("numpy", "tyro", "rich", "safetensors", "matplotlib", "scikit-learn", "mlxtend", "platformdirs", "filelock")
+PEERS = ("redge", "reinmax")
+COMPILERS = ("c++", "g++", "clang++")
+VARIABLES = ("CATREPARAM_KERNELS", "CATREPARAM_VALIDATION", "CATREPARAM_DATA", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+
+
+def diagnose() -> dict[str, list[Finding]]:
+    """Headings and, under each, what was found as (name, text). Never raises for a bad setting: it says so."""
+    return {
+        "Paths": list(_paths()),
+        "Machine": list(_machine()),
+        "Compiled kernels": list(_kernels()),
+        "Settings": [(name, os.environ.get(name, "not set")) for name in VARIABLES],
+        "Packages": [(name, _version(name)) for name in ("catreparam", "torch", "jaxtyping", *PACKAGES, *PEERS)],
+        "Folders": list(_folders()),
+    }
+
+
+def to_text(findings: dict[str, list[Finding]]) -> str:
+    """Aligned lines under their headings."""
+    width = max(len(name) for section in findings.values() for name, _ in section) + 2
+    lines: list[str] = []
+    for heading, section in findings.items():
+        lines += [heading, *(f"  {name:<{width}}{text}".rstrip() for name, text in section), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _paths() -> Iterator[Finding]:
+    for device in _devices():
+        for dtype in DTYPES:
+            name = f"{device} {str(dtype).removeprefix('torch.')}"
+            yield name, _path("redge", device, dtype)
+    without = [method for method in library.METHODS if method not in fast.METHODS]
+    for method in without:
+        yield f"cpu float32, {method}", _path(method, "cpu", torch.float32)
+    yield "all other estimators", "naive: plain torch operations"
+
+
+def _path(method: str, device: str, dtype: torch.dtype) -> str:
+    """The path of a call and why the faster ones do not take it."""
+    try:
+        logits = torch.zeros(1, 3, dtype=dtype, device=device)
+        path = dispatch.choose_path(logits, method)
+        reasons = []
+        if path != "compiled":
+            reasons.append(f"not compiled: {dispatch.why_not(logits)}")
+        if path == "naive" and dispatch.wanted() != "naive":
+            reasons.append(f"not torch: {dispatch.why_not_torch(logits, method)}")
+    except (RuntimeError, ValueError, TypeError) as error:
+        return f"ERROR: {str(error).splitlines()[0]}"
+    detail = "; ".join(reasons) or library.instruction_set()
+    return f"{path} ({detail})"
+
+
+def _devices() -> list[str]:
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices.append("cuda")
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return devices
+
+
+def _machine() -> Iterator[Finding]:
+    yield "processor", describe_machine()
+    yield "torch's instructions", torch.backends.cpu.get_cpu_capability().lower()
+    yield "threads", f"{torch.get_num_threads()} within an operation, {torch.get_num_interop_threads()} between"
+    if torch.cuda.is_available():
+        yield "cuda", f"{torch.cuda.get_device_name()} (CUDA {torch.version.cuda})"
+    else:
+        yield (
+            "cuda",
+            "none" if torch.version.cuda is None else f"no device (torch is built for CUDA {torch.version.cuda})",
+        )
+
+
+def _kernels() -> Iterator[Finding]:
+    if library.BUILT:
+        yield "built", f"yes, version {library.VERSION}"
+        yield "instructions", library.instruction_set()
+    else:
+        yield "built", "no: the torch path is used; with a C++ compiler, install again from source"
+    yield "compiler here", _compiler() or "none found; set CXX, or install g++ or clang++"
+
+
+def _compiler() -> str:
+    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else list(COMPILERS)
+    for candidate in candidates:
+        words = shlex.split(candidate)
+        found = shutil.which(words[0]) if words else None
+        if found:
+            return found
+    return ""
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _folders() -> Iterator[Finding]:
+    yield "package", str(Path(library.__file__).parent.parent)
+    try:
+        from catreparam.data.cache import cache_folder
+
+        folder = cache_folder()
+        yield "data", f"{folder}{'' if folder.is_dir() else ' (not made yet)'}"
+    except ModuleNotFoundError as error:
+        yield "data", f"unknown: needs the package {error.name}, or CATREPARAM_DATA"
