@@ -202,6 +202,21 @@ def test_compile_takes_it_in_one_graph(method, num_classes):
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("num_classes", [2, 5, 40])
+@pytest.mark.parametrize("hard", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_sample_may_be_changed_in_place_before_backward(method, hard, num_classes):
+    setting = setting_of(method, hard=hard or method in ("straight_through", "reinmax", "lambda_reinmax", "reindge"))
+    logits, _, _, upstream = given(setting, 6, num_classes)
+    gradients = []
+    for factor in (1.0, 0.0):
+        x = fast.sample(setting, logits, generator=seeded())
+        x.mul_(0.5).add_(factor)
+        gradients += torch.autograd.grad((x * upstream).sum(), logits)
+    assert torch.equal(*gradients)
+    assert bool((gradients[0] != 0).any())
+
+
 @pytest.mark.parametrize("num_classes", [2, 9, 40, 600])
 def test_a_class_of_probability_zero_is_never_drawn_even_at_the_ends(num_classes):
     allowed = num_classes // 2

@@ -1,6 +1,7 @@
 """The pure-torch fast path, for any device: draws, values and gradients of the estimators, attached to autograd.
 
-`sample` draws, `surrogate` takes noise and sample as given. Both save the logits and the noise, never the chain.
+`sample` draws, `surrogate` takes noise and sample as given. Both save the logits, the noise and, where the method needs it,
+the hard sample; the chain is run again in backward, unless it is so small that keeping it costs nothing.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ class _Sample(torch.autograd.Function):
     ) -> Tensor:
         parts = _parts(rows.detach(), noise, setting, drawn)
         value = _value(parts, rows, x, ticket)
-        ctx.save_for_backward(rows, noise, value if x is None and needs_sample(setting) else x)
+        # A copy, so that the caller may change the sample in place; as truth values it is a quarter of the size.
+        ctx.save_for_backward(rows, noise, value.bool() if x is None and needs_sample(setting) else x)
         ctx.setting, ctx.drawn = setting, drawn
         ctx.parts = parts if isinstance(parts, list) else None
         return value
@@ -92,6 +94,7 @@ class _Sample(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         rows, noise, x = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True
+            x = None if x is None else x.to(rows.dtype)
             gradient = _Gradient.apply(rows, noise, x, upstream, ctx.setting, ctx.drawn)
         else:
             parts = ctx.parts if ctx.parts is not None else _parts(rows.detach(), noise, ctx.setting, ctx.drawn)
@@ -226,7 +229,9 @@ def _value(parts: Iterable[_Part], rows: Tensor, x: Tensor | None, ticket: Tenso
             results.append(layout.draw(method.law(), ticket if place is None else ticket[place]))
         else:
             results.append(layout.unpack(method.value(_pack_sample(layout, rows, x, place))))
-    return (results[0] if len(results) == 1 else torch.cat(results)).reshape(rows.shape)
+    whole = results[0] if len(results) == 1 else torch.cat(results)
+    # Not reshape: autograd forbids changing a view made inside a custom function in place.
+    return torch.ops.aten._unsafe_view(whole, rows.shape)
 
 
 def _gradient(parts: Iterable[_Part], rows: Tensor, x: Tensor | None, upstream: Tensor) -> Tensor:
@@ -248,7 +253,7 @@ def _pack_sample(layout: Layout, rows: Tensor, x: Tensor | None, place: slice | 
     if x is None:
         return None
     x = x.reshape(-1, rows.shape[-1])
-    return layout.pack_sample(x if place is None else x[place])
+    return layout.pack_sample((x if place is None else x[place]).to(rows.dtype))
 
 
 def _traced(

@@ -128,10 +128,10 @@ class Table:
         return self.pack(x)
 
     def unpack(self, probs: Tensor) -> Tensor:
-        return probs if self.axis else probs.t().contiguous()
+        return probs.clone() if self.axis else probs.t().contiguous()  # a copy: probs may be kept for backward
 
     def unpack_gradient(self, gradient: Tensor) -> Tensor:
-        return self.unpack(gradient)
+        return gradient if self.axis else gradient.t().contiguous()
 
     def repeat(self, packed: Tensor) -> Tensor:
         return packed if self.axis else packed.unsqueeze(1)
