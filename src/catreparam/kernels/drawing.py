@@ -8,9 +8,11 @@ import torch
 from torch import Generator, Tensor
 
 
-def normal_like(like: Tensor, shape: tuple[int, ...], generator: Generator | None) -> Tensor:
-    """Standard normals in the dtype and on the device of `like`."""
-    return like.new_empty(shape).normal_(generator=generator)  # torch.randn takes no generator and symbolic sizes
+def normal_like(like: Tensor, shape: tuple[int, ...], generator: Generator | None, scale: float = 1.0) -> Tensor:
+    """Normals of standard deviation `scale`, in the dtype and on the device of `like`."""
+    return like.new_empty(shape).normal_(
+        0.0, scale, generator=generator
+    )  # torch.randn takes no generator and symbolic sizes
 
 
 def draw_by_blocks(probs: Tensor, ticket: Tensor) -> Tensor:

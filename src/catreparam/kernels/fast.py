@@ -36,9 +36,9 @@ def sample(setting: Setting, rows: Tensor, *, generator: Generator | None = None
     layout = choose_layout(rows.shape[-1])
     if needs_noise(setting):
         count = (setting.num_noises + 1) // 2 if setting.num_noises > 1 else None
-        noise = layout.draw_noise(rows.detach(), count, generator)
+        noise = layout.draw_noise(rows, count, generator)
     if setting.hard:
-        ticket = draw_ticket(rows.detach(), generator)
+        ticket = draw_ticket(rows, generator)
     elif needs_sample(setting):
         x = sample(Setting("straight_through"), rows.detach(), generator=generator)
     return _attach(rows, noise, x, ticket, setting, True)
@@ -82,7 +82,7 @@ class _Sample(torch.autograd.Function):
         setting: Setting,
         drawn: bool,
     ) -> Tensor:
-        parts = _parts(rows.detach(), noise, setting, drawn)
+        parts = _parts(rows, noise, setting, drawn)
         value = _value(parts, rows, x, ticket)
         # A copy, so that the caller may change the sample in place; as truth values it is a quarter of the size.
         ctx.save_for_backward(rows, noise, value.bool() if x is None and needs_sample(setting) else x)
@@ -97,7 +97,7 @@ class _Sample(torch.autograd.Function):
             x = None if x is None else x.to(rows.dtype)
             gradient = _Gradient.apply(rows, noise, x, upstream, ctx.setting, ctx.drawn)
         else:
-            parts = ctx.parts if ctx.parts is not None else _parts(rows.detach(), noise, ctx.setting, ctx.drawn)
+            parts = ctx.parts if ctx.parts is not None else _parts(rows, noise, ctx.setting, ctx.drawn)
             gradient = _gradient(parts, rows, x, upstream)
         return gradient, None, None, None, None, None
 

@@ -95,7 +95,7 @@ class Pairs:
     def draw_noise(self, rows: Tensor, count: int | None, generator: Generator | None) -> Tensor:
         """Differences of standard normals, of variance 2: [(count,) *batch]."""
         shape = rows.shape[:-1] if count is None else (count, *rows.shape[:-1])
-        return normal_like(rows, shape, generator).mul_(math.sqrt(2))
+        return normal_like(rows, shape, generator, math.sqrt(2))
 
     def by_class(self, noise: Tensor, rows: Tensor, averaged: bool) -> Tensor:
         """Noise [(noises,) *batch, 2] that acts as `noise` does."""
