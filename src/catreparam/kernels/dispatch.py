@@ -113,5 +113,6 @@ def _forward_mode() -> bool:
         return False
     if torch.compiler.is_compiling():
         return True
-    stack = torch._C._functorch.get_interpreter_stack() or []
-    return any(level.key() == torch._C._functorch.TransformType.Jvp for level in stack)
+    functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    stack = functorch.get_interpreter_stack() or []
+    return any(level.key() == functorch.TransformType.Jvp for level in stack)

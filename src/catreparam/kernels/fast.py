@@ -242,7 +242,7 @@ def _gradient(parts: Iterable[_Part], rows: Tensor, x: Tensor | None, upstream: 
         given = layout.pack(flat if place is None else flat[place])
         result = layout.unpack_gradient(method.gradient(given, _pack_sample(layout, rows, x, place)))
         if place is None:
-            return result.reshape(rows.shape)
+            return result.contiguous().reshape(rows.shape)
         out = torch.empty_like(flat, memory_format=torch.contiguous_format) if out is None else out
         out[place] = result
     assert out is not None

@@ -131,7 +131,8 @@ class Table:
         return probs.clone() if self.axis else probs.t().contiguous()  # a copy: probs may be kept for backward
 
     def unpack_gradient(self, gradient: Tensor) -> Tensor:
-        return gradient if self.axis else gradient.t().contiguous()
+        """[rows, num_classes], perhaps a transposed view."""
+        return gradient if self.axis else gradient.t()
 
     def repeat(self, packed: Tensor) -> Tensor:
         return packed if self.axis else packed.unsqueeze(1)
