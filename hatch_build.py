@@ -20,7 +20,8 @@ LIBRARY = KERNELS / "_compiled.so"
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wno-psabi"]
 # Fused multiply-adds and no errno: neither changes what the processor does for anyone else. Never -ffast-math, which
 # breaks NaN and -inf and, when linked, flushes denormals in the whole process.
-MATHS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
+# The loops are vectors already; what the compiler would make of the few scalar ones is slower.
+MATHS = ["-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-tree-vectorize"]
 INSTRUCTION_SETS = {
     "generic": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],

@@ -6,7 +6,7 @@ sources=$root/src/catreparam/kernels/csrc
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 compiler=${CXX:-c++}
-flags="-std=c++17 -O1 -g -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi -pthread
+flags="-std=c++17 -O1 -g -ffp-contract=fast -fno-math-errno -fno-trapping-math -Wno-psabi -fno-tree-vectorize -pthread
   -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
 generic=
 avx2="-mavx2 -mfma -mf16c"

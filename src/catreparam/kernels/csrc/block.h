@@ -83,7 +83,7 @@ struct Block {
 
   void write_hot(vi hot) {
     write_zeros(call.out, call.dtype, row * classes, (int64_t)valid * classes);
-    for (int r = 0; r < valid; ++r) write_one_hot(call.out, call.dtype, (row + r) * classes, classes, hot[r]);
+    for (int r = 0; r < valid; ++r) write_one(call.out, call.dtype, (row + r) * classes + hot[r]);
   }
 
   // Logits, their maximum taken off and in units of log 2 unless `raw`. Notes NaN, +inf and rows that allow nothing.

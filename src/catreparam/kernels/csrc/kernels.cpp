@@ -20,12 +20,13 @@ int32_t for_pairs(const Call& call, int64_t begin, int64_t end, void* scratch, P
     for (int part = 0; part < 16; part += W) {
       p.counter_row = block / 2 + part;
       if (Words) p.zero = p.words(0);
-      for (p.vector = 0; p.vector < 2; ++p.vector) {
-        p.row = block + 16 * p.vector + part;
-        if (p.row >= end) break;
-        p.valid = (int)(end - p.row < W ? end - p.row : W);
-        pass(p);
+      for (int v = 0; v < 2; ++v) {
+        p.row[v] = block + 16 * v + part;
+        const int64_t left = end - p.row[v];
+        p.valid[v] = (int)(left < 0 ? 0 : left < W ? left : W);
+        if (left <= 0) p.row[v] = begin;  // nothing is read or written, but addresses stay inside
       }
+      if (p.valid[0] > 0) pass(p);
     }
   }
   return p.flags;
@@ -74,8 +75,8 @@ void replay(const Call& call, int64_t begin, int64_t end, void* scratch) {
   if (in_pairs(call)) {
     for_pairs<true>(call, begin, end, scratch, [noises](Pairs& p) {
       for (int i = 0; i < noises; ++i) {
-        const vf half = 0.5f * (p.call.method == kGumbelSoftmax ? logistic(p.zero.w[2 + p.vector]) : p.normal_difference(i));
-        p.write(-half, half, p.call.out, kFloat32, i * p.call.rows + p.row);
+        const Two half = 0.5f * (p.call.method == kGumbelSoftmax ? p.logistic_difference() : p.normal_difference(i));
+        p.write(-half, half, p.call.out, kFloat32, i * p.call.rows);
       }
     });
     return;

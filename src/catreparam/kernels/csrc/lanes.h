@@ -25,6 +25,7 @@ constexpr int W = 4;
 typedef float vf __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
 typedef uint32_t vu __attribute__((vector_size(4 * W)));
+typedef uint16_t vh __attribute__((vector_size(2 * W)));
 typedef uint64_t vw __attribute__((vector_size(4 * W)));  // W / 2 wide lanes
 typedef float vf_unaligned __attribute__((vector_size(4 * W), aligned(4), may_alias));
 
@@ -90,17 +91,17 @@ INLINE float top_of_lanes(vf a) {
   return part[0];
 }
 
-// 2^y to 1e-7 relative; below 2^-126 (and at -inf) exactly 0: no denormals arise. Above 2^127 it is large, perhaps inf.
+// 2^y to 1e-7 relative; below 2^-126 (and at -inf) exactly 0: no denormals arise. Above 2^127 it is 2^127.
 INLINE vf exp2_lanes(vf y) {
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
-  const vf r = (vf)_mm512_reduce_ps((__m512)y, 0x08);  // y - round(y)
-  const vf whole = y - r;
+  const __mmask16 normal = _mm512_cmp_ps_mask((__m512)y, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
+  const vf kept = (vf)_mm512_min_ps(_mm512_set1_ps(127.0f), (__m512)y);  // NaN stays NaN
 #else
   const vf kept = maximum(y > 127.0f ? splat(127.0f) : y, splat(-127.0f));
+#endif
   const vf magic = splat(12582912.0f);  // adding it rounds to the nearest integer, found in the low bits
   const vf shifted = kept + magic;
   const vf r = kept - (shifted - magic);
-#endif
   vf p = splat(0.00132764720658267f);
   p = p * r + 0.0096755414528071f;
   p = p * r + 0.05550713274297855f;
@@ -108,8 +109,7 @@ INLINE vf exp2_lanes(vf y) {
   p = p * r + 0.6931469670636293f;
   p = p * r + 1.0000000716551207f;
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
-  const __mmask16 normal = _mm512_cmp_ps_mask((__m512)y, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);  // NaN stays NaN
-  return (vf)_mm512_maskz_scalef_ps(normal, (__m512)p, (__m512)whole);
+  return (vf)_mm512_maskz_add_epi32(normal, (__m512i)p, (__m512i)(bits(shifted) << 23));
 #else
   const vf scaled = (vf)((vi)p + (bits(shifted) << 23));
   return y < -126.0f ? splat(0.0f) : scaled;

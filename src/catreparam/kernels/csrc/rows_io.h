@@ -43,11 +43,11 @@ INLINE uint16_t float_to_half(float a) {  // to nearest, ties to even
   return (uint16_t)(sign | ((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13));
 }
 
-INLINE uint16_t float_to_bfloat(float a) {
-  uint32_t as_bits;
-  std::memcpy(&as_bits, &a, 4);
-  const uint32_t rounded = (as_bits + 0x7fffu + ((as_bits >> 16) & 1u)) >> 16;
-  return (uint16_t)((as_bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+// To nearest, ties to even; NaN stays NaN.
+INLINE vh float_to_bfloat(vf a) {
+  const vu from = (vu)a;
+  const vu rounded = (from + 0x7fffu + ((from >> 16) & 1u)) >> 16;
+  return __builtin_convertvector(a == a ? rounded : vu{} + 0x7fc0u, vh);
 }
 
 inline void widen(const void* from, Dtype dtype, int64_t start, int64_t count, float* to) {
@@ -57,10 +57,14 @@ inline void widen(const void* from, Dtype dtype, int64_t start, int64_t count, f
   }
   const uint16_t* in = static_cast<const uint16_t*>(from) + start;
   if (dtype == kBfloat16) {
-    uint32_t* as_bits = reinterpret_cast<uint32_t*>(to);
-    for (int64_t i = 0; i < count; ++i) {
-      const uint32_t wide = (uint32_t)in[i] << 16;
-      std::memcpy(as_bits + i, &wide, 4);
+    for (int64_t i = 0; i < count; i += W) {
+      const size_t size = (size_t)(count - i < W ? count - i : W);
+      vh half = {};
+      if (size == W) std::memcpy(&half, in + i, sizeof half);
+      else std::memcpy(&half, in + i, 2 * size);
+      const vu wide = __builtin_convertvector(half, vu) << 16;
+      if (size == W) std::memcpy(to + i, &wide, sizeof wide);
+      else std::memcpy(to + i, &wide, 4 * size);
     }
     return;
   }
@@ -78,7 +82,15 @@ inline void narrow(const float* from, Dtype dtype, int64_t start, int64_t count,
   }
   uint16_t* out = static_cast<uint16_t*>(to) + start;
   if (dtype == kBfloat16) {
-    for (int64_t i = 0; i < count; ++i) out[i] = float_to_bfloat(from[i]);
+    for (int64_t i = 0; i < count; i += W) {
+      const size_t size = (size_t)(count - i < W ? count - i : W);
+      vf wide = {};
+      if (size == W) wide = load(from + i);
+      else std::memcpy(&wide, from + i, 4 * size);
+      const vh half = float_to_bfloat(wide);
+      if (size == W) std::memcpy(out + i, &half, sizeof half);
+      else std::memcpy(out + i, &half, 2 * size);
+    }
     return;
   }
   int64_t i = 0;
@@ -89,13 +101,12 @@ inline void narrow(const float* from, Dtype dtype, int64_t start, int64_t count,
   for (; i < count; ++i) out[i] = float_to_half(from[i]);
 }
 
-INLINE void write_one_hot(void* out, Dtype dtype, int64_t start, int64_t classes, int64_t hot) {
+INLINE void write_one(void* out, Dtype dtype, int64_t at) {
   if (dtype == kFloat32) {
-    static_cast<float*>(out)[start + hot] = 1.0f;
+    static_cast<float*>(out)[at] = 1.0f;
   } else {
-    static_cast<uint16_t*>(out)[start + hot] = dtype == kBfloat16 ? 0x3f80 : 0x3c00;
+    static_cast<uint16_t*>(out)[at] = dtype == kBfloat16 ? 0x3f80 : 0x3c00;
   }
-  (void)classes;
 }
 
 INLINE void write_zeros(void* out, Dtype dtype, int64_t start, int64_t count) {
