@@ -1,6 +1,6 @@
 """Forward and backward of the samplers alone, every peer and every path interleaved in one process.
 
-python benchmarks/speed.py [--out FOLDER] [--rounds N] [--threads N] [--shapes NAME ...]
+python benchmarks/speed.py [--out FOLDER] [--rounds N] [--threads N] [--shapes NAME ...] [--only PART ...]
 
 Peers that are not installed are left out and named. A path whose parity check is red is not timed.
 """
@@ -12,9 +12,12 @@ import gc
 import json
 import os
 import platform
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the memory profile is taken silently
 
 import torch
 from parity_check import parity_error
@@ -41,11 +44,13 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=list(SHAPES))
+    parser.add_argument("--only", nargs="*", default=[""], help="samplers whose name contains one of these")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     samplers, missing = find_samplers()
     red = {name: error for name, error in parity_error(samplers).items() if error > 1e-4}
-    timed = [sampler for sampler in samplers if sampler.name not in red]
+    wanted = [sampler for sampler in samplers if any(part in sampler.name for part in options.only)]
+    timed = [sampler for sampler in wanted if sampler.name not in red]
     result = {
         "machine": machine(options.threads),
         "missing": missing,
@@ -62,7 +67,7 @@ def measure(shape: str, samplers: list[Sampler], rounds: int) -> list[dict]:
     """Seconds of one forward, one forward and backward, and the peak of extra memory, for every sampler."""
     logits = torch.randn(SHAPES[shape], requires_grad=True)
     upstream = torch.randn(SHAPES[shape])
-    rounds = rounds if logits.numel() < LARGE else max(rounds // 6, 5)
+    rounds = rounds if logits.numel() < LARGE else max(rounds // 6, 3)
 
     def forward(sampler: Sampler) -> None:
         with sampler.environment():
@@ -75,7 +80,7 @@ def measure(shape: str, samplers: list[Sampler], rounds: int) -> list[dict]:
 
     times: dict[str, dict[str, list[float]]] = {sampler.name: {"forward": [], "both": []} for sampler in samplers}
     for index in range(rounds + 2):  # the first two warm up
-        for sampler in samplers:
+        for sampler in random.sample(samplers, len(samplers)):  # nobody always follows the same neighbour
             for name, run in (("forward", forward), ("both", both)):
                 seconds = clock(lambda run=run, sampler=sampler: run(sampler))
                 if index >= 2:

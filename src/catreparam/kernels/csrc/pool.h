@@ -9,6 +9,8 @@
 #include <mutex>
 #include <thread>
 
+#include "team.h"
+
 namespace catreparam {
 
 class Pool {
@@ -18,6 +20,14 @@ class Pool {
   // Calls work(context, 0 ... chunks - 1), each once, on up to `threads` threads, the caller being one. Never waits for
   // a thread that has not begun: the caller takes whatever is left. A second caller at the same time works alone.
   static void run(int64_t chunks, int threads, Work work, void* context) {
+    if (threads > 1 && chunks > 1) {
+      if (const ParallelRegion region = torch_team()) {
+        Shared shared{work, context, chunks, {0}};
+        // As many threads as torch uses, whatever the chunks: the runtime would end and start threads to change that.
+        region([](void* all) { take_chunks(*static_cast<Shared*>(all)); }, &shared, (unsigned)threads, 0);
+        return;
+      }
+    }
     Pool* pool = threads > 1 && chunks > 1 ? current() : nullptr;
     if (pool == nullptr || !pool->busy_.try_lock()) {
       for (int64_t chunk = 0; chunk < chunks; ++chunk) work(context, chunk);
@@ -28,6 +38,18 @@ class Pool {
   }
 
  private:
+  struct Shared {
+    Work work;
+    void* context;
+    int64_t chunks;
+    std::atomic<int64_t> next;
+  };
+
+  static void take_chunks(Shared& shared) {
+    for (int64_t chunk; (chunk = shared.next.fetch_add(1, std::memory_order_relaxed)) < shared.chunks;)
+      shared.work(shared.context, chunk);
+  }
+
   static Pool* current() {
     static std::atomic<Pool*> shared{nullptr};
     Pool* pool = shared.load(std::memory_order_acquire);
