@@ -38,7 +38,7 @@ def sample(
         if torch._C._are_functorch_transforms_active():
             return _Transformed.apply(rows, seeds, _flat(setting))
         return sample_op(rows, seeds, *_flat(setting))
-    seed = seeds.item()
+    seed = int(seeds.item())
     if rows.requires_grad and torch.is_grad_enabled():
         return _Sample.apply(rows, setting, seed, noise, x)
     return _checked(setting, rows, seed, noise, x)
@@ -68,7 +68,7 @@ class _Sample(torch.autograd.Function):
         return _checked(setting, rows, seed, noise, x)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, noise, x = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: second derivatives are the naive twin's
             replayed = _replay(ctx.setting, rows.detach(), ctx.seed)
@@ -157,7 +157,7 @@ def _second_gradient(ctx: Any, direction: Tensor) -> tuple[Any, ...]:
     setting = _unflat(*ctx.setting)
 
     def gradient(at: Tensor, g: Tensor) -> Tensor:
-        surrogate, pull_back = torch.func.vjp(lambda r: naive_surrogate(setting, r.float(), noise, x), at)
+        surrogate, pull_back = torch.func.vjp(lambda r: naive_surrogate(setting, r.float(), noise, x), at)[:2]
         return pull_back(g.to(surrogate.dtype))[0]
 
     to_rows, to_upstream = torch.func.vjp(gradient, rows, upstream)[1](direction)
@@ -207,7 +207,7 @@ class _Transformed(torch.autograd.Function):
         ctx.setting = inputs[2]
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         return _TransformedBackward.apply(upstream, *ctx.saved_tensors, ctx.setting), None, None
 
 
@@ -224,6 +224,6 @@ class _TransformedBackward(torch.autograd.Function):
         ctx.setting = inputs[3]
 
     @staticmethod
-    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         to_upstream, to_rows, *_ = _second_gradient(ctx, direction)
         return to_upstream, to_rows, None, None
