@@ -56,9 +56,10 @@ GOOD = idx_bytes(np.arange(6).reshape(2, 3))
         b"\x00\x00\x08\x00",
         struct.pack(">BBBB3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2**32 - 1),
         b"\x00\x00\x08\xff" + b"\xff" * 8,
-        gzip.compress(GOOD)[:-9],
+        gzip.compress(GOOD, mtime=0)[:-9],
         b"\x1f\x8b" + b"garbage" * 9,
     ],
+    ids=lambda content: content[:12].hex() + f"-{len(content)}",
 )
 def test_read_idx_refuses_a_damaged_file_and_names_it(tmp_path, content):
     path = tmp_path / "damaged-ubyte"
