@@ -107,8 +107,9 @@ def test_keywords_are_strict(name):
     arguments = (GOOD,) if name in REPARAMETERISED else (lambda x: x[..., 0], GOOD)
     with pytest.raises(TypeError, match="n_steps"):
         ESTIMATORS[name](*arguments, n_steps=5)
-    with pytest.raises(TypeError):
-        ESTIMATORS[name](*arguments, 1.0)
+    if name != "gumbel_softmax":  # takes torch's positional arguments too
+        with pytest.raises(TypeError):
+            ESTIMATORS[name](*arguments, 1.0)
 
 
 def test_unknown_names_come_with_the_nearest_one():

@@ -1,5 +1,7 @@
 """Gumbel-Softmax, soft and straight-through: argmax relaxed to softmax at a temperature."""
 
+import warnings
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
@@ -11,11 +13,13 @@ from catreparam.validation import check_flag, check_number
 
 def gumbel_softmax(
     logits: Float[Tensor, "*batch num_classes"],
+    tau: float | None = None,
+    hard: bool | None = None,
+    eps: float = 1e-10,
+    dim: int = -1,
     *,
     temperature: float = 1.0,
-    hard: bool = True,
     mask: Bool[Tensor, "..."] | None = None,
-    dim: int = -1,
     generator: Generator | None = None,
 ) -> Float[Tensor, "*batch num_classes"]:
     """Draws a one-hot x (or, with hard=False, a relaxed one) by the Gumbel-max trick.
@@ -25,7 +29,12 @@ def gumbel_softmax(
     Bias:      grows with temperature; variance grows as temperature falls. The law of the hard x is exact;
                hard=False returns the relaxed sample, whose own expectation has an unbiased gradient.
     Cost:      one softmax forward, one backward.
-    Raises:    ValueError unless temperature > 0; TypeError or ValueError for bad logits, masks and generators.
+    Raises:    ValueError unless temperature > 0, or if both tau and temperature are given; TypeError or ValueError for bad
+               logits, masks and generators.
+
+    `tau` and `eps`, and positions, are those of torch.nn.functional.gumbel_softmax, so that its calls run unchanged. A call
+    that gives `tau` also gets torch's default hard=False; one that does not draws hard, as every estimator here. `eps` has
+    no effect, in torch neither.
 
     >>> x = gumbel_softmax(torch.zeros(8, 3), temperature=0.5, generator=torch.Generator().manual_seed(0))
     >>> x.sum(-1).tolist() == [1.0] * 8
@@ -33,8 +42,10 @@ def gumbel_softmax(
 
     References: Jang et al. 2017, https://arxiv.org/abs/1611.01144; Maddison et al. 2017, https://arxiv.org/abs/1611.00712.
     """
-    check_flag("hard", hard)
-    temperature = check_number("temperature", temperature, above=0.0)
+    hard = tau is None if hard is None else check_flag("hard", hard)
+    temperature = _one_temperature(tau, temperature)
+    if eps != 1e-10:
+        warnings.warn("eps of gumbel_softmax has no effect; leave it out", stacklevel=2)
     fast = dispatch.sample(logits, mask, dim, generator, "gumbel_softmax", temperature=temperature, hard=hard)
     if fast is not None:
         return fast
@@ -49,3 +60,11 @@ def gumbel_softmax_surrogate(logits: Rows, *, noise: Rows, temperature: float = 
     """The relaxed sample softmax((logits + noise) / temperature) for given standard Gumbel noise [*batch, num_classes]."""
     temperature = check_number("temperature", temperature, above=0.0)
     return torch.softmax((logits + noise) / temperature, -1)
+
+
+def _one_temperature(tau: float | None, temperature: float) -> float:
+    if tau is None:
+        return check_number("temperature", temperature, above=0.0)
+    if temperature != 1.0:
+        raise ValueError(f"tau is torch's name for temperature: give one of them, got {tau=} and {temperature=}")
+    return check_number("tau", tau, above=0.0)

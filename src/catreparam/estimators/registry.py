@@ -56,7 +56,7 @@ _TAKES_OBJECTIVE = {
 
 # What a made estimator owns when the caller gives none: state that must live from call to call.
 _OWNED = {("reinforce", "baseline"): MovingAverageBaseline, ("relax", "control_variate"): RelaxControlVariate}
-_PER_CALL = ("objective", "logits", "mask", "dim", "generator", "num_samples")
+_PER_CALL = ("objective", "logits", "mask", "dim", "generator", "num_samples", "tau", "eps")  # last two: torch's spelling
 
 
 class Estimator(functools.partial):
