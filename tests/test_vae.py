@@ -9,9 +9,11 @@ import torch
 
 from catreparam.data import load_dataset
 from catreparam.estimators import ESTIMATORS
-from catreparam.experiments import vae, vae_training
+from catreparam.experiments import vae_runs, vae_training
+from catreparam.experiments.configs import command_of
+from catreparam.experiments.estimator_specs import build_estimator
 from catreparam.experiments.run_folder import Interrupted, RunFolder, RunFolderError, WriteFailed, open_run_folder
-from catreparam.experiments.vae import Config, command_of, report_folder, run
+from catreparam.experiments.vae import PRESETS, Config, report_folder, run
 from catreparam.experiments.vae_training import Diverged, evaluate, new_state, stream
 
 
@@ -34,6 +36,7 @@ def tiny(folder, **changes):
         "batch_size": 400,
         "num_epochs": 3,
         "num_evaluation_samples": 1,
+        "iwae_samples": 2,
         "lr": 5e-3,
         "folder": folder,
     }
@@ -42,13 +45,13 @@ def tiny(folder, **changes):
 
 def metrics(folder):
     """All records without timings, in an order that does not depend on interruptions."""
-    records = [{k: v for k, v in record.items() if k != "seconds"} for record in RunFolder(folder).read_metrics()]
+    records = [{k: v for k, v in record.items() if "seconds" not in k} for record in RunFolder(folder).read_metrics()]
     return sorted(records, key=lambda record: (record["estimator"], record["seed"], record["epoch"]))
 
 
 def stop_after(monkeypatch, epochs, error):
     """Makes the training of the epoch after the next `epochs` ones raise."""
-    original, left = vae.train_epoch, [epochs]
+    original, left = vae_runs.train_epoch, [epochs]
 
     def train_epoch(*arguments, **keywords):
         left[0] -= 1
@@ -56,7 +59,7 @@ def stop_after(monkeypatch, epochs, error):
             raise error
         return original(*arguments, **keywords)
 
-    monkeypatch.setattr(vae, "train_epoch", train_epoch)
+    monkeypatch.setattr(vae_runs, "train_epoch", train_epoch)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +112,7 @@ def test_estimators_share_initial_weights_and_batches_of_a_seed():
     states = [
         new_state(
             (8, 8),
-            estimator=vae.build_estimator(name),
+            estimator=build_estimator(name),
             num_latents=2,
             num_classes=2,
             hidden_sizes=(8,),
@@ -148,6 +151,7 @@ def test_every_estimator_trains_through_the_same_call(tmp_path, name):
 @pytest.mark.parametrize("epochs_before", [1, 2])
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path, monkeypatch, spec, epochs_before):
     changes = {"estimators": (spec, "reinmax"), "binarisation": "dynamic"}
+    monkeypatch.setattr(vae_runs, "CHECKPOINT_SECONDS", 0.0)
     run(tiny(tmp_path / "whole", **changes))
     with monkeypatch.context() as patch:
         stop_after(patch, epochs_before, KeyboardInterrupt())
@@ -175,7 +179,7 @@ def test_ctrl_c_before_the_first_epoch_leaves_a_report_too(tmp_path, monkeypatch
 
 def test_a_finished_run_only_rebuilds_its_table(finished, monkeypatch):
     folder, report = finished
-    monkeypatch.setattr(vae, "train_epoch", None)
+    monkeypatch.setattr(vae_runs, "train_epoch", None)
     assert run(tiny(folder, seeds=(0, 1))).table == report.table
     assert report_folder(folder).table == report.table
 
@@ -259,6 +263,7 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path
 
 
 def test_a_full_disk_is_one_clear_error_and_the_run_can_be_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(vae_runs, "CHECKPOINT_SECONDS", 0.0)
     run(tiny(tmp_path / "whole"))
     original, calls = RunFolder.save_checkpoint, []
 
@@ -287,7 +292,7 @@ def test_a_run_that_diverges_is_named_and_does_not_stop_the_others(tmp_path, mon
 def test_an_infinite_learning_signal_counts_as_diverged():
     state = new_state(
         (8, 8),
-        estimator=vae.build_estimator("reinmax"),
+        estimator=build_estimator("reinmax"),
         num_latents=2,
         num_classes=2,
         hidden_sizes=(8,),
@@ -315,6 +320,10 @@ def test_an_infinite_learning_signal_counts_as_diverged():
         ({"estimators": ("redge:t1=2.5",)}, "t1 must be"),
         ({"estimators": ("rloo",)}, "estimator 'rloo'.*at least 2"),
         ({"estimators": ("exact",), "num_latents": 40}, "configurations"),
+        ({"network": "transformer"}, "unknown network"),
+        ({"activation": "relue"}, "Did you mean 'relu'"),
+        ({"iwae_samples": -1}, "iwae_samples must be at least 0"),
+        ({"jobs": 0}, "jobs must be at least 1"),
         ({"dataset": "digits9"}, "Did you mean 'digits8'"),
         ({"binarisation": "grayscale"}, "Did you mean 'greyscale'"),
         ({"num_epochs": 0}, "num_epochs must be at least 1, got 0"),
@@ -339,7 +348,7 @@ def test_the_default_folder_depends_on_every_field_that_decides_the_result():
 
 
 def test_the_command_of_a_config_names_what_differs_from_the_defaults():
-    command = command_of(Config(estimators=("redge:t1=0.9", "reinmax"), seeds=(0, 1)))
+    command = command_of("catreparam run vae", Config(estimators=("redge:t1=0.9", "reinmax"), seeds=(0, 1)))
     assert command == "catreparam run vae --estimators redge:t1=0.9 reinmax --seeds 0 1"
 
 
@@ -347,3 +356,40 @@ def test_config_json_says_on_which_machine_the_times_were_taken(finished):
     content = json.loads((finished[0] / "config.json").read_text())
     assert "cores" in content["facts"]["machine"]
     assert "torch" in content["facts"]["machine"]
+
+
+def test_the_last_epoch_records_bound_and_active_latents(finished):
+    for record in metrics(finished[0]):
+        assert ("test_iwae" in record) == (record["epoch"] == 3)
+        if record["epoch"] == 3:
+            assert 0 <= record["test_active_latents"] <= 4
+            assert record["test_iwae"] < record["test_negative_elbo"]
+    assert {"IWAE (test)", "active latents", "ms / gradient"} <= {column.title for column in finished[1].table.columns}
+
+
+def test_a_finished_checkpoint_keeps_the_model_alone(finished):
+    tensors, facts = RunFolder(finished[0]).load_checkpoint("straight_through-seed0")
+    assert facts["epoch"] == 3
+    assert all(name.startswith("model.") for name in tensors)
+
+
+def test_runs_side_by_side_give_the_same_numbers(finished, tmp_path):
+    report = run(tiny(tmp_path / "jobs", seeds=(0, 1), jobs=2))
+    assert metrics(tmp_path / "jobs") == metrics(finished[0])
+    values = [
+        [{k: v for k, v in row.items() if "second" not in k} for row in r.table.rows] for r in (report, finished[1])
+    ]
+    assert values[0] == values[1]
+
+
+def test_reinmax_presets_have_the_published_shapes():
+    shapes = [(c.num_classes, c.num_latents) for name, c in PRESETS.items() if name.startswith("reinmax-")]
+    assert shapes == [(8, 4), (4, 24), (8, 16), (16, 12), (64, 8), (10, 30)]
+    assert all(c.activation == "relu" for name, c in PRESETS.items() if name.startswith("reinmax-"))
+
+
+def test_the_conv_network_trains_on_relu_and_grey_pixels(tmp_path):
+    changes = {"network": "conv", "activation": "relu", "binarisation": "greyscale", "estimators": ("reinmax",)}
+    run(tiny(tmp_path, **changes))
+    values = [record["test_negative_elbo"] for record in metrics(tmp_path)]
+    assert values[-1] < values[0]

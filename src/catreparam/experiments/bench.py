@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from statistics import quantiles
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from catreparam.experiments.bench_samplers import (
     GUMBEL,
@@ -24,16 +26,18 @@ from catreparam.experiments.bench_samplers import (
     Sampler,
     find_samplers,
     parity_error,
+    peak_tensors,
 )
+from catreparam.experiments.configs import options
 from catreparam.experiments.machine import describe_machine
-from catreparam.experiments.measure import options
 from catreparam.experiments.progress import Progress, show_progress
 from catreparam.report import Column, Curve, Plot, Report, Table, write_atomically, write_report
-from catreparam.validation import check_count
+from catreparam.validation import check_choice, check_count
 
 SHAPES = ("200x48x2", "100x30x10", "256x128x2", "64x100", "1x576x16384", "1024x32x32", "64x81x9")
 LARGE = 2_000_000  # elements: a sixth of the rounds above
 WARM_UP = 2
+BLOCK = 1e-3  # seconds: a sampler's turn lasts at least as long, so that small shapes are timed as in a loop
 
 COLUMNS = (
     Column("sampler", "sampler"),
@@ -41,11 +45,13 @@ COLUMNS = (
     Column("both", "forward + backward, ms", ".3f", "both_spread"),
     Column("against_peer", "× redge package", ".1f"),
     Column("against_gumbel", "× gumbel_softmax", ".1f"),
+    Column("peak", "peak memory, tensors", ".1f"),
 )
 NOTE = (
     f"Medians; ± is half the distance between the quartiles. {NUM_STEPS} evaluations (n_steps = {NUM_STEPS + 1} of the "
     "redge package), t1 = .5. ×: how many times faster, forward + backward, than the redge package and than "
-    "torch.nn.functional.gumbel_softmax(hard=True) in this run (– : not installed)."
+    "torch.nn.functional.gumbel_softmax(hard=True) in this run (– : not installed). Peak memory: the most that torch held "
+    "beyond logits and upstream gradient, in tensors of the logits' size (sample and gradient alone are 2)."
 )
 
 
@@ -57,6 +63,8 @@ class Config:
     """Shapes of logits as 100x30x10, classes last."""
     rounds: int = 40
     """Timings of every sampler and shape; a sixth of it for large shapes and for the curves."""
+    samplers: tuple[str, ...] = ()
+    """Only these, as the table names them ("redge (compiled)") or without the path ("redge"); all if none is given."""
     curves: bool = True
     """Cost against rows, classes (2 to 100,000) and steps (1 to 32)."""
     quick: bool = False
@@ -83,6 +91,7 @@ def run(config: Config) -> Report:
         shapes = {name: shape for name, shape in shapes.items() if _elements(shape) < LARGE / 4}
         rounds = min(rounds, 7)
     samplers, missing = find_samplers()
+    samplers = _wanted(samplers, config.samplers)
     red = {sampler.label: error for sampler in samplers if not (error := parity_error(sampler)) < TOLERANCE}
     samplers = [sampler for sampler in samplers if sampler.label not in red]
     curves = _curves(config.quick) if config.curves else {}
@@ -92,7 +101,10 @@ def run(config: Config) -> Report:
     with show_progress() as progress:
         progress.start("shapes", total=max(len(shapes), 1))
         for name, shape in shapes.items():
-            rows += _compare(name, measure(Case(shape), samplers, rounds))
+            results = measure(Case(shape), samplers, rounds)
+            for sampler in samplers:
+                results[sampler.label]["peak"] = peak_tensors(sampler, shape, NUM_STEPS)
+            rows += _compare(name, results)
             progress.advance("shapes", name)
         for title, cases in curves.items():
             plots.append(_plot(title, cases, chosen, max(rounds // 6, 3), progress))
@@ -113,6 +125,13 @@ def run(config: Config) -> Report:
     return report
 
 
+def _wanted(samplers: list[Sampler], names: Sequence[str]) -> list[Sampler]:
+    known = sorted({sampler.name for sampler in samplers} | {sampler.label for sampler in samplers})
+    for name in names:
+        check_choice("sampler", name, known)
+    return [sampler for sampler in samplers if not names or sampler.name in names or sampler.label in names]
+
+
 def parse_shape(text: str) -> tuple[int, ...]:
     """100x30x10 as a tuple. Raises ValueError unless it is positive numbers."""
     words = text.split("x")
@@ -127,23 +146,39 @@ def measure(case: Case, samplers: Sequence[Sampler], rounds: int) -> dict[str, d
     logits = torch.randn(case.shape).requires_grad_()
     upstream = torch.randn(case.shape)
     times: dict[str, tuple[list[float], list[float]]] = {sampler.label: ([], []) for sampler in samplers}
+    order = random.Random(0)
     for turn in range(rounds + WARM_UP):
-        for sampler in samplers:
-            started = time.perf_counter()
-            x = sampler(logits, case.num_steps)
-            drawn = time.perf_counter()
-            x.backward(upstream)
-            done = time.perf_counter()
-            logits.grad = None
+        for sampler in order.sample(samplers, len(samplers)):  # nobody always follows the same neighbour
+            with sampler.on_its_path():
+                forward, both = _time_block(sampler, logits, upstream, case.num_steps)
             if turn >= WARM_UP:
-                times[sampler.label][0].append(1e3 * (drawn - started))
-                times[sampler.label][1].append(1e3 * (done - started))
+                times[sampler.label][0].append(forward)
+                times[sampler.label][1].append(both)
     results = {}
     for label, (forward, both) in times.items():
         (low, middle, high), (low_both, middle_both, high_both) = quantiles(forward, n=4), quantiles(both, n=4)
         results[label] = {"forward": middle, "forward_spread": (high - low) / 2}
         results[label] |= {"both": middle_both, "both_spread": (high_both - low_both) / 2}
     return results
+
+
+def _time_block(sampler: Sampler, logits: Tensor, upstream: Tensor, num_steps: int) -> tuple[float, float]:
+    """Mean milliseconds of forward, and of forward + backward, over calls that fill BLOCK; one call before is not timed."""
+    sampler.draw(logits, num_steps).backward(upstream)  # what the neighbour pushed out of the caches comes back
+    forward = both = 0.0
+    calls = 0
+    while both < BLOCK:
+        logits.grad = None
+        started = time.perf_counter()
+        x = sampler.draw(logits, num_steps)
+        drawn = time.perf_counter()
+        x.backward(upstream)
+        done = time.perf_counter()
+        forward += drawn - started
+        both += done - started
+        calls += 1
+    logits.grad = None
+    return 1e3 * forward / calls, 1e3 * both / calls
 
 
 def _compare(name: str, results: dict[str, dict[str, float]]) -> list[dict[str, Any]]:

@@ -7,17 +7,20 @@ from pathlib import Path
 import torch
 
 
-def describe_machine(device: str = "cpu") -> str:
-    """One line: processor (or GPU), cores this process may use, threads of torch, versions."""
+def describe_machine(device: str = "cpu", jobs: int = 1) -> str:
+    """One line: processor (or GPU), cores this process may use, threads of torch, versions.
+
+    With several jobs side by side each computes on one thread.
+    """
     if device.startswith("cuda") and torch.cuda.is_available():
         processor = torch.cuda.get_device_name(device)
     else:
         processor = _processor_name()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (
-        f"{processor}, {cores} cores, {torch.get_num_threads()} torch threads, "
-        f"torch {torch.__version__}, Python {platform.python_version()}"
+    threads = (
+        f"{jobs} runs side by side on 1 torch thread each" if jobs > 1 else f"{torch.get_num_threads()} torch threads"
     )
+    return f"{processor}, {cores} cores, {threads}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def check_device(device: str) -> None:

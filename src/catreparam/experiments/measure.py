@@ -5,8 +5,6 @@ Every objective depends on a few categorical variables, so that the exact gradie
 """
 
 import math
-import shlex
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from catreparam.estimators import ESTIMATORS, Estimator
+from catreparam.experiments.configs import command_of
 from catreparam.experiments.estimator_specs import build_estimator, normalise_specs
 from catreparam.experiments.machine import describe_machine
 from catreparam.experiments.objective_specs import build_objective
@@ -166,14 +165,4 @@ def _trade_off(objective: str, rows: list[dict[str, Any]]) -> Plot:
 
 
 def _command(config: Config) -> str:
-    return "catreparam measure " + options(asdict(config), asdict(Config()))
-
-
-def options(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
-    """The command-line options that differ from their defaults."""
-    words: list[str] = []
-    for key, value in values.items():
-        if value != defaults[key]:
-            items = value if isinstance(value, (tuple, list)) else [value]
-            words += [f"--{key.replace('_', '-')}", *(shlex.quote(str(item)) for item in items)]
-    return " ".join(words)
+    return command_of("catreparam measure", config)

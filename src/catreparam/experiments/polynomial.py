@@ -6,7 +6,6 @@ whose law is biased flatters itself.
 
 import dataclasses
 import itertools
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any
 import torch
 
 from catreparam.estimators import expectation
+from catreparam.experiments.configs import command_of, config_of_folder, identity_of
 from catreparam.experiments.estimator_specs import build_estimator, normalise_specs
 from catreparam.experiments.machine import describe_machine
-from catreparam.experiments.measure import options
 from catreparam.experiments.progress import show_progress
-from catreparam.experiments.run_folder import RunFolder, RunFolderError, open_run_folder, writing
+from catreparam.experiments.run_folder import RunFolder, open_run_folder, writing
 from catreparam.objectives.polynomial import Polynomial
 from catreparam.report import Column, Curve, Plot, Report, Table, write_report
 from catreparam.validation import check_count, check_number
@@ -73,10 +72,6 @@ class Config:
             Polynomial(power, self.target, self.extension)
         return dataclasses.replace(self, estimators=normalise_specs(self.estimators))
 
-    def identity(self) -> Record:
-        """The fields that decide the result, as JSON has them."""
-        return json.loads(json.dumps({k: v for k, v in dataclasses.asdict(self).items() if k != "folder"}))
-
 
 PRESETS = {"paper": Config(), "quick": Config(num_steps=200, seeds=(0,), folder=Path("runs/polynomial-quick"))}
 
@@ -86,10 +81,8 @@ def run(config: Config) -> Report:
     config = config.checked()
     path = config.folder or Path("runs/polynomial")
     facts = {"machine": describe_machine()}
-    with open_run_folder(path, experiment="polynomial", config=config.identity(), facts=facts) as folder:
+    with open_run_folder(path, experiment="polynomial", config=identity_of(config), facts=facts) as folder:
         done = {(r["power"], r["estimator"], r["seed"]) for r in folder.read_metrics()}
-        if folder.has_cut_line():
-            folder.replace_metrics(folder.read_metrics())
         tasks = list(itertools.product(config.powers, config.estimators, config.seeds))
         with show_progress() as progress:
             progress.start("polynomial", total=len(tasks), done=len(done))
@@ -103,13 +96,8 @@ def run(config: Config) -> Report:
 
 def report_folder(path: Path) -> Report:
     """Writes the report of a run folder anew and returns it. Runs nothing."""
-    folder = RunFolder(path)
-    fields = folder.read_config()["config"]
-    known = {field.name for field in dataclasses.fields(Config)}
-    if unknown := sorted(set(fields) - known):
-        raise RunFolderError(f"{folder.config_path} has fields this version does not know: {', '.join(unknown)}")
-    values: Record = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    return _write_report(Config(**values, folder=path).checked(), folder)
+    config, folder = config_of_folder(Config, path)
+    return _write_report(config.checked(), folder)
 
 
 def optimise(config: Config, power: float, spec: str, seed: int) -> Record:
@@ -153,7 +141,7 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
         table=Table(COLUMNS, rows, NOTE, group="problem"),
         plots=[_curves(config, power, records) for power in config.powers],
         facts={"machine": folder.read_config()["facts"]["machine"], "seeds": ", ".join(map(str, config.seeds))},
-        command="catreparam run polynomial " + options(dataclasses.asdict(config), dataclasses.asdict(Config())),
+        command=command_of("catreparam run polynomial", config),
         location=str(folder.path / "report.html"),
     )
     with writing(folder.path / "report.html"):

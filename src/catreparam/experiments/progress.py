@@ -26,6 +26,19 @@ class Progress(Protocol):
         ...
 
 
+class Silent:
+    """No progress at all: for workers, whose driver tells it."""
+
+    def start(self, task: str, *, total: int, done: int = 0) -> None:
+        """Says nothing."""
+
+    def advance(self, task: str, note: str) -> None:
+        """Says nothing."""
+
+    def say(self, message: str) -> None:
+        """Says nothing."""
+
+
 @contextmanager
 def show_progress() -> Iterator[Progress]:
     """Bars by rich if standard error is a terminal, otherwise plain lines, also on standard error."""

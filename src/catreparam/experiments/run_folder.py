@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -44,6 +44,7 @@ class RunFolder:
         self.path = Path(path)
         self.config_path = self.path / "config.json"
         self.metrics_path = self.path / "metrics.jsonl"
+        self.metrics_lock = FileLock(self.path / METRICS_LOCK_NAME)  # workers of one run append to one file
 
     def read_config(self) -> Record:
         """The content of config.json. Raises RunFolderError when there is none or it is damaged."""
@@ -72,16 +73,12 @@ class RunFolder:
                 ) from error
         return records  # after the last newline there is nothing, or a line cut short
 
-    def has_cut_line(self) -> bool:
-        """Whether metrics.jsonl ends in the middle of a line."""
-        content = self.metrics_path.read_bytes() if self.metrics_path.exists() else b""
-        return content[-1:] not in (b"", b"\n")
-
     def append_metrics(self, record: Record) -> None:
-        """Adds one line and waits until it is on the disk."""
+        """Adds one line and waits until it is on the disk. A line cut short by an earlier kill is dropped first."""
         line = json.dumps(record, allow_nan=False) + "\n"
-        with writing(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(line)
+        with writing(self.metrics_path), self.metrics_lock, self.metrics_path.open("ab+") as file:
+            file.truncate(_end_of_whole_lines(file))
+            file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -103,13 +100,22 @@ class RunFolder:
 
     def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], Record] | None:
         """Tensors and facts of a checkpoint, None if there is none. Raises RunFolderError when it is damaged."""
+        return self._read_checkpoint(name, with_tensors=True)
+
+    def checkpoint_facts(self, name: str) -> Record | None:
+        """The facts of a checkpoint alone, without reading its tensors; None and errors as `load_checkpoint`."""
+        checkpoint = self._read_checkpoint(name, with_tensors=False)
+        return checkpoint[1] if checkpoint else None
+
+    def _read_checkpoint(self, name: str, *, with_tensors: bool) -> tuple[dict[str, Tensor], Record] | None:
         path = self.path / "checkpoints" / f"{name}.safetensors"
         if not path.exists():
             return None
         try:
             with safetensors.safe_open(path, framework="pt") as file:
                 facts = json.loads((file.metadata() or {})["facts"])
-                return {key: file.get_tensor(key) for key in file.keys()}, facts  # noqa: SIM118 (not a dict)
+                names = list(file.keys()) if with_tensors else []
+                return {key: file.get_tensor(key) for key in names}, facts
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
             raise RunFolderError(f"{path} is damaged ({error}); delete it to train this part again") from error
 
@@ -136,6 +142,7 @@ def open_run_folder(path: Path | str, *, experiment: str, config: Record, facts:
 
 
 LOCK_NAME = ".lock"
+METRICS_LOCK_NAME = ".metrics.lock"
 
 
 @contextmanager
@@ -151,6 +158,18 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _end_of_whole_lines(file: BinaryIO) -> int:
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 65536)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from catreparam.estimators import Estimator
+from catreparam.experiments.configs import command_of
 from catreparam.experiments.estimator_specs import build_estimator, normalise_specs
 from catreparam.experiments.machine import describe_machine
-from catreparam.experiments.measure import draw_logits, options
+from catreparam.experiments.measure import draw_logits
 from catreparam.experiments.objective_specs import build_objective
 from catreparam.experiments.progress import show_progress
 from catreparam.gradients import SEARCH_SPACE, TuneResult, tune
@@ -120,7 +121,7 @@ def _report(config: Config, result: TuneResult) -> Report:
         table=Table(columns, rows, NOTE),
         plots=[_front(front)],
         facts={"machine": describe_machine(), "seed": str(config.seed)},
-        command="catreparam tune " + options(asdict(config), asdict(Config())),
+        command=command_of("catreparam tune", config),
         location=str(config.folder / "report.html") if config.folder else "",
     )
 

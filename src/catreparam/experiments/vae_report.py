@@ -28,8 +28,11 @@ COLUMNS = (
     Column(
         "final_test_negative_elbo", "test −ELBO, last epoch", ".2f", "final_test_negative_elbo_se", lowest_is_best=True
     ),
+    Column("test_iwae", "IWAE (test)", ".2f", "test_iwae_se", lowest_is_best=True),
+    Column("test_active_latents", "active latents", ".1f"),
     Column("best_epoch", "best epoch", ".0f"),
     Column("seconds_per_epoch", "seconds / epoch", ".2f", lowest_is_best=True),
+    Column("milliseconds_per_gradient", "ms / gradient", ".2f", lowest_is_best=True),
     Column("seeds", "seeds"),
     Column("state", "state"),
 )
@@ -40,8 +43,8 @@ def summary_table(records: Sequence[Record], specs: Sequence[str], num_epochs: i
     rows = [_row(spec, by_seed(records, spec), num_epochs) for spec in specs if by_seed(records, spec)]
     rows += [_empty_row(spec, records) for spec in specs if not by_seed(records, spec)]
     rows.sort(key=lambda row: (row.get("test_negative_elbo") is None, row.get("test_negative_elbo") or 0.0))
-    columns = COLUMNS if any(row["state"] != "done" for row in rows) else COLUMNS[:-1]
-    return Table(columns, rows, note)
+    dull = {column.key for column in COLUMNS if all(row.get(column.key) in (None, "done") for row in rows)}
+    return Table([column for column in COLUMNS if column.key not in dull], rows, note)
 
 
 def learning_curves(records: Sequence[Record], specs: Sequence[str]) -> list[Plot]:
@@ -87,7 +90,12 @@ def _row(spec: str, runs: RecordsOfSeed, num_epochs: int) -> Record:
         row[key], row[f"{key}_se"] = _mean_and_error([record[key] for record in best])
     final = [record["test_negative_elbo"] for record in last]
     row["final_test_negative_elbo"], row["final_test_negative_elbo_se"] = _mean_and_error(final)
+    for key in ("test_iwae", "test_active_latents"):  # measured after the last epoch only
+        values = [record[key] for record in last if key in record]
+        row[key], row[f"{key}_se"] = _mean_and_error(values) if values else (None, None)
     row["seconds_per_epoch"] = median(record["seconds"] for epochs in runs for record in epochs)
+    clock = [record["gradient_seconds"] for epochs in runs for record in epochs if "gradient_seconds" in record]
+    row["milliseconds_per_gradient"] = 1000 * median(clock) if clock else None
     reached = min(record["epoch"] for record in last)
     row["state"] = "done" if reached == num_epochs else f"{reached} of {num_epochs} epochs"
     return row

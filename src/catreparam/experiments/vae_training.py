@@ -1,7 +1,9 @@
 """Training and evaluating one categorical VAE: an epoch, an evaluation, and the state that resumes bit for bit."""
 
 import hashlib
+import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,9 +14,16 @@ from catreparam.data.binarise import binarise
 from catreparam.estimators import Estimator, expectation
 from catreparam.experiments.estimator_specs import estimator_state, learned_parameters, restore_estimator
 from catreparam.models.vae import CategoricalVAE
-from catreparam.objectives.elbo import kl_to_uniform_prior, negative_elbo, negative_reconstruction
+from catreparam.objectives.elbo import (
+    active_latents,
+    importance_weighted_bound,
+    kl_to_uniform_prior,
+    negative_elbo,
+    negative_reconstruction,
+)
 
 EVALUATION_CHUNK = 1000  # images at a time, to bound memory
+BOUND_CHUNK = 4000  # images times samples at a time
 
 
 class Diverged(RuntimeError):
@@ -63,6 +72,8 @@ def new_state(
     num_latents: int,
     num_classes: int,
     hidden_sizes: tuple[int, ...],
+    network: str = "mlp",
+    activation: str = "leaky_relu",
     lr: float,
     seed: int,
     device: str,
@@ -73,6 +84,8 @@ def new_state(
         num_latents=num_latents,
         num_classes=num_classes,
         hidden_sizes=hidden_sizes,
+        network=network,
+        activation=activation,
         generator=stream(seed, "weights"),
     ).to(device)
     optimizer = torch.optim.Adam([*model.parameters(), *learned_parameters(estimator, device)], lr=lr)
@@ -80,18 +93,26 @@ def new_state(
     return TrainingState(model, estimator, optimizer, {"batches": stream(seed, "batches"), **generators})
 
 
+class EpochStats(NamedTuple):
+    """What an epoch of training says of itself."""
+
+    loss: float  # mean per image, as the estimator's own draws saw it
+    gradient_seconds: float  # mean time of one step's gradient: encoder, estimator, decoder and backward, without Adam
+
+
 def train_epoch(
     state: TrainingState, images: Float[Tensor, "n h w"], *, binarisation: str, batch_size: int, num_samples: int
-) -> float:
-    """One pass over grey images in random order; returns the mean loss per image as the estimator's own draws saw it.
+) -> EpochStats:
+    """One pass over grey images in random order.
 
     Raises: Diverged when logits or loss are not finite; the state then is not worth keeping.
     """
     model, generators = state.model.train(), state.generators
     order = torch.randperm(len(images), generator=generators["batches"]).to(images.device)
-    total = torch.zeros((), dtype=torch.float64, device=images.device)
-    for chosen in order.split(batch_size):
+    total, clock, steps = torch.zeros((), dtype=torch.float64, device=images.device), 0.0, order.split(batch_size)
+    for chosen in steps:
         batch = binarise(images[chosen], binarisation, generator=generators["pixels"])  # [B, h, w]
+        began = _now(images)
         logits = model.encode(batch)  # [B, L, K]
         if not torch.isfinite(logits).all():
             raise Diverged(f"the encoder's logits stopped being finite in epoch {state.epoch + 1}")
@@ -105,12 +126,13 @@ def train_epoch(
         loss = (reconstruction + kl_to_uniform_prior(logits)).mean()
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        clock += _now(images) - began
         state.optimizer.step()
         total += loss.detach() * len(chosen)
     state.epoch += 1
     if not torch.isfinite(total):
         raise Diverged(f"the loss stopped being finite in epoch {state.epoch}")
-    return float(total) / len(images)
+    return EpochStats(float(total) / len(images), clock / len(steps))
 
 
 @torch.no_grad()
@@ -130,10 +152,34 @@ def evaluate(
     return {"negative_elbo": loss, "kl": kl}
 
 
+@torch.no_grad()
+def evaluate_at_the_end(
+    model: CategoricalVAE, images: Float[Tensor, "n h w"], *, iwae_samples: int, generator: Generator
+) -> dict[str, float]:
+    """Active latents, and with iwae_samples > 0 the mean importance-weighted bound with that many draws per image."""
+    model.eval()
+    probs = torch.cat([torch.softmax(model.encode(batch), -1) for batch in images.split(EVALUATION_CHUNK)])
+    values: dict[str, float] = {"active_latents": active_latents(probs)}
+    if iwae_samples:
+        total = torch.zeros((), dtype=torch.float64, device=images.device)
+        for batch in images.split(max(1, BOUND_CHUNK // iwae_samples)):
+            logits = model.encode(batch)
+            x = draw_one_hot(torch.softmax(logits, -1).expand(iwae_samples, *logits.shape), generator)
+            total += importance_weighted_bound(model.decode, batch, logits, x).sum()
+        values["iwae"] = float(total) / len(images)
+    return values
+
+
 def stream(seed: int, purpose: str, device: str = "cpu") -> Generator:
     """A generator for one purpose of one seed; different purposes and seeds are unrelated."""
     digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
     return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _now(tensor: Tensor) -> float:
+    if tensor.is_cuda:
+        torch.cuda.synchronize(tensor.device)
+    return time.perf_counter()
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
