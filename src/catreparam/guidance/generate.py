@@ -1,0 +1,198 @@
+"""A whole generation guided by a reward: optimise the logits in every round, draw, reveal."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Generator, Tensor
+
+from catreparam.guidance.divergence import divergence
+from catreparam.guidance.optimize import OptimizedLogits, Schedule, optimize_logits
+from catreparam.guidance.rewards import Reward, check_rewards
+from catreparam.guidance.state import Checkpoint, GuidedState, fingerprint
+from catreparam.guidance.stopping import Annealed, EarlyStop
+from catreparam.guidance.trace import Evaluations, Generation, Trace
+from catreparam.masked_diffusion import (
+    Condition,
+    Denoiser,
+    Unmasking,
+    carry_over,
+    draw_tokens,
+    evaluations_per_call,
+    one_hot_tokens,
+    prior_of,
+    reverse_step,
+)
+from catreparam.masked_diffusion.orders import Order
+from catreparam.masked_diffusion.sampling import check_tokens
+from catreparam.validation import check_choice, check_number
+
+
+@dataclass(frozen=True)
+class RoundInfo:
+    """What a callback sees after a round: the tokens [B, L], what was drawn for every position, the optimisation."""
+
+    round_index: int
+    num_rounds: int
+    tokens: Tensor
+    clean: Tensor
+    optimized: OptimizedLogits
+
+
+def guided_sample(
+    denoiser: Denoiser,
+    reward: Reward,
+    tokens: Int[Tensor, "B L"],
+    *,
+    estimator: str | Callable[..., Tensor] | Annealed,
+    num_rounds: int = 20,
+    schedule: str = "linear",
+    order: str | Tensor | Order = "ancestral",
+    remask_sigma: float = 0.0,
+    condition: Condition | None = None,
+    temperature: float = 1.0,
+    num_steps: int = 20,
+    lr: Schedule = 0.5,
+    kl_weight: float = 1.0,
+    num_samples: int = 1,
+    forgetting: float = 0.0,
+    max_grad_norm: float | None = None,
+    early_stop: EarlyStop | None = None,
+    commit: str = "sample",
+    checkpoint: str | Path | None = None,
+    callback: Callable[[RoundInfo], Any] | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+    generator: Generator | None = None,
+) -> Generation:
+    """Fills the masked positions of `tokens` by masked diffusion whose logits are optimised for the reward in every round.
+
+    In each round: prior logits from the denoiser at `temperature`, revealed tokens carried over; `optimize_logits` on the
+    masked positions (num_steps, lr, kl_weight, num_samples, max_grad_norm, early_stop as there), started at the prior plus
+    (1 - forgetting) times the tilt of the round before (1: no warm start); tokens drawn from the result; a reverse step
+    (num_rounds, schedule, order, remask_sigma as in `Unmasking`).
+
+    `commit` is what a round proposes: "sample" (a draw from the optimised logits), "argmax", or "best" (the hard sample of
+    the highest reward that the round's optimisation saw). `callback(RoundInfo)` may end the generation by returning True:
+    positions still masked then take their proposal. `progress(done, total)` is called after every round.
+    `checkpoint`: a file (safetensors) written after every round, and left there; the same call finds it and goes on, to
+    bitwise the same result. It needs a `generator`.
+
+    Cost:   num_rounds model evaluations; num_rounds * num_steps * num_samples of the reward and of its gradient, and one.
+    Raises: as `sample` and `optimize_logits`; ValueError if the checkpoint belongs to other settings or is damaged.
+    """
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
+    temperature = check_number("temperature", temperature, above=0.0)
+    check_choice("commit", commit, ("sample", "argmax", "best"))
+    check_tokens(tokens, denoiser, generator)
+    settings = fingerprint(
+        tokens,
+        estimator,
+        unmasking,
+        [temperature, num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop, commit],
+    )
+    file = Checkpoint.of(checkpoint, settings, generator, estimator)
+    state = file.load(tokens) if file else None
+    state = state or GuidedState.start(tokens)
+    maskable = tokens == denoiser.mask_token
+    while state.round_index < num_rounds and not state.stopped:
+        masked = state.tokens == denoiser.mask_token
+        if remask_sigma == 0 and not bool(masked.any()):
+            break
+        prior = carry_over(prior_of(denoiser, state.tokens, condition, temperature=temperature), state.tokens, ~masked)
+        optimized = optimize_logits(
+            prior,
+            reward,
+            estimator=estimator,
+            num_steps=num_steps,
+            lr=lr,
+            kl_weight=kl_weight,
+            num_samples=num_samples,
+            tokens=state.tokens,
+            frozen=~masked,
+            warm_start=state.tilt,
+            forgetting=forgetting,
+            max_grad_norm=max_grad_norm,
+            early_stop=early_stop,
+            track_best=commit == "best",
+            generator=generator,
+        )
+        clean, log_prob = _propose(optimized, commit, generator)
+        after = reverse_step(
+            state.tokens,
+            clean,
+            log_prob,
+            round_index=state.round_index,
+            unmasking=unmasking,
+            maskable=maskable,
+            mask_token=denoiser.mask_token,
+            generator=generator,
+        )
+        info = RoundInfo(state.round_index, num_rounds, after, clean, optimized)
+        stopped = callback is not None and callback(info) is True
+        if stopped:
+            after = torch.where(after == denoiser.mask_token, clean, after)
+        state = _next_state(
+            state, prior, optimized, masked, after, clean, denoiser, stopped=stopped, keep=forgetting < 1
+        )
+        if file:
+            file.save(state)
+        if progress is not None:
+            progress(state.round_index, num_rounds)
+    rewards = final_rewards(reward, state.tokens, state.vocab_size or denoiser.mask_token)
+    evaluations = state.evaluations + Evaluations(reward=1)
+    return Generation(state.tokens, rewards, state.prior_log_prob, state.kl, state.trace, evaluations)
+
+
+def final_rewards(reward: Reward, tokens: Tensor, vocab_size: int) -> Tensor:
+    """The reward [B] of finished tokens, without gradient, checked."""
+    with torch.no_grad():
+        rewards = reward(one_hot_tokens(tokens, vocab_size))
+    return check_rewards(rewards, tokens.shape[0], "for the finished tokens")
+
+
+def _propose(optimized: OptimizedLogits, commit: str, generator: Generator | None) -> tuple[Tensor, Tensor]:
+    """Proposed tokens [B, L] and their log-probabilities under the optimised logits [B, L]."""
+    if commit == "sample":
+        return draw_tokens(optimized.logits, generator)
+    clean = optimized.best_tokens if commit == "best" else None
+    if clean is None:  # argmax, or nothing was optimised
+        clean = optimized.logits.argmax(-1)
+    return clean, _log_prob(optimized.logits, clean)
+
+
+def _next_state(
+    state: GuidedState,
+    prior: Tensor,
+    optimized: OptimizedLogits,
+    masked: Tensor,
+    after: Tensor,
+    clean: Tensor,
+    denoiser: Denoiser,
+    *,
+    stopped: bool,
+    keep: bool,
+) -> GuidedState:
+    revealed = masked & (after != denoiser.mask_token)
+    log_prior = torch.log_softmax(prior.to(optimized.logits.dtype), -1)
+    kl = divergence(optimized.logits, log_prior).kl
+    trace = Trace(list(state.trace.rows))
+    for row in optimized.trace.rows:
+        trace.append(round=state.round_index, masked=float(masked.sum(-1).float().mean()), **row)
+    return GuidedState(
+        round_index=state.round_index + 1,
+        tokens=after,
+        tilt=optimized.tilt if keep else None,
+        kl=state.kl + torch.where(revealed, kl, 0.0).sum(-1).float(),
+        prior_log_prob=state.prior_log_prob + torch.where(revealed, _log_prob(log_prior, clean), 0.0).sum(-1).float(),
+        trace=trace,
+        evaluations=state.evaluations + optimized.evaluations + Evaluations(model=evaluations_per_call(denoiser)),
+        vocab_size=prior.shape[-1],
+        stopped=stopped,
+    )
+
+
+def _log_prob(logits: Tensor, tokens: Tensor) -> Tensor:
+    return torch.log_softmax(logits, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)

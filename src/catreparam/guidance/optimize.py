@@ -1,0 +1,152 @@
+"""Optimise the logits of a factorised distribution against a reward and the KL divergence to a prior."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+
+from catreparam.estimators.expectation import expectation
+from catreparam.guidance.divergence import divergence
+from catreparam.guidance.problem import Problem
+from catreparam.guidance.rewards import Reward
+from catreparam.guidance.stopping import Annealed, EarlyStop, Stopper
+from catreparam.guidance.trace import Evaluations, Trace
+from catreparam.validation import check_count, check_flag, check_generator, check_logits, check_number, check_rows
+
+Schedule = float | Callable[[float], float]  # a number, or a function of the part of the steps done, in [0, 1)
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What a callback sees after the gradient of one step, before the update; tensors [B], `logits()` [B, L, V]."""
+
+    step: int
+    reward: Tensor
+    kl: Tensor
+    entropy: Tensor
+    gradient_norm: Tensor
+    logits: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class OptimizedLogits:
+    """logits [B, L, V]; tilt = logits - log prior, finite (a `warm_start` for later); trace; evaluations a sequence.
+
+    With track_best, best_tokens [B, L] and best_reward [B] are the best hard sample that the optimisation evaluated.
+    """
+
+    logits: Tensor
+    tilt: Tensor
+    trace: Trace
+    evaluations: Evaluations
+    best_tokens: Tensor | None = None
+    best_reward: Tensor | None = None
+
+
+def optimize_logits(
+    prior_logits: Float[Tensor, "B L V"],
+    reward: Reward,
+    *,
+    estimator: str | Callable[..., Tensor] | Annealed,
+    num_steps: int = 20,
+    lr: Schedule = 0.5,
+    kl_weight: float = 1.0,
+    num_samples: int = 1,
+    tokens: Int[Tensor, "B L"] | None = None,
+    frozen: Bool[Tensor, "B L"] | None = None,
+    warm_start: Float[Tensor, "B L V"] | None = None,
+    forgetting: float = 0.0,
+    max_grad_norm: float | None = None,
+    early_stop: EarlyStop | None = None,
+    track_best: bool = False,
+    callback: Callable[[StepInfo], Any] | None = None,
+    generator: Generator | None = None,
+) -> OptimizedLogits:
+    """Minimises E_q[-reward(x)] + kl_weight * KL(q || prior), q = softmax(logits), by Adam on the logits.
+
+    The logits start at the prior's plus (1 - forgetting) * `warm_start`, the tilt of an earlier call. The gradient of the
+    expectation is the estimator's (a name, a made estimator, a function as `catreparam.expectation` takes it, or `Annealed`),
+    from `num_samples` draws a step; that of the KL is exact. Tokens that the prior forbids (-inf) stay impossible.
+
+    `frozen` positions (True) hold their entry of `tokens`; they cost nothing. `tokens` alone freezes every position whose
+    entry lies in [0, V) (in a vocabulary with the mask token inside, give `frozen` too). `max_grad_norm` clips the gradient of
+    every sequence. `lr` may be a function of the part of the steps done. `callback(info)` stops the loop by returning True.
+
+    Cost:   per step num_samples evaluations of the reward (and gradients), about ten passes over [B, L, V].
+    Raises: ValueError or TypeError for bad shapes and settings, naming the value; for a NaN or infinite reward or gradient,
+            naming the step; BlackBoxError when the estimator differentiates a BlackBoxReward.
+
+    >>> prior = torch.zeros(1, 2, 3)
+    >>> found = optimize_logits(prior, lambda x: 4 * x[..., 0].sum(-1), estimator="straight_through", num_steps=50)
+    >>> bool((found.logits.softmax(-1)[..., 0] > 0.9).all())
+    True
+    """
+    prior_logits = _checked_prior(prior_logits, generator)
+    check_count("num_steps", num_steps, 0)
+    check_count("num_samples", num_samples)
+    check_flag("track_best", track_best)
+    kl_weight = check_number("kl_weight", kl_weight, least=0.0)
+    if max_grad_norm is not None:
+        check_number("max_grad_norm", max_grad_norm, above=0.0)
+    problem = Problem.of(prior_logits, reward, tokens, frozen, track_best=track_best)
+    tilt = problem.initial_tilt(warm_start, check_number("forgetting", forgetting, least=0.0, most=1.0))
+    adam = torch.optim.Adam([tilt], lr=_at(lr, 0.0))
+    trace, stopper = Trace(), Stopper(early_stop)
+    for step in range(num_steps if problem.num_free else 0):
+        progress = step / num_steps
+        adam.param_groups[0]["lr"] = _at(lr, progress)
+        with torch.enable_grad():
+            logits = problem.log_prior + tilt
+            loss = expectation(
+                problem.loss,
+                logits,
+                estimator=estimator.at(progress) if isinstance(estimator, Annealed) else estimator,
+                num_samples=num_samples,
+                generator=generator,
+            )
+            gradient = problem.gradient(loss, tilt, step)
+        apart = divergence(logits.detach(), problem.log_prior)
+        gradient = gradient.add_(apart.gradient, alpha=kl_weight)
+        norm = torch.linalg.vector_norm(gradient, dim=(1, 2))
+        if max_grad_norm is not None:
+            gradient.mul_((max_grad_norm / norm.clamp_min(max_grad_norm)).reshape(-1, 1, 1))
+        info = StepInfo(step, -loss.detach(), apart.kl.sum(-1), apart.entropy.sum(-1), norm, problem.viewer(tilt))
+        _record(trace, info)
+        stop = callback is not None and callback(info) is True
+        stop = stopper.update(info.reward, info.kl * kl_weight) or stop
+        tilt.grad = gradient
+        del logits, loss, apart, gradient
+        adam.step()
+        tilt.grad = None
+        if stop:
+            break
+    tilt = tilt.detach()
+    return OptimizedLogits(
+        problem.full_logits(tilt),
+        problem.full_tilt(tilt),
+        trace,
+        problem.evaluations,
+        problem.best_tokens,
+        problem.best_reward,
+    )
+
+
+def _checked_prior(prior_logits: Tensor, generator: Generator | None) -> Tensor:
+    check_logits(prior_logits)
+    if prior_logits.ndim != 3:
+        raise ValueError(f"prior_logits must have shape [B, L, vocab_size], got {tuple(prior_logits.shape)}")
+    check_rows(prior_logits)
+    check_generator(generator, prior_logits.device)
+    return prior_logits.detach()
+
+
+def _at(value: Schedule, progress: float) -> float:
+    return check_number("lr", value(progress) if callable(value) else value, above=0.0)
+
+
+def _record(trace: Trace, info: StepInfo) -> None:
+    means = torch.stack([info.reward, info.kl, info.entropy, info.gradient_norm]).double().mean(-1).tolist()
+    trace.append(**dict(zip(("step", "reward", "kl", "entropy", "gradient_norm"), [info.step, *means], strict=True)))

@@ -1,0 +1,154 @@
+"""The optimisation problem behind `optimize_logits`: only the rows of free positions are worked on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from catreparam.categorical import one_hot_like
+from catreparam.guidance.rewards import Reward, check_rewards, is_hard
+from catreparam.guidance.trace import Evaluations
+from catreparam.masked_diffusion import carry_over
+
+
+@dataclass
+class Problem:
+    """Free rows [B, M, V] of a batch, M the largest number of free positions of a sequence.
+
+    `index` [B, M] says where they belong (None: everywhere); sequences with fewer free positions fill up with frozen ones,
+    whose log prior allows only their token, so that nothing happens to them.
+    """
+
+    reward: Reward
+    log_prior: Tensor  # [B, M, V]
+    full_prior: Tensor  # [B, L, V]
+    index: Tensor | None
+    base: Tensor | None  # one-hot tokens [B, L, V]
+    track_best: bool
+    reward_calls: int = 0
+    gradient_calls: int = 0
+    best_tokens: Tensor | None = None
+    best_reward: Tensor | None = None
+    num_free: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_free = self.log_prior.shape[1] if self.log_prior.shape[0] else 0
+
+    @classmethod
+    def of(
+        cls, prior_logits: Tensor, reward: Reward, tokens: Tensor | None, frozen: Tensor | None, *, track_best: bool
+    ) -> "Problem":
+        """The problem of one call; checks tokens and frozen."""
+        log_prior = torch.log_softmax(_wide(prior_logits), -1)
+        frozen = _checked_frozen(prior_logits, tokens, frozen)
+        if tokens is None or frozen is None or not bool(frozen.any()):
+            return cls(reward, log_prior, log_prior, None, None, track_best)
+        free = int((~frozen).sum(-1).max()) if frozen.numel() else 0
+        index = frozen.to(torch.uint8).argsort(dim=-1, stable=True)[:, :free]  # free positions first
+        log_prior = carry_over(log_prior, tokens, frozen)
+        rows = log_prior.gather(1, _over_classes(index, log_prior))
+        base = one_hot_like(tokens.masked_fill(~frozen, -1), log_prior)
+        return cls(reward, rows, log_prior, index, base, track_best)
+
+    def initial_tilt(self, warm_start: Tensor | None, forgetting: float) -> Tensor:
+        """(1 - forgetting) * warm_start at the free rows, or zero; a leaf that requires a gradient."""
+        if warm_start is None:
+            tilt = torch.zeros_like(self.log_prior)
+        else:
+            if warm_start.shape != self.full_prior.shape:
+                raise ValueError(
+                    f"warm_start must have the shape of prior_logits {tuple(self.full_prior.shape)}, "
+                    f"got {tuple(warm_start.shape)}"
+                )
+            rows = warm_start.detach().to(self.log_prior)
+            if self.index is not None:
+                rows = rows.gather(1, _over_classes(self.index, rows))
+            tilt = (1 - forgetting) * rows
+        return tilt.requires_grad_()
+
+    def loss(self, rows: Tensor) -> Tensor:
+        """-reward of the whole sequences [B] for free rows [B, M, V]."""
+        x = self.complete(rows)
+        self.reward_calls += 1
+        self.gradient_calls += int(x.requires_grad)
+        rewards = self.reward(x)
+        if not isinstance(rewards, Tensor) or rewards.shape != (rows.shape[0],) or not rewards.is_floating_point():
+            check_rewards(rewards, rows.shape[0], "")
+        if self.track_best and is_hard(x):
+            self._keep_best(x.detach().argmax(-1), rewards.detach())
+        return -rewards
+
+    def gradient(self, loss: Tensor, tilt: Tensor, step: int) -> Tensor:
+        """The gradient of the summed loss. Raises ValueError if either is not finite, or if there is no gradient."""
+        check_rewards(-loss, tilt.shape[0], f"at step {step}")
+        if not loss.requires_grad:
+            raise ValueError(
+                "the reward does not depend on x differentiably (detached, or built from argmax?); wrap a reward without "
+                "gradient as BlackBoxReward and use a score-function estimator (rloo, reinforce, arsm)"
+            )
+        (gradient,) = torch.autograd.grad(loss.sum(), tilt)
+        if not bool(torch.isfinite(gradient.sum())):
+            raise ValueError(f"the gradient of the reward is not finite at step {step}; check the reward's derivative")
+        return gradient
+
+    def complete(self, rows: Tensor) -> Tensor:
+        """x [B, L, V]: the free rows among the frozen tokens."""
+        if self.index is None or self.base is None:
+            return rows
+        return self.base.to(rows.dtype).scatter(1, _over_classes(self.index, rows), rows)
+
+    def full_tilt(self, tilt: Tensor) -> Tensor:
+        """[B, L, V], zero at frozen positions."""
+        if self.index is None:
+            return tilt.detach()
+        return torch.zeros_like(self.full_prior).scatter(1, _over_classes(self.index, tilt), tilt.detach())
+
+    def full_logits(self, tilt: Tensor) -> Tensor:
+        """[B, L, V]."""
+        return self.full_prior + self.full_tilt(tilt)
+
+    def viewer(self, tilt: Tensor) -> Callable[[], Tensor]:
+        """A function that gives the current logits when asked."""
+        return lambda: self.full_logits(tilt)
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """What the calls so far took."""
+        return Evaluations(0, self.reward_calls, self.gradient_calls)
+
+    def _keep_best(self, tokens: Tensor, rewards: Tensor) -> None:
+        if self.best_tokens is None or self.best_reward is None:
+            self.best_tokens, self.best_reward = tokens, rewards.clone()
+            return
+        better = rewards > self.best_reward
+        self.best_tokens = torch.where(better.unsqueeze(-1), tokens, self.best_tokens)
+        self.best_reward = torch.where(better, rewards, self.best_reward)
+
+
+def _checked_frozen(prior_logits: Tensor, tokens: Any, frozen: Any) -> Tensor | None:
+    shape, vocab_size = prior_logits.shape[:2], prior_logits.shape[-1]
+    for name, value, dtype in (("tokens", tokens, torch.long), ("frozen", frozen, torch.bool)):
+        if value is not None and (not isinstance(value, Tensor) or value.dtype != dtype or value.shape != shape):
+            got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} must be a {dtype} tensor of shape {tuple(shape)}, got {got}")
+    if tokens is None:
+        if frozen is not None:
+            raise ValueError("frozen needs tokens: the values at the frozen positions")
+        return None
+    inside = (tokens >= 0) & (tokens < vocab_size)
+    if frozen is None:
+        return inside
+    if bool((frozen & ~inside).any()):
+        bad = int(tokens[frozen & ~inside][0])
+        raise ValueError(f"frozen positions must hold tokens in [0, {vocab_size}), got {bad}")
+    return frozen
+
+
+def _over_classes(index: Tensor, rows: Tensor) -> Tensor:
+    return index.unsqueeze(-1).expand(-1, -1, rows.shape[-1])
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()

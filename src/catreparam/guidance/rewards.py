@@ -1,0 +1,77 @@
+"""Rewards: one-hot tokens -> a number per sequence, higher is better; differentiable, or black boxes on tokens."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from catreparam.validation import inside_transform
+
+
+class Reward(Protocol):
+    """x [B, L, vocab_size], one-hot in the dtype of the logits -> reward [B].
+
+    Differentiable in x unless it is a BlackBoxReward. Embeddings of x: `codebook_embed(x, codebook)`.
+    """
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [B, L, vocab_size] -> reward [B]."""
+        ...
+
+
+class BlackBoxError(ValueError):
+    """A gradient of a black-box reward was asked for."""
+
+
+class BlackBoxReward:
+    """A reward known only by its values: `function` maps tokens [B, L] (long) to rewards [B] (a tensor or a sequence).
+
+    It serves estimators that need values at hard samples only: rloo, reinforce, arsm, relax-free score functions, exact
+    (with chunk_size=1), and all methods without gradients (best_of_n, svdd, smc). Anything else raises BlackBoxError.
+
+    >>> reward = BlackBoxReward(lambda tokens: (tokens == 1).sum(-1))
+    >>> reward(torch.eye(3)[None, [1, 1, 0]])
+    tensor([2.])
+    """
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        if not callable(function):
+            raise TypeError(f"a black-box reward wraps a function of tokens, got {function!r}")
+        self.function = function
+
+    def __call__(self, x: Float[Tensor, "B L V"]) -> Float[Tensor, " B"]:
+        if x.requires_grad or not is_hard(x):
+            raise BlackBoxError(
+                "this reward is a black box: it has values at hard tokens but no gradient, and this estimator asks for one. "
+                "Use a score-function estimator (rloo, reinforce, arsm) or a method without gradients (best_of_n, svdd, smc)"
+            )
+        rewards = self.function(x.argmax(-1))
+        return torch.as_tensor(rewards, device=x.device).to(x.dtype)
+
+
+def is_hard(x: Tensor) -> bool:
+    """Whether every row of x is exactly one-hot. True without looking inside torch.func transforms."""
+    if inside_transform() or x.numel() == 0:
+        return True
+    x = x.detach()
+    return bool((x.amax(-1) == 1).all()) and int(x.count_nonzero()) == x.numel() // x.shape[-1]
+
+
+def check_rewards(rewards: Any, batch: int, where: str) -> Tensor:
+    """Returns the rewards [B] if they are floating, finite and of the right shape; `where` goes into the message."""
+    if not isinstance(rewards, Tensor) or not rewards.is_floating_point():
+        got = rewards.dtype if isinstance(rewards, Tensor) else type(rewards).__name__
+        raise TypeError(f"a reward must return a floating torch.Tensor [B], got {got}")
+    if rewards.shape != (batch,):
+        raise ValueError(f"a reward must return one number per sequence, [{batch}], got shape {tuple(rewards.shape)}")
+    finite = torch.isfinite(rewards.detach())
+    if not bool(finite.all()):
+        bad = (~finite).nonzero().flatten().tolist()
+        shown = ", ".join(str(index) for index in bad[:5]) + (", …" if len(bad) > 5 else "")
+        value = float(rewards.detach()[bad[0]])
+        raise ValueError(
+            f"the reward returned {value} {where} for sequence(s) {shown}; it must be finite (clamp it, or check its input)"
+        )
+    return rewards

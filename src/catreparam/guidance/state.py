@@ -1,0 +1,174 @@
+"""The state of a guided generation between two rounds, and the file that lets a killed one go on."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from catreparam.guidance.trace import Evaluations, Trace
+from catreparam.masked_diffusion import Unmasking
+from catreparam.report import write_atomically
+
+
+@dataclass(frozen=True)
+class GuidedState:
+    """All that the next round needs (beside the generator and what the estimator has learned)."""
+
+    round_index: int
+    tokens: Tensor
+    tilt: Tensor | None
+    kl: Tensor
+    prior_log_prob: Tensor
+    trace: Trace
+    evaluations: Evaluations
+    vocab_size: int
+    stopped: bool = False
+
+    @staticmethod
+    def start(tokens: Tensor) -> "GuidedState":
+        """Before the first round."""
+        zeros = torch.zeros(tokens.shape[0], device=tokens.device)
+        return GuidedState(0, tokens.clone(), None, zeros, zeros.clone(), Trace(), Evaluations(), 0)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One safetensors file: state, generator, what the estimator has learned; settings in its metadata."""
+
+    path: Path
+    settings: str
+    generator: Generator
+    estimator: Any
+
+    @staticmethod
+    def of(path: str | Path | None, settings: str, generator: Generator | None, estimator: Any) -> "Checkpoint | None":
+        """A checkpoint, or None without a path. Raises ValueError without a generator, ImportError without safetensors."""
+        if path is None:
+            return None
+        if generator is None:
+            raise ValueError("checkpoint needs generator=torch.Generator(...): the global generator cannot be resumed")
+        _safetensors()
+        return Checkpoint(Path(path), settings, generator, estimator)
+
+    def save(self, state: GuidedState) -> None:
+        """Replaces the file, atomically."""
+        tensors = {"tokens": state.tokens, "kl": state.kl, "prior_log_prob": state.prior_log_prob}
+        tensors["generator"] = self.generator.get_state()
+        if state.tilt is not None:
+            tensors["tilt"] = state.tilt
+        tensors |= {f"estimator.{key}": value for key, value in learned_state(self.estimator).items()}
+        facts = {
+            "settings": self.settings,
+            "round_index": state.round_index,
+            "trace": state.trace.rows,
+            "evaluations": dataclasses.astuple(state.evaluations),
+            "vocab_size": state.vocab_size,
+            "stopped": state.stopped,
+        }
+        plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, _safetensors().torch.save(plain, {"guidance": json.dumps(facts)}))
+
+    def load(self, tokens: Tensor) -> GuidedState | None:
+        """The saved state, with generator and estimator put back; None if there is no file yet."""
+        if not self.path.exists():
+            return None
+        try:
+            with _safetensors().safe_open(self.path, framework="pt") as file:
+                facts = json.loads((file.metadata() or {})["guidance"])
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            if facts["settings"] != self.settings:
+                raise _OtherSettings
+            state = GuidedState(
+                round_index=facts["round_index"],
+                tokens=tensors["tokens"].to(tokens.device),
+                tilt=tensors["tilt"].to(tokens.device) if "tilt" in tensors else None,
+                kl=tensors["kl"].to(tokens.device),
+                prior_log_prob=tensors["prior_log_prob"].to(tokens.device),
+                trace=Trace(facts["trace"]),
+                evaluations=Evaluations(*facts["evaluations"]),
+                vocab_size=facts["vocab_size"],
+                stopped=facts["stopped"],
+            )
+            self.generator.set_state(tensors["generator"])
+            restore_learned(self.estimator, tensors)
+        except _OtherSettings:
+            raise ValueError(
+                f"{self.path} belongs to a generation with other tokens, settings or estimator; "
+                "delete it or choose another file"
+            ) from None
+        except (_safetensors().SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise ValueError(f"checkpoint {self.path} is damaged ({error}); delete it to start over") from error
+        return state
+
+
+class _OtherSettings(Exception):
+    pass
+
+
+def fingerprint(tokens: Tensor, estimator: Any, unmasking: Unmasking, settings: list[Any]) -> str:
+    """A digest of everything that decides the result, as far as it can be read off; functions count by name."""
+    order = unmasking.order
+    parts = [hashlib.sha256(tokens.cpu().numpy().tobytes()).hexdigest(), list(tokens.shape), _readable(estimator)]
+    parts += [unmasking.num_rounds, unmasking.schedule, unmasking.remask_sigma]
+    parts.append(order.tolist() if isinstance(order, Tensor) else _readable(order))
+    parts += [_readable(setting) for setting in settings]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _readable(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return repr(value)
+    name = getattr(value, "__qualname__", None) or getattr(value, "name", None) or type(value).__qualname__
+    keywords = getattr(value, "keywords", {})  # a made estimator: numbers and words, not what it has learned
+    plain = {key: item for key, item in keywords.items() if isinstance(item, (bool, int, float, str, type(None)))}
+    return [str(name), plain]
+
+
+def learned_state(estimator: Any) -> dict[str, Tensor]:
+    """What a made estimator carries from step to step: modules and dataclasses of numbers among its hyperparameters."""
+    state: dict[str, Tensor] = {}
+    for key, value in _stateful(estimator).items():
+        if isinstance(value, nn.Module):
+            state |= {f"{key}.{name}": tensor for name, tensor in value.state_dict().items()}
+        else:
+            state[key] = torch.tensor(dataclasses.astuple(value), dtype=torch.float64)
+    return state
+
+
+def restore_learned(estimator: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Puts `learned_state` (keys with the prefix "estimator.") back."""
+    for key, value in _stateful(estimator).items():
+        prefix = f"estimator.{key}"
+        if isinstance(value, nn.Module):
+            own = {name[len(prefix) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{prefix}.")}
+            value.load_state_dict(own)
+        else:
+            for entry, number in zip(dataclasses.fields(value), tensors[prefix].tolist(), strict=True):
+                setattr(value, entry.name, number)
+
+
+def _stateful(estimator: Callable[..., Any] | Any) -> dict[str, Any]:
+    keywords = getattr(estimator, "keywords", None) or {}
+    return {
+        key: value
+        for key, value in keywords.items()
+        if isinstance(value, nn.Module) or (dataclasses.is_dataclass(value) and not isinstance(value, type))
+    }
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError("checkpoints need safetensors; install catreparam[guidance]") from error
+    return safetensors

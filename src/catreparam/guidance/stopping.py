@@ -1,0 +1,77 @@
+"""When an optimisation ends early, and estimators that change on the way."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from catreparam.validation import check_count, check_number
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """Ends a loop when every sequence once reached `target`, or after `patience` steps without a better mean objective.
+
+    target: a reward; reached when every sequence of the batch has had a reward of at least that in some step.
+    patience: steps without an improvement of the batch's mean of reward - kl_weight * KL by more than `min_improvement`.
+    """
+
+    target: float | None = None
+    patience: int | None = None
+    min_improvement: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.target is None and self.patience is None:
+            raise ValueError("EarlyStop needs a target or a patience")
+        if self.target is not None:
+            check_number("target", self.target)
+        if self.patience is not None:
+            check_count("patience", self.patience)
+        check_number("min_improvement", self.min_improvement, least=0.0)
+
+
+class Annealed:
+    """An estimator that changes over the steps: `make(progress)` with progress in [0, 1) returns the one to use.
+
+    >>> from catreparam import make_estimator
+    >>> Annealed(lambda progress: make_estimator("redge", t1=0.9 - 0.4 * progress)).at(0.5)
+    make_estimator('redge', t1=0.7)
+    """
+
+    def __init__(self, make: Callable[[float], str | Callable[..., Tensor]]) -> None:
+        if not callable(make):
+            raise TypeError(f"Annealed wraps a function progress -> estimator, got {make!r}")
+        self.make = make
+
+    def at(self, progress: float) -> str | Callable[..., Tensor]:
+        """The estimator at this progress."""
+        return self.make(progress)
+
+
+class Stopper:
+    """The state behind an EarlyStop."""
+
+    def __init__(self, rule: EarlyStop | None) -> None:
+        self.rule = rule
+        self.reached: Tensor | None = None
+        self.best, self.waited = -math.inf, 0
+
+    def update(self, reward: Tensor, penalty: Tensor) -> bool:
+        """Takes in one step's rewards and penalties [B]; whether to stop."""
+        rule = self.rule
+        if rule is None:
+            return False
+        if rule.target is not None:
+            now = reward >= rule.target
+            self.reached = now if self.reached is None else self.reached | now
+            if bool(self.reached.all()):
+                return True
+        if rule.patience is None:
+            return False
+        objective = float((reward - penalty).mean())
+        if objective > self.best + rule.min_improvement:
+            self.best, self.waited = objective, 0
+        else:
+            self.waited += 1
+        return self.waited >= rule.patience

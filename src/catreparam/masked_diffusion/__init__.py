@@ -1,0 +1,38 @@
+"""Masked (absorbing) discrete diffusion: denoisers, mask schedules, unmasking orders, remasking, samplers."""
+
+from catreparam.masked_diffusion.adapters import from_masked_lm, from_mdlm
+from catreparam.masked_diffusion.denoiser import (
+    ClassifierFree,
+    Condition,
+    Denoiser,
+    as_denoiser,
+    carry_over,
+    evaluations_per_call,
+    prior_of,
+)
+from catreparam.masked_diffusion.orders import confidence_order, halton_order
+from catreparam.masked_diffusion.sampling import Sample, draw_tokens, one_hot_tokens, sample
+from catreparam.masked_diffusion.schedules import MASK_SCHEDULES, mask_fraction
+from catreparam.masked_diffusion.steps import Unmasking, reverse_step
+
+__all__ = [
+    "MASK_SCHEDULES",
+    "ClassifierFree",
+    "Condition",
+    "Denoiser",
+    "Sample",
+    "Unmasking",
+    "as_denoiser",
+    "carry_over",
+    "confidence_order",
+    "draw_tokens",
+    "evaluations_per_call",
+    "from_masked_lm",
+    "from_mdlm",
+    "halton_order",
+    "mask_fraction",
+    "one_hot_tokens",
+    "prior_of",
+    "reverse_step",
+    "sample",
+]

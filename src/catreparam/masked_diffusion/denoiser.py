@@ -1,0 +1,138 @@
+"""Denoisers: (tokens, **condition) -> prior logits. Every foreign model is wrapped once into one."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from catreparam.categorical import one_hot_like
+from catreparam.validation import check_count, check_number
+
+Condition = Mapping[str, Any]  # keyword arguments of a denoiser: class labels, a prompt's features, …
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """A model of the clean tokens given partly masked ones. Any nn.Module with a `mask_token` is one.
+
+    `tokens` [B, L] hold ids in [0, vocab_size) and `mask_token` where they are masked; the result is
+    prior logits [B, L, vocab_size], unnormalised log-probabilities of the clean token at every position.
+
+    vocab_size does NOT count the mask token: usually mask_token == vocab_size. A vocabulary in which the mask token sits
+    in the middle (BERT) keeps its numbering and gives that column -inf.
+
+    Optional: `evaluations_per_call` (int, default 1), the model evaluations that a call costs a sequence.
+    """
+
+    mask_token: int
+
+    def __call__(self, tokens: Tensor, **condition: Any) -> Tensor:
+        """tokens [B, L] -> prior logits [B, L, vocab_size]."""
+        ...
+
+
+class FunctionDenoiser:
+    """What `as_denoiser` returns."""
+
+    def __init__(self, function: Callable[..., Tensor], mask_token: int, evaluations: int = 1) -> None:
+        self.function, self.mask_token, self.evaluations_per_call = function, mask_token, evaluations
+
+    def __call__(self, tokens: Tensor, **condition: Any) -> Tensor:
+        return self.function(tokens, **condition)
+
+
+def as_denoiser(function: Callable[..., Tensor], *, mask_token: int) -> Denoiser:
+    """A denoiser from any function (tokens [B, L], **condition) -> prior logits [B, L, vocab_size].
+
+    If the last axis counts the mask token, use `from_masked_lm` or set that column to -inf.
+
+    >>> denoiser = as_denoiser(lambda tokens: torch.zeros(*tokens.shape, 9), mask_token=9)
+    >>> denoiser(torch.full((2, 4), 9)).shape
+    torch.Size([2, 4, 9])
+    """
+    if not callable(function):
+        raise TypeError(f"a denoiser must be callable, got {function!r}")
+    return FunctionDenoiser(function, check_count("mask_token", mask_token, 0))
+
+
+class ClassifierFree:
+    """Classifier-free guidance: (1 + weight) * conditional - weight * unconditional logits, two evaluations a call.
+
+    `null_condition` replaces the condition's entries of the same name in the second evaluation (values that are
+    tensors of one row are expanded to the batch). `weight` is a number, or a function of the unmasked fraction in
+    [0, 1] (a tensor [B]) -> weight (a number or a tensor [B]).
+
+    >>> model = as_denoiser(lambda tokens, bias: torch.zeros(*tokens.shape, 2) + torch.tensor([0.0, bias]), mask_token=2)
+    >>> ClassifierFree(model, null_condition={"bias": 0.0}, weight=3.0)(torch.tensor([[2]]), bias=1.0)
+    tensor([[[0., 4.]]])
+
+    Reference: Ho & Salimans 2022, https://arxiv.org/abs/2207.12598.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, *, null_condition: Condition, weight: float | Callable[[Tensor], float | Tensor]
+    ) -> None:
+        if not callable(weight):
+            check_number("weight", weight)
+        self.denoiser, self.null_condition, self.weight = denoiser, dict(null_condition), weight
+        self.mask_token = denoiser.mask_token
+        self.evaluations_per_call = 2 * evaluations_per_call(denoiser)
+
+    def __call__(self, tokens: Tensor, **condition: Any) -> Tensor:
+        null = {key: _expanded(value, tokens.shape[0]) for key, value in self.null_condition.items()}
+        conditional = self.denoiser(tokens, **condition)
+        unconditional = self.denoiser(tokens, **{**condition, **null})
+        weight = self.weight
+        if callable(weight):
+            weight = weight((tokens != self.mask_token).to(conditional.dtype).mean(-1))
+        if isinstance(weight, Tensor):
+            weight = weight.reshape(-1, 1, 1)
+        mixed = torch.lerp(unconditional, conditional, 1.0 + torch.as_tensor(weight).to(conditional))
+        forbidden = (conditional == -torch.inf) | (unconditional == -torch.inf)
+        return mixed.masked_fill(forbidden, -torch.inf)  # -inf minus -inf would be NaN
+
+
+def carry_over(prior_logits: Float[Tensor, "B L V"], tokens: Int[Tensor, "B L"], frozen: Bool[Tensor, "B L"]) -> Tensor:
+    """Prior logits whose frozen positions allow only their token: 0 there, -inf elsewhere in the row."""
+    point = one_hot_like(tokens, prior_logits).log()  # one-hot -> 0 and -inf
+    return torch.where(frozen.unsqueeze(-1), point, prior_logits)
+
+
+def prior_of(
+    denoiser: Denoiser, tokens: Int[Tensor, "B L"], condition: Condition | None = None, *, temperature: float = 1.0
+) -> Float[Tensor, "B L V"]:
+    """The denoiser's logits at `temperature`, without gradient, checked.
+
+    Raises ValueError if their shape does not fit the tokens, they hold NaN or +inf, or the column of the mask token (where
+    there is one) is not impossible.
+    """
+    with torch.no_grad():
+        logits = denoiser(tokens, **(condition or {}))
+    if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != tokens.shape:
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"the denoiser must map tokens {tuple(tokens.shape)} to logits [B, L, vocab_size], got {shape}"
+        )
+    if not logits.is_floating_point():
+        raise TypeError(f"the denoiser must return floating logits, got {logits.dtype}")
+    top = logits.amax(-1)
+    if not bool(torch.isfinite(top).all()):
+        what = "NaN" if bool(torch.isnan(top).any()) else "+inf or a row with no possible token"
+        raise ValueError(f"the denoiser's logits hold {what}; check its weights and its input")
+    if denoiser.mask_token < logits.shape[-1] and bool((logits[..., denoiser.mask_token] > -torch.inf).any()):
+        raise ValueError(
+            f"mask_token {denoiser.mask_token} is inside the vocabulary of {logits.shape[-1]} and the denoiser gives it "
+            "probability; set that column to -inf (from_masked_lm does)"
+        )
+    return logits if temperature == 1.0 else logits / temperature
+
+
+def evaluations_per_call(denoiser: Denoiser) -> int:
+    """Model evaluations that one call costs a sequence: 2 with classifier-free guidance."""
+    return getattr(denoiser, "evaluations_per_call", 1)
+
+
+def _expanded(value: Any, batch: int) -> Any:
+    return value.expand(batch, *value.shape[1:]) if isinstance(value, Tensor) and value.ndim else value

@@ -1,0 +1,106 @@
+"""Samplers of masked diffusion that read like the algorithm."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from catreparam.categorical import draw_exponential_like
+from catreparam.masked_diffusion.denoiser import Condition, Denoiser, carry_over, evaluations_per_call, prior_of
+from catreparam.masked_diffusion.orders import Order
+from catreparam.masked_diffusion.steps import Unmasking, reverse_step
+from catreparam.validation import check_generator, check_number
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Tokens [B, L] without masks; log_prob [B] of all reveals on the way under the model; evaluations a sequence."""
+
+    tokens: Tensor
+    log_prob: Tensor
+    model_evaluations: int
+
+
+def sample(
+    denoiser: Denoiser,
+    tokens: Int[Tensor, "B L"],
+    *,
+    num_rounds: int = 20,
+    schedule: str = "linear",
+    order: str | Tensor | Order = "ancestral",
+    remask_sigma: float = 0.0,
+    condition: Condition | None = None,
+    temperature: float = 1.0,
+    callback: Callable[[int, Tensor], None] | None = None,
+    generator: Generator | None = None,
+) -> Sample:
+    """Fills the masked positions of `tokens` by masked diffusion; unmasked positions are kept.
+
+    `tokens` hold `denoiser.mask_token` where something is to be generated. Settings: see `Unmasking`.
+    `callback(round_index, tokens)` is called after every round.
+    Cost:   at most num_rounds calls of the denoiser (fewer when nothing is left to do).
+    Raises: ValueError or TypeError for bad settings, tokens outside the vocabulary, and NaN or ill-shaped logits.
+
+    >>> from catreparam.masked_diffusion import as_denoiser
+    >>> denoiser = as_denoiser(lambda tokens: torch.zeros(*tokens.shape, 9), mask_token=9)
+    >>> start = torch.tensor([[9, 9, 4, 9]])
+    >>> result = sample(denoiser, start, num_rounds=2, generator=torch.Generator().manual_seed(0))
+    >>> int(result.tokens[0, 2]), bool((result.tokens < 9).all())
+    (4, True)
+    """
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
+    temperature = check_number("temperature", temperature, above=0.0)
+    check_tokens(tokens, denoiser, generator)
+    maskable = tokens == denoiser.mask_token
+    log_prob, evaluations = torch.zeros(tokens.shape[0], device=tokens.device), 0
+    for round_index in range(num_rounds):
+        masked = tokens == denoiser.mask_token
+        if remask_sigma == 0 and not bool(masked.any()):
+            break
+        prior = carry_over(prior_of(denoiser, tokens, condition, temperature=temperature), tokens, ~masked)
+        evaluations += evaluations_per_call(denoiser)
+        clean, drawn = draw_tokens(prior, generator)
+        tokens = reverse_step(
+            tokens,
+            clean,
+            drawn,
+            round_index=round_index,
+            unmasking=unmasking,
+            maskable=maskable,
+            mask_token=denoiser.mask_token,
+            generator=generator,
+        )
+        log_prob = log_prob + (drawn * (masked & (tokens != denoiser.mask_token))).sum(-1)
+        if callback is not None:
+            callback(round_index, tokens)
+    return Sample(tokens, log_prob, evaluations)
+
+
+def draw_tokens(
+    logits: Float[Tensor, "B L V"], generator: Generator | None = None
+) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
+    """Tokens drawn from softmax(logits) at every position, and their log-probabilities (float32)."""
+    log_probs = torch.log_softmax(logits.float(), -1)
+    tokens = (log_probs - draw_exponential_like(log_probs, generator).log()).argmax(-1)
+    return tokens, log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def one_hot_tokens(tokens: Int[Tensor, "B L"], vocab_size: int) -> Float[Tensor, "B L V"]:
+    """x [B, L, vocab_size] in float32. Raises ValueError for tokens outside the vocabulary (masked ones, say)."""
+    if tokens.numel() and int(tokens.max()) >= vocab_size:
+        raise ValueError(f"tokens must lie in [0, {vocab_size}), got {int(tokens.max())}")
+    return torch.nn.functional.one_hot(tokens, vocab_size).float()
+
+
+def check_tokens(tokens: Tensor, denoiser: Denoiser, generator: Generator | None) -> None:
+    """Raises unless tokens [B, L] are whole numbers, not negative, and the denoiser has a mask token."""
+    if not isinstance(tokens, Tensor) or tokens.dtype != torch.long or tokens.ndim != 2:
+        got = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise TypeError(f"tokens must be a torch.long tensor [B, L], got {got}")
+    if not hasattr(denoiser, "mask_token"):
+        raise TypeError(f"a denoiser needs a mask_token, {type(denoiser).__name__} has none; wrap it by as_denoiser")
+    if tokens.numel() and int(tokens.min()) < 0:
+        raise ValueError(f"tokens must be at least 0, got {int(tokens.min())}; masked positions hold mask_token")
+    check_generator(generator, tokens.device)
