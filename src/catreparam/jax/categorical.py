@@ -1,0 +1,86 @@
+"""Rows in and out, noise, exact draws, attached gradients: the twin of `catreparam.categorical` for JAX."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+from jaxtyping import Float
+
+from catreparam.jax.validation import check_key, check_logits, check_mask, check_rows
+
+Rows = Float[Array, "*batch num_classes"]
+BroadcastRows = Float[Array, "... num_classes"]  # rows that broadcast against each other, several noises a row say
+
+
+def to_rows(logits: Any, mask: Any, axis: int, key: Any) -> Rows:
+    """Checks the input and returns logits with classes last, in float32 or wider, forbidden classes at -inf."""
+    array = check_logits(logits, axis)
+    check_key(key)
+    rows = array if array.dtype in (jnp.float32, jnp.float64) else array.astype(jnp.float32)
+    if mask is not None:
+        rows = jnp.where(check_mask(mask, array), rows, -jnp.inf)
+    rows = jnp.moveaxis(rows, axis, -1)
+    check_rows(rows)
+    return rows
+
+
+def from_rows(x: Array, logits: Array, axis: int) -> Array:
+    """Undoes `to_rows`: the layout and dtype of `logits` for an array with classes last."""
+    return jnp.moveaxis(x, -1, axis).astype(logits.dtype)
+
+
+def attach_gradient(x: Rows, surrogate: Rows) -> Rows:
+    """The value of x, exactly, with the gradient of the surrogate.
+
+    >>> import jax, jax.numpy as jnp
+    >>> f = lambda p: attach_gradient(jnp.array([0.0, 1.0]), p) @ jnp.array([3.0, 5.0])
+    >>> jax.grad(f)(jnp.array([0.2, 0.8])).tolist()
+    [3.0, 5.0]
+    """
+    return stop_gradient(x) + (surrogate - stop_gradient(surrogate))
+
+
+def draw_exponential_like(rows: Array, key: Array, shape: tuple[int, ...] | None = None) -> Array:
+    """Exponential(1) noise, never zero, so that its logarithm and its inverse are finite."""
+    noise = jax.random.exponential(key, rows.shape if shape is None else shape, rows.dtype)
+    return jnp.maximum(noise, jnp.finfo(rows.dtype).tiny)
+
+
+def draw_normal_like(rows: Array, key: Array, shape: tuple[int, ...] | None = None) -> Array:
+    """Standard normal noise."""
+    return jax.random.normal(key, rows.shape if shape is None else shape, rows.dtype)
+
+
+def draw_one_hot(probs: Rows, key: Array) -> Rows:
+    """An exact one-hot draw for every row of probabilities (which need not be normalised). No gradient.
+
+    >>> import jax, jax.numpy as jnp
+    >>> draw_one_hot(jnp.array([[0.0, 1.0, 0.0]]), jax.random.key(0)).tolist()
+    [[0.0, 1.0, 0.0]]
+    """
+    probs = stop_gradient(probs)
+    return one_hot_like((probs / draw_exponential_like(probs, key)).argmax(-1), probs)
+
+
+def one_hot_like(index: Array, rows: Array) -> Array:
+    """One-hot rows with the classes and dtype of `rows` from class indices [*batch]."""
+    return jax.nn.one_hot(index, rows.shape[-1], dtype=rows.dtype)
+
+
+def finite(logits: Rows) -> Rows:
+    """Logits with -inf replaced by 0, for products with weights that are zero there (0 * -inf would be NaN)."""
+    return jnp.where(logits == -jnp.inf, 0.0, logits)
+
+
+def covariance_product(probs: BroadcastRows, vector: BroadcastRows) -> BroadcastRows:
+    """J(p) u = p * (u - <p, u>): the covariance of a one-hot draw, applied to u in O(num_classes)."""
+    return probs * (vector - (probs * vector).sum(-1, keepdims=True))
+
+
+def second_order(probs: BroadcastRows, vector: BroadcastRows, x: BroadcastRows, weight: float = 1.0) -> BroadcastRows:
+    """(1 - w/2) J(p) u + (w/2) d <d, u> with d = x - p: between population (w = 0) and ReinMax's covariance (w = 1)."""
+    d = x - probs
+    one_sample = d * (d * vector).sum(-1, keepdims=True)
+    return (1 - weight / 2) * covariance_product(probs, vector) + (weight / 2) * one_sample

@@ -1,0 +1,97 @@
+"""Gumbel-Softmax and Gumbel-Rao for JAX."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.lax import stop_gradient
+from jaxtyping import Bool, Float
+
+from catreparam.jax.categorical import (
+    Rows,
+    attach_gradient,
+    draw_exponential_like,
+    draw_one_hot,
+    finite,
+    from_rows,
+    one_hot_like,
+    to_rows,
+)
+from catreparam.validation import check_count, check_flag, check_number
+
+
+def gumbel_softmax(
+    logits: Float[Array, "*batch num_classes"],
+    *,
+    key: Array,
+    temperature: float = 1.0,
+    hard: bool = True,
+    mask: Bool[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "*batch num_classes"]:
+    """Draws a one-hot x (hard=False: a relaxed one) by the Gumbel-max trick: see `catreparam.gumbel_softmax`.
+
+    Raises ValueError unless temperature > 0; TypeError or ValueError for bad logits, masks and keys.
+
+    >>> import jax, jax.numpy as jnp
+    >>> gumbel_softmax(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
+    True
+    """
+    check_flag("hard", hard)
+    rows = to_rows(logits, mask, axis, key)
+    noise = -jnp.log(draw_exponential_like(rows, key))
+    x_soft = gumbel_softmax_surrogate(rows, noise=noise, temperature=temperature)
+    x = attach_gradient(one_hot_like((rows + noise).argmax(-1), rows), x_soft) if hard else x_soft
+    return from_rows(x, logits, axis)
+
+
+def gumbel_softmax_surrogate(logits: Rows, *, noise: Rows, temperature: float = 1.0) -> Rows:
+    """The relaxed sample softmax((logits + noise) / temperature) for given standard Gumbel noise [*batch, num_classes]."""
+    temperature = check_number("temperature", temperature, above=0.0)
+    return jax.nn.softmax((logits + noise) / temperature, -1)
+
+
+def gumbel_rao(
+    logits: Float[Array, "*batch num_classes"],
+    *,
+    key: Array,
+    temperature: float = 0.5,
+    num_noises: int = 10,
+    mask: Bool[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "*batch num_classes"]:
+    """Draws x first, then averages the Gumbel-Softmax gradient over Gumbels given x: see `catreparam.gumbel_rao`.
+
+    Raises ValueError unless temperature > 0 and num_noises >= 1; TypeError or ValueError for bad input.
+
+    >>> import jax, jax.numpy as jnp
+    >>> gumbel_rao(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
+    True
+    """
+    check_count("num_noises", num_noises)
+    rows = to_rows(logits, mask, axis, key)
+    key_x, key_noise = jax.random.split(key)
+    x = draw_one_hot(jax.nn.softmax(rows, -1), key_x)
+    noise = draw_exponential_like(rows, key_noise, (num_noises, *rows.shape))
+    surrogate = gumbel_rao_surrogate(rows, noise=noise, x=x, temperature=temperature)
+    return from_rows(attach_gradient(x, surrogate), logits, axis)
+
+
+def gumbel_rao_surrogate(logits: Rows, *, noise: Array, x: Rows, temperature: float = 0.5) -> Rows:
+    """Mean over conditional Gumbels of their softmax at `temperature`, given the hard sample x.
+
+    `noise` holds Exponential(1) values [num_noises, *batch, num_classes]. Each Gumbel is a constant: the gradient
+    is that of softmax((logits + constant) / temperature).
+    """
+    temperature = check_number("temperature", temperature, above=0.0)
+    perturbed = _conditional_gumbel(jax.nn.log_softmax(stop_gradient(logits), -1), x, noise)
+    shift = finite(logits) - finite(stop_gradient(logits))  # zero, but carries the gradient
+    return jax.nn.softmax((perturbed + shift) / temperature, -1).mean(0)
+
+
+def _conditional_gumbel(log_probs: Rows, x: Rows, exponentials: Array) -> Array:
+    """Gumbel-perturbed log-probabilities given that x is their argmax: -log E_x on top, -log(E_k / p_k + E_x) elsewhere."""
+    impossible = log_probs == -jnp.inf
+    log_noise = jnp.log(exponentials)
+    log_top = (x * log_noise).sum(-1, keepdims=True)
+    below = -jnp.logaddexp(log_noise - jnp.where(impossible, 0.0, log_probs), log_top)
+    return jnp.where(impossible, -jnp.inf, jnp.where(x > 0, -log_noise, below))
