@@ -1,10 +1,14 @@
 """Reward guidance of discrete diffusion models: optimise logits against a reward and the KL divergence to a prior."""
 
+from catreparam.guidance.best_of_n import best_of_n
 from catreparam.guidance.embedding import codebook_embed
+from catreparam.guidance.embedding_guidance import QuantizedExpectation, aps, entrgi, entropy_mixing
 from catreparam.guidance.generate import RoundInfo, guided_sample
 from catreparam.guidance.optimize import OptimizedLogits, StepInfo, optimize_logits
 from catreparam.guidance.rewards import BlackBoxError, BlackBoxReward, Reward
+from catreparam.guidance.smc import smc
 from catreparam.guidance.stopping import Annealed, EarlyStop
+from catreparam.guidance.svdd import svdd
 from catreparam.guidance.trace import Evaluations, Generation, Trace
 
 __all__ = [
@@ -15,11 +19,18 @@ __all__ = [
     "Evaluations",
     "Generation",
     "OptimizedLogits",
+    "QuantizedExpectation",
     "Reward",
     "RoundInfo",
     "StepInfo",
     "Trace",
+    "aps",
+    "best_of_n",
     "codebook_embed",
+    "entrgi",
+    "entropy_mixing",
     "guided_sample",
     "optimize_logits",
+    "smc",
+    "svdd",
 ]

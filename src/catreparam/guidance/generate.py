@@ -11,24 +11,14 @@ from torch import Generator, Tensor
 
 from catreparam.guidance.divergence import divergence
 from catreparam.guidance.optimize import OptimizedLogits, Schedule, optimize_logits
-from catreparam.guidance.rewards import Reward, check_rewards
+from catreparam.guidance.particles import reward_of
+from catreparam.guidance.rewards import Reward
 from catreparam.guidance.state import Checkpoint, GuidedState, fingerprint
 from catreparam.guidance.stopping import Annealed, EarlyStop
 from catreparam.guidance.trace import Evaluations, Generation, Trace
-from catreparam.masked_diffusion import (
-    Condition,
-    Denoiser,
-    Unmasking,
-    carry_over,
-    draw_tokens,
-    evaluations_per_call,
-    one_hot_tokens,
-    prior_of,
-    reverse_step,
-)
+from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking, draw_tokens
 from catreparam.masked_diffusion.orders import Order
-from catreparam.masked_diffusion.sampling import check_tokens
-from catreparam.validation import check_choice, check_number
+from catreparam.validation import check_choice
 
 
 @dataclass(frozen=True)
@@ -83,25 +73,17 @@ def guided_sample(
     Cost:   num_rounds model evaluations; num_rounds * num_steps * num_samples of the reward and of its gradient, and one.
     Raises: as `sample` and `optimize_logits`; ValueError if the checkpoint belongs to other settings or is damaged.
     """
-    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
-    temperature = check_number("temperature", temperature, above=0.0)
     check_choice("commit", commit, ("sample", "argmax", "best"))
-    check_tokens(tokens, denoiser, generator)
-    settings = fingerprint(
-        tokens,
-        estimator,
-        unmasking,
-        [temperature, num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop, commit],
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
+    process = ReverseProcess.start(
+        denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
     )
-    file = Checkpoint.of(checkpoint, settings, generator, estimator)
-    state = file.load(tokens) if file else None
-    state = state or GuidedState.start(tokens)
-    maskable = tokens == denoiser.mask_token
-    while state.round_index < num_rounds and not state.stopped:
-        masked = state.tokens == denoiser.mask_token
-        if remask_sigma == 0 and not bool(masked.any()):
-            break
-        prior = carry_over(prior_of(denoiser, state.tokens, condition, temperature=temperature), state.tokens, ~masked)
+    settings = [temperature, num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop, commit]
+    file = Checkpoint.of(checkpoint, fingerprint(tokens, estimator, unmasking, settings), generator, estimator)
+    state = (file.load(tokens) if file else None) or GuidedState.start(tokens)
+    while state.round_index < num_rounds and not state.stopped and not process.is_done(state.tokens):
+        masked = process.masked(state.tokens)
+        prior = process.prior(state.tokens)
         optimized = optimize_logits(
             prior,
             reward,
@@ -120,37 +102,20 @@ def guided_sample(
             generator=generator,
         )
         clean, log_prob = _propose(optimized, commit, generator)
-        after = reverse_step(
-            state.tokens,
-            clean,
-            log_prob,
-            round_index=state.round_index,
-            unmasking=unmasking,
-            maskable=maskable,
-            mask_token=denoiser.mask_token,
-            generator=generator,
-        )
+        after = process.step(state.tokens, clean, log_prob, state.round_index)
         info = RoundInfo(state.round_index, num_rounds, after, clean, optimized)
         stopped = callback is not None and callback(info) is True
         if stopped:
-            after = torch.where(after == denoiser.mask_token, clean, after)
-        state = _next_state(
-            state, prior, optimized, masked, after, clean, denoiser, stopped=stopped, keep=forgetting < 1
-        )
+            after = torch.where(process.masked(after), clean, after)
+        state = _next_state(state, process, prior, optimized, after, clean, stopped=stopped, keep=forgetting < 1)
         if file:
             file.save(state)
         if progress is not None:
             progress(state.round_index, num_rounds)
-    rewards = final_rewards(reward, state.tokens, state.vocab_size or denoiser.mask_token)
+    vocab_size = state.vocab_size or denoiser.mask_token
+    rewards = reward_of(reward, state.tokens, vocab_size, "for the finished tokens")
     evaluations = state.evaluations + Evaluations(reward=1)
     return Generation(state.tokens, rewards, state.prior_log_prob, state.kl, state.trace, evaluations)
-
-
-def final_rewards(reward: Reward, tokens: Tensor, vocab_size: int) -> Tensor:
-    """The reward [B] of finished tokens, without gradient, checked."""
-    with torch.no_grad():
-        rewards = reward(one_hot_tokens(tokens, vocab_size))
-    return check_rewards(rewards, tokens.shape[0], "for the finished tokens")
 
 
 def _propose(optimized: OptimizedLogits, commit: str, generator: Generator | None) -> tuple[Tensor, Tensor]:
@@ -165,22 +130,21 @@ def _propose(optimized: OptimizedLogits, commit: str, generator: Generator | Non
 
 def _next_state(
     state: GuidedState,
+    process: ReverseProcess,
     prior: Tensor,
     optimized: OptimizedLogits,
-    masked: Tensor,
     after: Tensor,
     clean: Tensor,
-    denoiser: Denoiser,
     *,
     stopped: bool,
     keep: bool,
 ) -> GuidedState:
-    revealed = masked & (after != denoiser.mask_token)
+    revealed = process.revealed(state.tokens, after)
     log_prior = torch.log_softmax(prior.to(optimized.logits.dtype), -1)
     kl = divergence(optimized.logits, log_prior).kl
-    trace = Trace(list(state.trace.rows))
+    trace, masked = Trace(list(state.trace.rows)), float(process.masked(state.tokens).sum(-1).float().mean())
     for row in optimized.trace.rows:
-        trace.append(round=state.round_index, masked=float(masked.sum(-1).float().mean()), **row)
+        trace.append(round=state.round_index, masked=masked, **row)
     return GuidedState(
         round_index=state.round_index + 1,
         tokens=after,
@@ -188,7 +152,7 @@ def _next_state(
         kl=state.kl + torch.where(revealed, kl, 0.0).sum(-1).float(),
         prior_log_prob=state.prior_log_prob + torch.where(revealed, _log_prob(log_prior, clean), 0.0).sum(-1).float(),
         trace=trace,
-        evaluations=state.evaluations + optimized.evaluations + Evaluations(model=evaluations_per_call(denoiser)),
+        evaluations=state.evaluations + optimized.evaluations + Evaluations(model=process.evaluations_per_round),
         vocab_size=prior.shape[-1],
         stopped=stopped,
     )

@@ -11,6 +11,7 @@ from catreparam.masked_diffusion.denoiser import (
     prior_of,
 )
 from catreparam.masked_diffusion.orders import confidence_order, halton_order
+from catreparam.masked_diffusion.process import ReverseProcess
 from catreparam.masked_diffusion.sampling import Sample, draw_tokens, one_hot_tokens, sample
 from catreparam.masked_diffusion.schedules import MASK_SCHEDULES, mask_fraction
 from catreparam.masked_diffusion.steps import Unmasking, reverse_step
@@ -20,6 +21,7 @@ __all__ = [
     "ClassifierFree",
     "Condition",
     "Denoiser",
+    "ReverseProcess",
     "Sample",
     "Unmasking",
     "as_denoiser",

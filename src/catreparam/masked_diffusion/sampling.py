@@ -1,4 +1,4 @@
-"""Samplers of masked diffusion that read like the algorithm."""
+"""The sampler of masked diffusion; it reads like the algorithm."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from catreparam.categorical import draw_exponential_like
-from catreparam.masked_diffusion.denoiser import Condition, Denoiser, carry_over, evaluations_per_call, prior_of
+from catreparam.masked_diffusion.denoiser import Condition, Denoiser
 from catreparam.masked_diffusion.orders import Order
-from catreparam.masked_diffusion.steps import Unmasking, reverse_step
-from catreparam.validation import check_generator, check_number
+from catreparam.masked_diffusion.process import ReverseProcess
+from catreparam.masked_diffusion.steps import Unmasking
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Sample:
     tokens: Tensor
     log_prob: Tensor
     model_evaluations: int
+    vocab_size: int
 
 
 def sample(
@@ -50,32 +51,28 @@ def sample(
     >>> int(result.tokens[0, 2]), bool((result.tokens < 9).all())
     (4, True)
     """
-    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
-    temperature = check_number("temperature", temperature, above=0.0)
-    check_tokens(tokens, denoiser, generator)
-    maskable = tokens == denoiser.mask_token
+    process = ReverseProcess.start(
+        denoiser,
+        tokens,
+        Unmasking(num_rounds, schedule, order, remask_sigma),
+        condition=condition,
+        temperature=temperature,
+        generator=generator,
+    )
     log_prob, evaluations = torch.zeros(tokens.shape[0], device=tokens.device), 0
+    vocab_size = denoiser.mask_token
     for round_index in range(num_rounds):
-        masked = tokens == denoiser.mask_token
-        if remask_sigma == 0 and not bool(masked.any()):
+        if process.is_done(tokens):
             break
-        prior = carry_over(prior_of(denoiser, tokens, condition, temperature=temperature), tokens, ~masked)
-        evaluations += evaluations_per_call(denoiser)
+        prior = process.prior(tokens)
         clean, drawn = draw_tokens(prior, generator)
-        tokens = reverse_step(
-            tokens,
-            clean,
-            drawn,
-            round_index=round_index,
-            unmasking=unmasking,
-            maskable=maskable,
-            mask_token=denoiser.mask_token,
-            generator=generator,
-        )
-        log_prob = log_prob + (drawn * (masked & (tokens != denoiser.mask_token))).sum(-1)
+        after = process.step(tokens, clean, drawn, round_index)
+        log_prob = log_prob + (drawn * process.revealed(tokens, after)).sum(-1)
+        tokens, vocab_size = after, prior.shape[-1]
+        evaluations += process.evaluations_per_round
         if callback is not None:
             callback(round_index, tokens)
-    return Sample(tokens, log_prob, evaluations)
+    return Sample(tokens, log_prob, evaluations, vocab_size)
 
 
 def draw_tokens(
@@ -92,15 +89,3 @@ def one_hot_tokens(tokens: Int[Tensor, "B L"], vocab_size: int) -> Float[Tensor,
     if tokens.numel() and int(tokens.max()) >= vocab_size:
         raise ValueError(f"tokens must lie in [0, {vocab_size}), got {int(tokens.max())}")
     return torch.nn.functional.one_hot(tokens, vocab_size).float()
-
-
-def check_tokens(tokens: Tensor, denoiser: Denoiser, generator: Generator | None) -> None:
-    """Raises unless tokens [B, L] are whole numbers, not negative, and the denoiser has a mask token."""
-    if not isinstance(tokens, Tensor) or tokens.dtype != torch.long or tokens.ndim != 2:
-        got = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else type(tokens).__name__
-        raise TypeError(f"tokens must be a torch.long tensor [B, L], got {got}")
-    if not hasattr(denoiser, "mask_token"):
-        raise TypeError(f"a denoiser needs a mask_token, {type(denoiser).__name__} has none; wrap it by as_denoiser")
-    if tokens.numel() and int(tokens.min()) < 0:
-        raise ValueError(f"tokens must be at least 0, got {int(tokens.min())}; masked positions hold mask_token")
-    check_generator(generator, tokens.device)

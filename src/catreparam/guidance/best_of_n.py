@@ -1,0 +1,75 @@
+"""Best of N: independent samples of the prior, of which the one with the highest reward is kept."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Generator, Tensor
+
+from catreparam.guidance.particles import pick, reward_of
+from catreparam.guidance.rewards import Reward
+from catreparam.guidance.trace import Evaluations, Generation, Trace
+from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking, sample
+from catreparam.masked_diffusion.orders import Order
+from catreparam.validation import check_count
+
+
+def best_of_n(
+    denoiser: Denoiser,
+    reward: Reward,
+    tokens: Int[Tensor, "B L"],
+    *,
+    num_candidates: int,
+    num_rounds: int = 20,
+    schedule: str = "linear",
+    order: str | Tensor | Order = "ancestral",
+    remask_sigma: float = 0.0,
+    condition: Condition | None = None,
+    temperature: float = 1.0,
+    chunk_size: int | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+    generator: Generator | None = None,
+) -> Generation:
+    """The best by reward of `num_candidates` independent samples of the prior for every sequence.
+
+    `chunk_size` candidates a sequence are generated at a time (None: all at once). The reward may be a black box.
+    The result's kl is the bound log N - (N - 1) / N, which holds for any reward. The trace has a row per chunk.
+
+    Cost:   num_candidates * num_rounds model evaluations, num_candidates of the reward.
+    Raises: as `sample`; ValueError for num_candidates < 1 or a reward that is not finite.
+
+    Reference: Stiennon et al. 2020, https://arxiv.org/abs/2009.01325; bound: Beirami et al. 2024, https://arxiv.org/abs/2401.01879.
+    """
+    check_count("num_candidates", num_candidates)
+    chunk = min(num_candidates, num_candidates if chunk_size is None else check_count("chunk_size", chunk_size))
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
+    start = ReverseProcess.start(denoiser, tokens, unmasking, condition=condition)
+    best: tuple[Tensor, Tensor, Tensor] | None = None
+    trace, model_evaluations = Trace(), 0
+    for done in range(0, num_candidates, chunk):
+        times = min(chunk, num_candidates - done)
+        drawn = sample(
+            denoiser,
+            tokens.repeat_interleave(times, 0),
+            num_rounds=num_rounds,
+            schedule=schedule,
+            order=order,
+            remask_sigma=remask_sigma,
+            condition=start.repeated(times).condition,
+            temperature=temperature,
+            generator=generator,
+        )
+        rewards = reward_of(reward, drawn.tokens, drawn.vocab_size, f"for candidates {done} to {done + times - 1}")
+        first = rewards.reshape(-1, times).argmax(-1) + torch.arange(tokens.shape[0], device=tokens.device) * times
+        new = (drawn.tokens[first], rewards[first], drawn.log_prob[first])
+        best = new if best is None else pick(new[1] > best[1], new, best)  # type: ignore[assignment]
+        model_evaluations += times * drawn.model_evaluations
+        trace.append(step=done // chunk, reward=float(rewards.mean()), best=float(best[1].mean()))
+        if progress is not None:
+            progress(done + times, num_candidates)
+    assert best is not None
+    bound = math.log(num_candidates) - (num_candidates - 1) / num_candidates
+    evaluations = Evaluations(model_evaluations, num_candidates)
+    return Generation(best[0], best[1], best[2], torch.full_like(best[1], bound), trace, evaluations)

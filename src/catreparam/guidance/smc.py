@@ -1,0 +1,105 @@
+"""Feynman-Kac steering: particles weighted by the growth of their reward, and resampled."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from catreparam.guidance.particles import reward_of, selection_scores
+from catreparam.guidance.rewards import Reward
+from catreparam.guidance.trace import Evaluations, Generation, Trace
+from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking, draw_tokens
+from catreparam.masked_diffusion.orders import Order
+from catreparam.validation import check_choice, check_count, check_number
+
+
+def smc(
+    denoiser: Denoiser,
+    reward: Reward,
+    tokens: Int[Tensor, "B L"],
+    *,
+    num_particles: int,
+    reward_weight: float = 1.0,
+    ess_threshold: float = 0.5,
+    select: str = "best",
+    num_rounds: int = 20,
+    schedule: str = "linear",
+    order: str | Tensor | Order = "ancestral",
+    remask_sigma: float = 0.0,
+    condition: Condition | None = None,
+    temperature: float = 1.0,
+    progress: Callable[[int, int], Any] | None = None,
+    generator: Generator | None = None,
+) -> Generation:
+    """Sequential Monte Carlo towards the prior tilted by exp(reward_weight * reward), `num_particles` a sequence.
+
+    In every round each particle draws a clean sequence, of which the step reveals a part; its weight gains
+    reward_weight * (reward of this clean sequence - that of the round before), so that after the last round a particle has
+    exp(reward_weight * reward) in all. When the effective number falls below ess_threshold * num_particles, particles are
+    resampled (systematically, per sequence). As num_particles grows, select="draw" (by weight) follows the tilted law of
+    the sampler; select="best" returns the particle of the highest reward, as published.
+
+    kl is None: no exact figure is known. The reward may be a black box.
+    Cost:   num_particles * num_rounds evaluations of the model and of the reward; all particles are in memory.
+    Raises: as `sample`; ValueError for bad settings and a reward that is not finite.
+
+    Reference: Singhal et al. 2025 (Feynman-Kac steering, "difference" potentials), https://arxiv.org/abs/2501.06848.
+    """
+    count = check_count("num_particles", num_particles)
+    weight = check_number("reward_weight", reward_weight, least=0.0)
+    threshold = check_number("ess_threshold", ess_threshold, least=0.0, most=1.0)
+    check_choice("select", select, ("best", "draw"))
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
+    process = ReverseProcess.start(
+        denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
+    ).repeated(count)
+    batch, tokens = tokens.shape[0], tokens.repeat_interleave(count, 0)
+    log_weight = torch.zeros(batch, count, device=tokens.device)
+    log_prob = torch.zeros(batch * count, device=tokens.device)
+    rewards, evaluations, trace = None, Evaluations(), Trace()
+    for round_index in range(num_rounds):
+        if process.is_done(tokens):
+            break
+        prior = process.prior(tokens)
+        clean, drawn = draw_tokens(prior, generator)
+        after = process.step(tokens, clean, drawn, round_index)
+        now = reward_of(reward, clean, prior.shape[-1], f"in round {round_index}")
+        evaluations += Evaluations(count * process.evaluations_per_round, count)
+        log_weight = log_weight + weight * (now if rewards is None else now - rewards).reshape(batch, count)
+        log_prob = log_prob + (drawn * process.revealed(tokens, after)).sum(-1)
+        ancestor, log_weight, effective = _resampled(log_weight, threshold * count, generator)
+        tokens, rewards, log_prob = after[ancestor], now[ancestor], log_prob[ancestor]
+        trace.append(
+            round=round_index,
+            reward=float(now.mean()),
+            best=float(now.reshape(batch, count).amax(-1).mean()),
+            ess=effective,
+        )
+        if progress is not None:
+            progress(round_index + 1, num_rounds)
+    if rewards is None:  # there was nothing to generate
+        rewards = reward_of(reward, tokens, denoiser.mask_token, "for the finished tokens")
+        evaluations += Evaluations(reward=count)
+    by = rewards.reshape(batch, count) if select == "best" else selection_scores(log_weight, 1.0, generator)
+    chosen = by.argmax(-1) + torch.arange(batch, device=tokens.device) * count
+    return Generation(tokens[chosen], rewards[chosen], log_prob[chosen], None, trace, evaluations)
+
+
+def _resampled(
+    log_weight: Float[Tensor, "B N"], least: float, generator: Generator | None
+) -> tuple[Int[Tensor, " BN"], Float[Tensor, "B N"], float]:
+    """Ancestors into the flat particles, new log-weights, and the mean effective number before."""
+    batch, count = log_weight.shape
+    weights = torch.softmax(log_weight, -1)
+    effective = 1 / weights.square().sum(-1)
+    offset = torch.empty_like(weights[:, :1]).uniform_(generator=generator)
+    points = (torch.arange(count, device=weights.device) + offset) / count  # [B, N], systematic
+    edges = weights.double().cumsum(-1)
+    drawn = torch.searchsorted(edges, points.double() * edges[:, -1:], right=True).clamp_max(count - 1)
+    low = (effective < least).unsqueeze(-1)
+    own = torch.arange(count, device=weights.device).expand(batch, count)
+    ancestor = torch.where(low, drawn, own) + torch.arange(batch, device=weights.device).unsqueeze(-1) * count
+    return ancestor.flatten(), log_weight.masked_fill(low, 0.0), float(effective.mean()) if batch else math.nan
