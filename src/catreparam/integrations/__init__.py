@@ -1,0 +1,1 @@
+"""Where the estimators meet other libraries: torch.distributions, Pyro, Lightning, training loops."""

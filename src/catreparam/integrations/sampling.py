@@ -1,0 +1,105 @@
+"""An estimator as modules and distributions call it: any spelling of it, hyperparameters that may differ from row to row."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from catreparam.categorical import attach_gradient, draw_gumbel_like, from_rows, one_hot_like, to_rows
+from catreparam.estimators.registry import ESTIMATORS, hyperparameter_names, takes_objective
+from catreparam.validation import check_choice
+
+Sampler = Callable[..., Tensor]
+Hyperparameters = Mapping[str, float | Tensor]
+
+
+def sampling_estimator(estimator: str | Sampler) -> Sampler:
+    """The function logits -> x behind a name in ESTIMATORS, a made estimator or a function.
+
+    Raises: ValueError for an unknown name or a score-function method, which draws only together with an objective;
+    TypeError for anything that cannot be called.
+
+    >>> sampling_estimator("reinmax").__name__
+    'reinmax'
+    """
+    if isinstance(estimator, str):
+        method = ESTIMATORS[check_choice("estimator", estimator, ESTIMATORS)]
+    elif callable(estimator):
+        method = estimator
+    else:
+        raise TypeError(f"estimator must be a name or a callable logits -> x, got {estimator!r}; see make_estimator")
+    if takes_objective(method):
+        raise ValueError(
+            f"{name_of(method)} needs the objective and gives a loss, not a sample; "
+            "use catreparam.expectation(objective, logits, estimator=...) or a reparameterised estimator"
+        )
+    return method
+
+
+def name_of(method: Sampler) -> str:
+    """The name of a function, of a partial of one, or of the class of a callable object."""
+    function = method.func if isinstance(method, functools.partial) else method
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def check_hyperparameters(method: Sampler, given: Hyperparameters) -> None:
+    """Raises ValueError if a method of this library has no hyperparameter of a name in `given`."""
+    function = method.func if isinstance(method, functools.partial) else method
+    if function not in ESTIMATORS.values():
+        return
+    names = hyperparameter_names(function)
+    for key in given:
+        if key not in names:
+            raise ValueError(f"{name_of(method)} has no hyperparameter {key!r}; it has: {', '.join(names) or 'none'}")
+
+
+def draw(
+    method: Sampler,
+    logits: Float[Tensor, "*batch num_classes"],
+    *,
+    hyperparameters: Hyperparameters,
+    generator: Generator | None = None,
+) -> Float[Tensor, "*batch num_classes"]:
+    """One call of the method. A hyperparameter that is a tensor holds one value per row and broadcasts to [*batch].
+
+    Cost:   one call; for tensors, one call per distinct combination of values, and a read of them from the device. A
+            tensor `temperature` of `gumbel_softmax` is one call and gets a gradient.
+    Raises: ValueError for a tensor that asks for a gradient where the method has none to give.
+    """
+    numbers: dict[str, Any] = {key: value for key, value in hyperparameters.items() if not isinstance(value, Tensor)}
+    tensors = {key: value for key, value in hyperparameters.items() if isinstance(value, Tensor)}
+    if generator is not None:
+        numbers["generator"] = generator
+    if not tensors:
+        return method(logits, **numbers)
+    if method is ESTIMATORS["gumbel_softmax"] and not numbers.keys() - {"generator"}:
+        return _gumbel_softmax_rows(logits, tensors["temperature"], generator)
+    for key, value in tensors.items():
+        if value.requires_grad:
+            raise ValueError(f"{name_of(method)} gives {key} no gradient; pass {key}.detach()")
+    return _group_by_value(method, logits, tensors, numbers)
+
+
+def _gumbel_softmax_rows(logits: Tensor, temperature: Tensor, generator: Generator | None) -> Tensor:
+    rows = to_rows(logits, generator=generator)
+    perturbed = rows + draw_gumbel_like(rows, generator)
+    x_soft = torch.softmax(perturbed / temperature.to(rows.dtype).unsqueeze(-1), -1)
+    return from_rows(attach_gradient(one_hot_like(perturbed.argmax(-1), rows), x_soft), logits)
+
+
+def _group_by_value(method: Sampler, logits: Tensor, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> Tensor:
+    batch = logits.shape[:-1]
+    rows = logits.reshape(-1, logits.shape[-1])
+    if rows.shape[0] == 0:
+        return method(logits, **numbers)
+    values = torch.stack([value.double().expand(batch).reshape(-1) for value in tensors.values()], -1)
+    distinct, group = values.unique(dim=0, return_inverse=True)
+    parts = [
+        method(rows[group == index], **dict(zip(tensors, combination, strict=True)), **numbers)
+        for index, combination in enumerate(distinct.tolist())
+    ]
+    order = group.argsort(stable=True)  # where the rows of the concatenated parts belong
+    return torch.cat(parts)[order.argsort()].reshape(logits.shape)

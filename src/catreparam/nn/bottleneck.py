@@ -1,0 +1,118 @@
+"""A categorical bottleneck: logits in, one-hot codes or their embeddings out."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor, nn
+
+from catreparam.categorical import attach_gradient, entropy, from_rows, one_hot_like, to_rows
+from catreparam.integrations.sampling import Sampler, name_of, sampling_estimator
+from catreparam.validation import check_choice, check_count, check_flag, check_number
+
+MODES = ("sample", "argmax", "mean")
+
+
+class CategoricalBottleneck(nn.Module):
+    """Turns logits [*batch, num_classes] into one-hot codes, or rows of a codebook if `embedding_dim` is given.
+
+    `train_mode` and `eval_mode`, chosen by module.train() and module.eval():
+    - sample: a draw, with the gradient of `estimator`;
+    - argmax: the most probable class, with the straight-through gradient (that of softmax(logits));
+    - mean:   softmax(logits), no draw at all.
+
+    While training it keeps the share of each class in a moving average, `usage` (momentum `usage_momentum`), with
+    `perplexity` = exp(entropy of usage): the number of classes in use, between 1 and num_classes. Buffers are in
+    state_dict. `track_usage=False` leaves them alone, for vmap and torch.func, which allow no updates in place.
+
+    Cost:   one call of the estimator and, with a codebook, one product of matrices.
+    Raises: ValueError for modes and estimators that do not exist, score-function estimators and sizes below 1; when called,
+            for logits of another number of classes and what estimators raise.
+
+    >>> bottleneck = CategoricalBottleneck(5, embedding_dim=16, estimator="redge").eval()
+    >>> bottleneck(torch.zeros(8, 3, 5)).shape
+    torch.Size([8, 3, 16])
+    """
+
+    usage: Tensor
+    num_batches: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        embedding_dim: int | None = None,
+        estimator: str | Sampler = "reinmax",
+        train_mode: str = "sample",
+        eval_mode: str = "argmax",
+        usage_momentum: float = 0.99,
+        track_usage: bool = True,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = check_count("num_classes", num_classes)
+        self.estimator = sampling_estimator(estimator)
+        self.train_mode = check_choice("train_mode", train_mode, MODES)
+        self.eval_mode = check_choice("eval_mode", eval_mode, MODES)
+        self.usage_momentum = check_number("usage_momentum", usage_momentum, least=0.0, most=1.0)
+        self.track_usage = check_flag("track_usage", track_usage)
+        self.codebook = None
+        if embedding_dim is not None:
+            size = (num_classes, check_count("embedding_dim", embedding_dim))
+            self.codebook = nn.Parameter(torch.randn(size, generator=generator) / embedding_dim**0.5)
+        self.register_buffer("usage", torch.full((num_classes,), 1 / num_classes))
+        self.register_buffer("num_batches", torch.zeros((), dtype=torch.long))
+
+    def forward(
+        self,
+        logits: Float[Tensor, "*batch num_classes"],
+        mask: Bool[Tensor, "..."] | None = None,
+        *,
+        generator: Generator | None = None,
+    ) -> Float[Tensor, "*batch code"]:
+        """One-hot codes [*batch, num_classes] or embeddings [*batch, embedding_dim]; `mask` is True at allowed classes."""
+        x = self.codes(logits, mask, generator=generator)
+        return x if self.codebook is None else x.to(self.codebook.dtype) @ self.codebook
+
+    def codes(
+        self,
+        logits: Float[Tensor, "*batch num_classes"],
+        mask: Bool[Tensor, "..."] | None = None,
+        *,
+        generator: Generator | None = None,
+    ) -> Float[Tensor, "*batch num_classes"]:
+        """The codes without the codebook, counted in `usage` while training."""
+        rows = to_rows(logits, mask, generator=generator)
+        if rows.shape[-1] != self.num_classes:
+            raise ValueError(f"logits must have {self.num_classes} classes, got shape {tuple(logits.shape)}")
+        mode = self.train_mode if self.training else self.eval_mode
+        if mode == "sample":
+            drawn = {} if generator is None else {"generator": generator}
+            x = self.estimator(rows, **drawn)
+        else:
+            x = torch.softmax(rows, -1)
+            x = attach_gradient(one_hot_like(rows.argmax(-1), rows), x) if mode == "argmax" else x
+        if self.training and self.track_usage and x.numel():
+            self._count(x.detach())
+        return from_rows(x, logits)
+
+    @property
+    def perplexity(self) -> Tensor:
+        """exp(entropy of usage), a scalar between 1 and num_classes."""
+        return entropy(self.usage.log()).exp()
+
+    def reset_usage(self) -> None:
+        """Forgets what was counted."""
+        self.usage.fill_(1 / self.num_classes)
+        self.num_batches.zero_()
+
+    def extra_repr(self) -> str:
+        """Shown by print(module)."""
+        size = "" if self.codebook is None else f", embedding_dim={self.codebook.shape[1]}"
+        modes = f"train_mode={self.train_mode!r}, eval_mode={self.eval_mode!r}"
+        return f"{self.num_classes}{size}, estimator={name_of(self.estimator)}, {modes}"
+
+    @torch.no_grad()
+    def _count(self, x: Tensor) -> None:
+        share = x.reshape(-1, self.num_classes).mean(0).to(self.usage.dtype)
+        momentum = torch.where(self.num_batches == 0, 0.0, self.usage_momentum)  # the first batch counts in full
+        self.usage.copy_(momentum * self.usage + (1 - momentum) * share)
+        self.num_batches.add_(1)

@@ -1,0 +1,160 @@
+"""TopKRouter: the choice, the weights, the gradient, the balance."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from catreparam.categorical import covariance_product
+from catreparam.nn import TopKRouter
+from methods import seeded
+
+TOKENS = torch.randn(4, 6, 8, generator=seeded(1))
+
+
+def router(**settings) -> TopKRouter:
+    made = TopKRouter(8, **{"num_experts": 5, "k": 2, **settings})
+    with torch.no_grad():
+        made.projection.weight.copy_(torch.randn(5, 8, generator=seeded(2)) / 2)
+    return made
+
+
+@pytest.mark.parametrize("estimator", ["reinmax", "redge", "gumbel_softmax", None])
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_k_different_experts_get_weights_that_sum_to_one(estimator, k):
+    routing = router(k=k, estimator=estimator)(TOKENS, generator=seeded())
+    assert routing.experts.shape == (4, 6, k)
+    assert bool(((routing.weights > 0).sum(-1) == k).all())
+    assert bool((routing.weights.gather(-1, routing.experts) > 0).all())
+    assert torch.allclose(routing.weights.sum(-1), torch.ones(4, 6))
+
+
+def test_weights_are_the_chosen_probabilities_renormalised_or_uniform():
+    routing = router()(TOKENS, generator=seeded())
+    chosen = routing.weights > 0
+    kept = routing.probs * chosen
+    assert torch.allclose(routing.weights, kept / kept.sum(-1, keepdim=True))
+    uniform = router(gates="uniform")(TOKENS, generator=seeded())
+    assert torch.equal(uniform.weights, 0.5 * (uniform.weights > 0))
+
+
+def test_eval_mode_takes_the_most_probable():
+    routing = router().eval()(TOKENS)
+    assert torch.equal(routing.experts, routing.probs.topk(2, -1).indices)
+
+
+@pytest.mark.statistical
+def test_draws_are_without_replacement_from_what_is_left():  # |z| > 5: fails by chance less than once in 10^5
+    module = router()
+    token = TOKENS[0, 0].expand(20_000, 8)
+    routing = module(token, generator=seeded())
+    p = routing.probs[0].double()
+    pairs = p[:, None] * p[None, :] / (1 - p[:, None])  # first i, then j
+    counts = torch.zeros(5, 5).index_put((routing.experts[:, 0], routing.experts[:, 1]), torch.ones(20_000), True)
+    assert not counts.diagonal().any()
+    off = ~torch.eye(5, dtype=torch.bool)
+    wanted = 20_000 * pairs[off]
+    assert bool(((counts[off] - wanted).abs() < 5 * wanted.sqrt()).all())
+
+
+def test_the_gradient_of_one_uniform_choice_is_straight_throughs():
+    module = router(k=1, gates="uniform", estimator="straight_through")
+    upstream = torch.randn(4, 6, 5, generator=seeded(3))
+    logits = module.projection(TOKENS)
+    wanted = torch.autograd.grad(
+        logits, module.projection.weight, covariance_product(torch.softmax(logits, -1), upstream)
+    )
+    found = torch.autograd.grad((module(TOKENS).weights * upstream).sum(), module.projection.weight)
+    assert torch.allclose(found[0], wanted[0], atol=1e-5)
+
+
+def test_without_an_estimator_only_the_gates_get_a_gradient():
+    upstream = torch.randn(4, 6, 5, generator=seeded(3))
+    for k, some in ((1, False), (2, True)):
+        module = router(k=k, estimator=None)
+        (module(TOKENS, generator=seeded()).weights * upstream).sum().backward()
+        assert (module.projection.weight.grad.abs().max() > 1e-6) == some
+    module = router(gates="uniform", estimator=None)
+    assert not module(TOKENS).weights.requires_grad
+
+
+def test_load_balancing_loss_is_one_when_balanced_and_num_experts_at_worst():
+    module = router(k=1).eval()
+    with torch.no_grad():
+        module.projection.weight.zero_()
+    assert module(TOKENS).load_balancing_loss.item() == pytest.approx(1.0)
+    with torch.no_grad():
+        module.projection.weight[3] = 100.0
+    assert module(torch.ones(7, 8)).load_balancing_loss.item() == pytest.approx(5.0)
+    loss = router()(TOKENS).load_balancing_loss
+    assert loss.requires_grad
+
+
+def test_padding_gets_no_weight_and_does_not_count():
+    mask = torch.ones(4, 6, dtype=torch.bool)
+    mask[:, 4:] = False
+    module = router().eval()
+    padded = module(torch.where(mask.unsqueeze(-1), TOKENS, 9.0), token_mask=mask)
+    plain = module(TOKENS[:, :4])
+    assert not padded.weights[:, 4:].any()
+    assert torch.equal(padded.weights[:, :4], plain.weights)
+    assert torch.allclose(padded.load_balancing_loss, plain.load_balancing_loss)
+    assert module(TOKENS, token_mask=torch.zeros(4, 6, dtype=torch.bool)).load_balancing_loss == 0
+
+
+def test_forbidden_experts_are_never_chosen():
+    allowed = torch.tensor([True, False, True, True, False])
+    for module in (router(), router().eval()):
+        assert not module(TOKENS, expert_mask=allowed).weights[..., ~allowed].any()
+    with pytest.raises(ValueError, match="at least k=2 experts"):
+        router()(TOKENS, expert_mask=torch.tensor([True, False, False, False, False]))
+
+
+def test_jitter_acts_while_training_only():
+    module = router(jitter=0.5, train_mode="topk")
+    assert not torch.equal(module(TOKENS).probs, module(TOKENS).probs)
+    assert torch.equal(module(TOKENS, generator=seeded()).probs, module(TOKENS, generator=seeded()).probs)
+    module.eval()
+    assert torch.equal(module(TOKENS).probs, module(TOKENS).probs)
+
+
+def test_state_dict_goes_round_and_modules_copy_and_pickle():
+    module = router()
+    twin = TopKRouter(8, num_experts=5, k=2)
+    twin.load_state_dict(module.state_dict())
+    for other in (twin, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert torch.equal(other(TOKENS, generator=seeded()).weights, module(TOKENS, generator=seeded()).weights)
+    assert "num_experts=5, k=2, estimator=reinmax" in repr(module)
+
+
+def test_half_precision_routes_without_nan():
+    module = router().to(torch.bfloat16)
+    routing = module(TOKENS.to(torch.bfloat16))
+    assert (routing.weights.dtype, routing.probs.dtype) == (torch.bfloat16, torch.float32)
+    assert bool(routing.weights.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"k": 6}, ValueError, "k must be at most num_experts=5, got 6"),
+        ({"k": 0}, ValueError, "k must be at least 1"),
+        ({"jitter": 1.0}, ValueError, "jitter must be"),
+        ({"gates": "softmax"}, ValueError, "unknown gates 'softmax'"),
+        ({"train_mode": "top"}, ValueError, "Did you mean 'topk'"),
+        ({"estimator": "reinforce"}, ValueError, "reinforce needs the objective"),
+    ],
+)
+def test_bad_settings_are_named(settings, error, message):
+    with pytest.raises(error, match=message):
+        router(**settings)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match=r"tokens must have size 8, got shape \(4, 6, 5\)"):
+        router()(TOKENS[..., :5])
+    with pytest.raises(ValueError, match="token_mask must be boolean of shape"):
+        router()(TOKENS, token_mask=torch.ones(4, 5, dtype=torch.bool))
+    with pytest.raises(ValueError, match="expert_mask must be boolean"):
+        router()(TOKENS, expert_mask=torch.ones(5))
