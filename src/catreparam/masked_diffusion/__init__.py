@@ -15,6 +15,7 @@ from catreparam.masked_diffusion.process import ReverseProcess
 from catreparam.masked_diffusion.sampling import Sample, draw_tokens, one_hot_tokens, sample
 from catreparam.masked_diffusion.schedules import MASK_SCHEDULES, mask_fraction
 from catreparam.masked_diffusion.steps import Unmasking, reverse_step
+from catreparam.masked_diffusion.table import TableDenoiser
 
 __all__ = [
     "MASK_SCHEDULES",
@@ -23,6 +24,7 @@ __all__ = [
     "Denoiser",
     "ReverseProcess",
     "Sample",
+    "TableDenoiser",
     "Unmasking",
     "as_denoiser",
     "carry_over",
