@@ -13,8 +13,9 @@ from catreparam.experiments import vae_runs, vae_training
 from catreparam.experiments.configs import command_of
 from catreparam.experiments.estimator_specs import build_estimator
 from catreparam.experiments.run_folder import Interrupted, RunFolder, RunFolderError, WriteFailed, open_run_folder
+from catreparam.experiments.streams import stream
 from catreparam.experiments.vae import PRESETS, Config, report_folder, run
-from catreparam.experiments.vae_training import Diverged, evaluate, new_state, stream
+from catreparam.experiments.vae_training import Diverged, evaluate, new_state
 
 
 @pytest.fixture(autouse=True)

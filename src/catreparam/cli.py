@@ -16,10 +16,13 @@ examples:
   catreparam run vae --preset demo                      three minutes on two cores, into runs/demo
   catreparam run vae --help                             every option
   catreparam run polynomial --preset quick              128 binary variables, true losses in closed form
+  catreparam run gmm --preset quick                     posterior of a Gaussian mixture, beside the exact one
+  catreparam run law --preset quick --jobs 2            is the hard sample drawn from softmax(logits)?
   catreparam data mnist                                 fetch the full MNIST
   catreparam report runs/demo                           rebuild a report
   catreparam measure --objectives quadratic             bias and variance of every estimator
   catreparam tune --objective my_module:my_loss         the best setting for a loss of your own
+  catreparam guide --reward class:3                     digits as image tokens, guided by a classifier
   catreparam list                                       estimators, data sets, experiments
 
 A run is resumed by giving the same command again. Exit codes: 0 done, 2 something to correct, 130 Ctrl-C.
@@ -29,6 +32,9 @@ Set CATREPARAM_TRACEBACK=1 to see the full traceback of an error."""
 EXPERIMENTS = {
     "vae": "catreparam.experiments.vae",
     "polynomial": "catreparam.experiments.polynomial",
+    "gmm": "catreparam.experiments.gmm",
+    "law": "catreparam.experiments.law",
+    "sudoku-prior": "catreparam.experiments.sudoku_prior",
 }
 
 # Further commands with a Config: name -> (module with Config and run(config) -> Report, one line of help).
@@ -36,6 +42,13 @@ CONFIG_COMMANDS: dict[str, tuple[str, str]] = {
     "measure": ("catreparam.experiments.measure", "bias, variance, law and cost of estimators on an objective"),
     "tune": ("catreparam.experiments.tune", "the best estimator and hyperparameters for an objective"),
     "bench": ("catreparam.experiments.bench", "speed of every path and every installed peer"),
+}
+
+# `catreparam guide` and its further words; each is a module like those above.
+GUIDES = {
+    "": "catreparam.experiments.guide",
+    "train": "catreparam.experiments.guide_train",
+    "maskgit": "catreparam.experiments.guide_maskgit",
 }
 
 CITATION = """\
@@ -85,7 +98,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _commands() -> dict[str, Callable[[list[str]], int]]:
-    commands = {"run": _run, "data": _data, "report": _report, "list": _list, "cite": _cite, "doctor": _doctor}
+    commands = {"run": _run, "guide": _guide, "data": _data, "report": _report, "list": _list, "cite": _cite, "doctor": _doctor}
     for name, (module, _) in CONFIG_COMMANDS.items():
         commands[name] = lambda words, name=name, module=module: _run_module(module, words, f"catreparam {name}")
     return commands
@@ -99,6 +112,14 @@ def _run(words: list[str]) -> int:
         return 0
     name = _choose("experiment", words[0], list(EXPERIMENTS))
     return _run_module(EXPERIMENTS[name], words[1:], f"catreparam run {name}")
+
+
+def _guide(words: list[str]) -> int:
+    """`guide` alone takes options; a bare word after it must be one of GUIDES."""
+    name = words[0] if words and not words[0].startswith("-") else ""
+    if name:
+        _choose("word after guide", name, [key for key in GUIDES if key])
+    return _run_module(GUIDES[name], words[bool(name) :], f"catreparam guide {name}".strip())
 
 
 def _run_module(module_name: str, words: list[str], program: str) -> int:
@@ -162,7 +183,8 @@ def _report(words: list[str]) -> int:
     from catreparam.experiments.run_folder import RunFolder
 
     experiment = str(RunFolder(folder).read_config().get("experiment"))
-    module: ModuleType = importlib.import_module(EXPERIMENTS[_choose("experiment", experiment, list(EXPERIMENTS))])
+    modules = {**EXPERIMENTS, "guide": GUIDES[""]}
+    module: ModuleType = importlib.import_module(modules[_choose("experiment", experiment, list(modules))])
     _print_report(module.report_folder(folder))
     return 0
 
@@ -214,6 +236,7 @@ def _print_report(report) -> None:
 def _print_help() -> None:
     print("usage: catreparam COMMAND …\n\nGradients through categorical variables: ReDGE and its rivals.\n\ncommands:")
     lines = {"run": "train or optimise: an experiment, with any estimators", "data": "fetch a data set, or list them"}
+    lines |= {"guide": "guide image tokens by a reward: digits, maskgit (by a prompt); train their networks"}
     lines |= {name: line for name, (_, line) in CONFIG_COMMANDS.items()}
     lines |= {"report": "rebuild the report of a run folder", "list": "estimators, data sets, experiments"}
     lines |= {"doctor": "which path runs here and why", "cite": "BibTeX of the method"}

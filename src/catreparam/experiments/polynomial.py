@@ -9,17 +9,17 @@ import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from catreparam.estimators import expectation
-from catreparam.experiments.configs import command_of, config_of_folder, identity_of
+from catreparam.experiments.configs import command_of, config_of_folder
 from catreparam.experiments.estimator_specs import build_estimator, normalise_specs
-from catreparam.experiments.machine import describe_machine
-from catreparam.experiments.progress import show_progress
-from catreparam.experiments.run_folder import RunFolder, open_run_folder, writing
+from catreparam.experiments.records import run_cells
+from catreparam.experiments.run_folder import RunFolder, writing
+from catreparam.experiments.statistics import band, mean_and_error
 from catreparam.objectives.polynomial import Polynomial
 from catreparam.report import Column, Curve, Plot, Report, Table, write_report
 from catreparam.validation import check_count, check_number
@@ -58,12 +58,14 @@ class Config:
     """Steps of Adam."""
     lr: float = 0.05
     seeds: tuple[int, ...] = (0, 1, 2)
+    jobs: int = 1
+    """Runs side by side, each on one thread."""
     folder: Path | None = None
     """Run folder; default runs/polynomial. The same command resumes there."""
 
     def checked(self) -> "Config":
         """This config with estimators in one spelling. Raises ValueError or TypeError naming the bad value."""
-        for name in ("num_variables", "batch_size", "num_steps"):
+        for name in ("num_variables", "batch_size", "num_steps", "jobs"):
             check_count(name, getattr(self, name))
         check_number("lr", self.lr, above=0.0)
         if not self.powers or not self.seeds:
@@ -79,18 +81,9 @@ PRESETS = {"paper": Config(), "quick": Config(num_steps=200, seeds=(0,), folder=
 def run(config: Config) -> Report:
     """Runs what is not done yet, writes the report into the run folder and returns it."""
     config = config.checked()
-    path = config.folder or Path("runs/polynomial")
-    facts = {"machine": describe_machine()}
-    with open_run_folder(path, experiment="polynomial", config=identity_of(config), facts=facts) as folder:
-        done = {(r["power"], r["estimator"], r["seed"]) for r in folder.read_metrics()}
-        tasks = list(itertools.product(config.powers, config.estimators, config.seeds))
-        with show_progress() as progress:
-            progress.start("polynomial", total=len(tasks), done=len(done))
-            for power, spec, seed in tasks:
-                if (power, spec, seed) not in done:
-                    record = optimise(config, power, spec, seed)
-                    folder.append_metrics(record)
-                    progress.advance("polynomial", f"p = {power:g}, {spec}: {record['true_losses'][-1]:.5f}")
+    cells = itertools.product(config.powers, config.estimators, config.seeds)
+    keys: list[Record] = [dict(zip(("power", "estimator", "seed"), cell, strict=True)) for cell in cells]
+    with run_cells("polynomial", config, keys, optimise, config.folder or Path("runs/polynomial")) as folder:
         return _write_report(config, folder)
 
 
@@ -100,9 +93,9 @@ def report_folder(path: Path) -> Report:
     return _write_report(config.checked(), folder)
 
 
-def optimise(config: Config, power: float, spec: str, seed: int) -> Record:
+def optimise(config: Config, power: float, estimator: str, seed: int) -> Record:
     """One run of Adam: true expected losses and the samples' own losses, step by step (about 100 of them kept)."""
-    objective, estimator = Polynomial(power, config.target, config.extension), build_estimator(spec)
+    objective, method = Polynomial(power, config.target, config.extension), build_estimator(estimator)
     logits = torch.zeros(config.num_variables, 2, requires_grad=True)
     optimizer, generator = torch.optim.Adam([logits], lr=config.lr), torch.Generator().manual_seed(seed)
     true_losses, own_losses = [float(objective.expected(logits.detach()))], []
@@ -110,8 +103,8 @@ def optimise(config: Config, power: float, spec: str, seed: int) -> Record:
     for _ in range(config.num_steps):
         optimizer.zero_grad()
         batch = logits.expand(config.batch_size, -1, -1)  # [batch, num_variables, 2]
-        num_samples = 2 if estimator.name == "rloo" else 1
-        loss = expectation(objective, batch, estimator=estimator, num_samples=num_samples, generator=generator).mean()
+        num_samples = 2 if method.name == "rloo" else 1
+        loss = expectation(objective, batch, estimator=method, num_samples=num_samples, generator=generator).mean()
         loss.backward()
         optimizer.step()
         true_losses.append(float(objective.expected(logits.detach())))
@@ -121,9 +114,6 @@ def optimise(config: Config, power: float, spec: str, seed: int) -> Record:
     reached = [i for i, loss in enumerate(true_losses) if loss - objective.optimum <= wanted * start]
     every = max(1, config.num_steps // 100)
     return {
-        "power": power,
-        "estimator": spec,
-        "seed": seed,
         "milliseconds": 1000 * seconds / config.num_steps,
         "own_loss": fmean(own_losses[-max(1, config.num_steps // 10) :]),
         "steps_to_one_percent": reached[0] if reached else None,
@@ -157,13 +147,14 @@ def _rows(config: Config, power: float, records: list[Record]) -> list[Record]:
             continue
         final = [r["true_losses"][-1] for r in runs]
         steps = [r["steps_to_one_percent"] for r in runs]
+        gap, gap_se = mean_and_error([loss - objective.optimum for loss in final])
         rows.append(
             {
                 "problem": f"p = {power:g}, optimum {objective.optimum:.5f}",
                 "estimator": spec,
                 "true_loss": fmean(final),
-                "gap": fmean(final) - objective.optimum,
-                "gap_se": stdev(final) / len(final) ** 0.5 if len(final) > 1 else None,
+                "gap": gap,
+                "gap_se": gap_se,
                 "own_loss": fmean(r["own_loss"] for r in runs),
                 "steps_to_one_percent": fmean(steps) if None not in steps else None,
                 "milliseconds": fmean(r["milliseconds"] for r in runs),
@@ -178,10 +169,14 @@ def _curves(config: Config, power: float, records: list[Record]) -> Plot:
     for spec in config.estimators:
         runs = [r for r in records if r["power"] == power and r["estimator"] == spec]
         if runs:
-            mean = [
-                max(fmean(values) - objective.optimum, 1e-8)
-                for values in zip(*(r["true_losses"] for r in runs), strict=True)
-            ]
+            mean, error = band([[max(loss - objective.optimum, 1e-8) for loss in r["true_losses"]] for r in runs])
             steps = [*range(0, config.num_steps, runs[0]["every"]), config.num_steps]
-            curves.append(Curve(spec, steps, mean))
-    return Plot(f"p = {power:g}", "step", "true loss above optimum", curves, "Mean over seeds.", log_y=True)
+            curves.append(Curve(spec, steps, mean, error))
+    return Plot(
+        f"p = {power:g}",
+        "step",
+        "true loss above optimum",
+        curves,
+        "Mean over seeds; the band is the 95 % interval.",
+        log_y=True,
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 from catreparam.categorical import draw_one_hot
 from catreparam.data import ImageDataset
 from catreparam.data.binarise import binarise
-from catreparam.experiments.vae_training import stream
+from catreparam.experiments.streams import stream
 from catreparam.models.vae import CategoricalVAE
 from catreparam.report import Column, Curve, ImageGrid, Plot, Table
 

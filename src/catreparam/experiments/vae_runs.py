@@ -13,13 +13,13 @@ from catreparam.data.binarise import binarise
 from catreparam.experiments.estimator_specs import build_estimator
 from catreparam.experiments.progress import Progress
 from catreparam.experiments.run_folder import RunFolder
+from catreparam.experiments.streams import stream
 from catreparam.experiments.vae_training import (
     Diverged,
     TrainingState,
     evaluate,
     evaluate_at_the_end,
     new_state,
-    stream,
     train_epoch,
 )
 from catreparam.models.vae import CategoricalVAE

@@ -1,6 +1,5 @@
 """Training and evaluating one categorical VAE: an epoch, an evaluation, and the state that resumes bit for bit."""
 
-import hashlib
 import time
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from catreparam.categorical import draw_one_hot
 from catreparam.data.binarise import binarise
 from catreparam.estimators import Estimator, expectation
 from catreparam.experiments.estimator_specs import estimator_state, learned_parameters, restore_estimator
+from catreparam.experiments.streams import stream
 from catreparam.models.vae import CategoricalVAE
 from catreparam.objectives.elbo import (
     active_latents,
@@ -168,12 +168,6 @@ def evaluate_at_the_end(
             total += importance_weighted_bound(model.decode, batch, logits, x).sum()
         values["iwae"] = float(total) / len(images)
     return values
-
-
-def stream(seed: int, purpose: str, device: str = "cpu") -> Generator:
-    """A generator for one purpose of one seed; different purposes and seeds are unrelated."""
-    digest = hashlib.sha256(f"{purpose} {seed}".encode()).digest()
-    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def _now(tensor: Tensor) -> float:

@@ -49,7 +49,8 @@ def plot_to_svg(plot: Plot, labels: Sequence[str]) -> str:
             marker = MARKERS[place // len(COLOURS) % len(MARKERS)] if len(curve.x) == 1 else ""
             axes.plot(curve.x, curve.y, line, color=colour, lw=1.8, marker=marker, label=_plain(curve.label))
             if curve.error:
-                low = [y - e for y, e in zip(curve.y, curve.error, strict=True)]
+                lowest = min(y for y in curve.y) / 10 if plot.log_y else float("-inf")  # of what a logarithm can show
+                low = [max(y - e, lowest) for y, e in zip(curve.y, curve.error, strict=True)]
                 high = [y + e for y, e in zip(curve.y, curve.error, strict=True)]
                 axes.fill_between(curve.x, low, high, color=colour, alpha=0.15, lw=0)
         axes.set_xlabel(_plain(plot.x_label))
@@ -73,12 +74,14 @@ def grid_to_png(grid: ImageGrid) -> str:
     """The pictures of a grid, side by side with thin white gaps, as a data: URI of a PNG."""
     from matplotlib.image import imsave
 
-    rows, columns, height, width = grid.images.shape
-    canvas = torch.ones(rows, columns, height + 2, width + 2)
-    canvas[:, :, 1:-1, 1:-1] = grid.images.detach().cpu().float()
-    sheet = canvas.permute(0, 2, 1, 3).reshape(rows * (height + 2), columns * (width + 2))
+    images = grid.images.detach().cpu().float()
+    images = images.unsqueeze(2) if images.ndim == 4 else images  # grey: one channel
+    rows, columns, channels, height, width = images.shape
+    canvas = torch.ones(rows, columns, channels, height + 2, width + 2)
+    canvas[..., 1:-1, 1:-1] = images
+    sheet = canvas.permute(0, 3, 1, 4, 2).reshape(rows * (height + 2), columns * (width + 2), channels)
     buffer = io.BytesIO()
-    imsave(buffer, sheet.clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, format="png")
+    imsave(buffer, sheet.clamp(0, 1).squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

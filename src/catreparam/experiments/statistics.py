@@ -1,0 +1,45 @@
+"""Means over seeds: standard errors, 95 % intervals by Student's t, and bands of curves."""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+# The 97.5 % quantile of Student's t by degrees of freedom; beyond the table, the last line is within 0.5 %.
+T_QUANTILES = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and standard error of the mean; no error from a single value.
+
+    >>> mean_and_error([1.0, 3.0])
+    (2.0, 1.0)
+    """
+    return fmean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and half-width of its 95 % interval by Student's t; no interval from a single value.
+
+    >>> mean, half = mean_and_interval([1.0, 2.0, 3.0])
+    >>> mean, round(half, 3)
+    (2.0, 2.484)
+    """
+    mean, error = mean_and_error(values)
+    return mean, None if error is None else t_quantile(len(values) - 1) * error
+
+
+def t_quantile(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t."""
+    if degrees <= len(T_QUANTILES):
+        return T_QUANTILES[degrees - 1]
+    return 1.95996 + 2.3722 / degrees + 2.8225 / degrees**2  # Cornish-Fisher, right to 1e-4 from 30 on
+
+
+def band(runs: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    """Mean and half-width of the 95 % interval of curves, point by point, as far as all go; no band from one curve."""
+    points = [mean_and_interval(values) for values in zip(*runs, strict=False)]
+    return [mean for mean, _ in points], [half for _, half in points if half is not None]
