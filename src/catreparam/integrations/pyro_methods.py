@@ -43,8 +43,14 @@ class PyroMethods:
         return _pyro_mixin().mask(self, mask)
 
     def score_parts(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Pyro's split of log_prob for gradient estimation; all of it is pathwise here."""
-        return _pyro_mixin().score_parts(self, x, *args, **kwargs)
+        """Pyro's split of log_prob for gradient estimation: pathwise for what `rsample` drew, else (enumeration) the score.
+
+        Pyro goes by `has_rsample` alone and would leave enumerated values without their probabilities as weights.
+        """
+        from pyro.distributions.score_parts import ScoreParts
+
+        log_prob = self.log_prob(x, *args, **kwargs)  # type: ignore[attr-defined]
+        return ScoreParts(log_prob, 0, log_prob) if x.requires_grad else ScoreParts(log_prob, log_prob, 0)
 
 
 def _pyro_mixin() -> Any:
