@@ -18,20 +18,23 @@ from catreparam.models.vq_digits import DigitsVQ
 
 SHIPPED = "weights/tokens_digits.safetensors"
 PRIOR = MaskGITConfig(
-    input_size=7, hidden_dim=128, codebook_size=64, depth=4, heads=4, ff_dim=256, nclass=10, register=1
+    input_size=7, hidden_dim=96, codebook_size=64, depth=4, heads=4, ff_dim=256, nclass=10, register=1
 )
 
 
 @dataclass(frozen=True)
 class DigitsModels:
-    """Everything guided generation of digits needs. `reference_*` are held-out features of real test images."""
+    """Everything guided generation of digits needs.
+
+    `reference_*` are the moments of the held-out classifier's features of real test images: of each label, then of all.
+    """
 
     vq: DigitsVQ
     prior: MaskGIT
     reward: RewardClassifier
     heldout: HeldOutClassifier
-    reference_mean: Float[Tensor, " d"]
-    reference_covariance: Float[Tensor, "d d"]
+    reference_mean: Float[Tensor, "labels_and_all d"]
+    reference_covariance: Float[Tensor, "labels_and_all d d"]
     facts: dict[str, Any]
 
     def modules(self) -> dict[str, nn.Module]:

@@ -89,10 +89,10 @@ class Plot:
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """Grey pictures in [0, 1], row by row."""
+    """Pictures in [0, 1], row by row: grey, or colour with an axis of three channels."""
 
     title: str
-    images: Float[Tensor, "rows columns h w"]
+    images: Float[Tensor, "rows columns h w"] | Float[Tensor, "rows columns 3 h w"]
     note: str = ""
 
 
