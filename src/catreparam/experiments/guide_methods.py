@@ -12,6 +12,7 @@ from catreparam.experiments.estimator_specs import build_estimator, normalise_sp
 from catreparam.guidance import (
     Generation,
     QuantizedExpectation,
+    Reward,
     RoundInfo,
     best_of_n,
     entropy_mixing,
@@ -91,7 +92,7 @@ def generate(
     method: str,
     strength: float,
     denoiser: Denoiser,
-    reward: Callable[[Tensor], Tensor],
+    reward: Reward,
     tokens: Tensor,
     *,
     budget: Budget,
@@ -144,9 +145,7 @@ def _estimator(method: str, codebook: Tensor) -> Callable[..., Tensor]:
     return entropy_mixing if method == "entrgi" else build_estimator(method)
 
 
-def _unguided(
-    denoiser: Denoiser, reward: Callable[[Tensor], Tensor], tokens: Tensor, settings: dict[str, Any]
-) -> Generation:
+def _unguided(denoiser: Denoiser, reward: Reward, tokens: Tensor, settings: dict[str, Any]) -> Generation:
     drawn = best_of_n(denoiser, reward, tokens, num_candidates=1, **settings)
     return Generation(
         drawn.tokens, drawn.reward, drawn.prior_log_prob, torch.zeros_like(drawn.reward), drawn.trace, drawn.evaluations

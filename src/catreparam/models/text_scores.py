@@ -68,12 +68,12 @@ def _transformers_clip(folder: Path, prompt: str, device: str | torch.device) ->
             "docs/image-tokens.md says what to download"
         )
     try:
-        from transformers import CLIPModel, CLIPTokenizerFast
+        from transformers import AutoTokenizer, CLIPModel
     except ImportError as error:
         raise ValueError("a CLIP folder needs transformers: run pip install 'catreparam[integrations]'") from error
     try:
         model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        tokenizer = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # what transformers raises depends on what is missing or damaged
         raise ValueError(f"the CLIP model in {folder} cannot be read ({_short(error)})") from error
     model = model.to(device).eval().requires_grad_(False)
