@@ -28,8 +28,8 @@ class BlackBoxError(ValueError):
 class BlackBoxReward:
     """A reward known only by its values: `function` maps tokens [B, L] (long) to rewards [B] (a tensor or a sequence).
 
-    It serves estimators that need values at hard samples only: rloo, reinforce, arsm, relax-free score functions, exact
-    (with chunk_size=1), and all methods without gradients (best_of_n, svdd, smc). Anything else raises BlackBoxError.
+    It serves estimators that need values at hard samples only (rloo, reinforce, arsm, exact with chunk_size=1) and the
+    methods without gradients (best_of_n, svdd, smc). Anything else raises BlackBoxError.
 
     >>> reward = BlackBoxReward(lambda tokens: (tokens == 1).sum(-1))
     >>> reward(torch.eye(3)[None, [1, 1, 0]])

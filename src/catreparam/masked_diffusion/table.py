@@ -43,12 +43,15 @@ class TableDenoiser:
         return TableDenoiser(log_joint)
 
     def __call__(self, tokens: Int[Tensor, "B L"], **condition: Any) -> Float[Tensor, "B L V"]:
-        known = (tokens != self.mask_token).unsqueeze(1)  # [B, 1, L]
-        fits = ((tokens.unsqueeze(1) == self.sequences) | ~known).all(-1)  # [B, V^L]
+        places = (self.vocab_size + 1) ** torch.arange(self.length)
+        codes, which = (tokens * places).sum(-1).unique(return_inverse=True)  # [U], [B]: particles repeat themselves
+        distinct = codes.unsqueeze(-1) // places % (self.vocab_size + 1)  # [U, L]
+        known = (distinct != self.mask_token).unsqueeze(1)  # [U, 1, L]
+        fits = ((distinct.unsqueeze(1) == self.sequences) | ~known).all(-1)  # [U, V^L]
         weights = self.log_probs.masked_fill(~fits, -torch.inf)
         conditional = (weights - weights.amax(-1, keepdim=True)).exp()
-        marginals = torch.einsum("bs,slv->blv", conditional / conditional.sum(-1, keepdim=True), self._one_hot)
-        return marginals.log().float()
+        marginals = torch.einsum("us,slv->ulv", conditional / conditional.sum(-1, keepdim=True), self._one_hot)
+        return marginals.log().float()[which]
 
     def tilted(self, reward: Callable[[Tensor], Tensor], weight: float = 1.0) -> "TableDenoiser":
         """The law in proportion to p(x) exp(weight * reward(x)): the posterior that guidance aims at."""

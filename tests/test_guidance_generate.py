@@ -1,0 +1,239 @@
+"""guided_sample: rounds, proposals, callbacks, the KL of a whole generation, and going on after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from catreparam import make_estimator
+from catreparam.guidance import BlackBoxReward, EarlyStop, guided_sample
+from catreparam.masked_diffusion import ClassifierFree, as_denoiser, sample
+from guidance_bed import LINEAR_WEIGHTS, chain, linear_reward, pair_reward, product, uniform
+from methods import seeded
+
+START = torch.full((3, 4), 3)
+QUICK = {"estimator": "reinmax", "num_rounds": 4, "num_steps": 5, "order": "random"}
+
+
+def guide(**settings):
+    call = {"denoiser": chain(), "reward": pair_reward, "tokens": START, "generator": seeded(), **QUICK, **settings}
+    return guided_sample(call.pop("denoiser"), call.pop("reward"), call.pop("tokens"), **call)
+
+
+def test_guidance_raises_the_reward_above_the_prior():
+    start = torch.full((200, 4), 3)
+    unguided = pair_reward(
+        torch.eye(3)[sample(chain(), start, num_rounds=4, order="random", generator=seeded()).tokens]
+    )
+    guided = guide(tokens=start, num_steps=10, kl_weight=0.3)
+    assert float(guided.reward.mean()) > float(unguided.mean()) + 0.5
+    assert torch.equal(guided.reward, pair_reward(torch.eye(3)[guided.tokens]))
+
+
+def test_given_tokens_are_kept():
+    start = torch.tensor([[0, 3, 3, 1], [3, 3, 2, 3]])
+    result = guide(tokens=start)
+    assert torch.equal(result.tokens[start < 3], start[start < 3])
+    assert bool((result.tokens < 3).all())
+
+
+@pytest.mark.parametrize("order", ["ancestral", "random", "confidence", "halton"])
+@pytest.mark.parametrize("remask_sigma", [0.0, 1.0])
+def test_orders_and_remasking_work(order, remask_sigma):
+    result = guide(order=order, remask_sigma=remask_sigma)
+    assert bool((result.tokens < 3).all())
+    assert result.evaluations.model <= 4
+
+
+def test_the_kl_of_a_product_prior_with_exact_gradients_is_the_closed_form():
+    logits = torch.randn(4, 3, generator=seeded(1))
+    result = guide(
+        denoiser=product(logits),
+        reward=linear_reward,
+        estimator="exact",
+        num_steps=300,
+        lr=lambda progress: 0.2 * (1 - progress) + 1e-3,
+        num_rounds=2,
+        tokens=START[:1],
+    )
+    p, q = logits.log_softmax(-1), (logits + LINEAR_WEIGHTS).log_softmax(-1)
+    assert float(result.kl[0]) == pytest.approx(float((q.exp() * (q - p)).sum()), abs=1e-3)
+    assert float(result.prior_log_prob[0]) == pytest.approx(float(p.gather(-1, result.tokens.T).sum()), abs=1e-4)
+
+
+def test_a_huge_kl_weight_samples_the_prior():
+    result = guide(kl_weight=1e6, lr=1e-4, estimator="exact")
+    assert float(result.kl.max()) < 1e-5
+
+
+def test_evaluations_count_rounds_steps_and_samples():
+    denoiser = as_denoiser(lambda tokens, **_: torch.zeros(*tokens.shape, 3), mask_token=3)
+    result = guide(denoiser=ClassifierFree(denoiser, null_condition={}, weight=1.0), num_samples=2)
+    assert result.evaluations.model == 2 * 4
+    assert result.evaluations.reward == 4 * 5 * 2 + 1
+    assert result.evaluations.reward_gradient == 4 * 5 * 2
+
+
+def test_the_trace_has_a_row_for_every_step_of_every_round():
+    trace = guide().trace
+    assert trace.column("round") == [r for r in range(4) for _ in range(5)]
+    assert trace.column("step") == list(range(5)) * 4
+    assert trace.column("masked") == [m for m in (4.0, 3.0, 2.0, 1.0) for _ in range(5)]
+
+
+def test_the_warm_start_begins_where_the_last_round_ended():
+    kls = {forgetting: guide(forgetting=forgetting).trace for forgetting in (0.0, 1.0)}
+    firsts = {key: trace.column("kl")[5] for key, trace in kls.items()}
+    assert firsts[0.0] > 0.05
+    assert firsts[1.0] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_commit_argmax_and_best():
+    assert bool((guide(denoiser=uniform(3), reward=linear_reward, commit="argmax", kl_weight=0.0).tokens == 2).all())
+    seen = []
+
+    def callback(info) -> None:
+        seen.append((info.clean, info.optimized.best_tokens))
+
+    guide(commit="best", callback=callback)
+    assert all(torch.equal(clean, best) for clean, best in seen)
+    with pytest.raises(ValueError, match=r"unknown commit 'beste'.*'best'"):
+        guide(commit="beste")
+
+
+def test_black_boxes_are_guided_by_score_functions():
+    reward = BlackBoxReward(lambda tokens: (tokens == 1).sum(-1))
+    result = guide(
+        denoiser=uniform(3),
+        reward=reward,
+        tokens=torch.full((50, 4), 3),
+        estimator="rloo",
+        num_samples=4,
+        kl_weight=0.1,
+    )
+    assert float(result.reward.mean()) > 1.8  # 1.33 without guidance
+
+
+def test_callbacks_see_rounds_and_may_end_the_generation():
+    seen, done = [], []
+    guide(callback=lambda info: seen.append((info.round_index, int((info.tokens == 3).sum(-1)[0]))))
+    assert seen == [(0, 3), (1, 2), (2, 1), (3, 0)]
+    ended = guide(callback=lambda info: info.round_index == 1, progress=lambda now, total: done.append((now, total)))
+    assert bool((ended.tokens < 3).all())
+    assert ended.evaluations.model == 2
+    assert done == [(1, 4), (2, 4)]
+
+
+def test_early_stop_applies_to_every_round():
+    trace = guide(early_stop=EarlyStop(target=-100.0)).trace
+    assert trace.column("step") == [0.0] * 4
+
+
+def test_the_same_seed_repeats_and_the_global_generator_is_left_alone():
+    before = torch.get_rng_state()
+    one, two = guide(estimator="redge", remask_sigma=0.5), guide(estimator="redge", remask_sigma=0.5)
+    assert torch.equal(one.tokens, two.tokens)
+    assert one.trace.rows == two.trace.rows
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_nothing_to_generate_is_fine():
+    done = torch.tensor([[0, 1, 2, 0]])
+    result = guide(tokens=done)
+    assert torch.equal(result.tokens, done)
+    assert result.evaluations.model == 0
+
+
+# Going on after a kill
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_after(rounds: int):
+    def progress(done: int, total: int) -> None:
+        if done == rounds:
+            raise Killed
+
+    return progress
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 4])
+@pytest.mark.parametrize("name", ["redge", "reinforce"])
+def test_a_killed_generation_goes_on_to_bitwise_the_same_result(tmp_path, name, rounds):
+    settings = {"remask_sigma": 0.5, "forgetting": 0.25}
+    whole = guide(estimator=make_estimator(name), **settings)
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        guide(estimator=make_estimator(name), checkpoint=path, progress=kill_after(rounds), **settings)
+    estimator = make_estimator(name)  # reinforce carries a moving average: it must be restored
+    resumed = guide(estimator=estimator, checkpoint=path, generator=seeded(99), **settings)
+    assert torch.equal(resumed.tokens, whole.tokens)
+    assert torch.equal(resumed.kl, whole.kl)
+    assert torch.equal(resumed.prior_log_prob, whole.prior_log_prob)
+    assert resumed.trace.rows == whole.trace.rows
+    assert resumed.evaluations == whole.evaluations
+
+
+SCRIPT = """
+import os, signal, sys, torch
+sys.path.insert(0, {tests!r})
+from test_guidance_generate import guide
+def progress(done, total):
+    if done == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+guide(estimator="redge", checkpoint={path!r}, progress=progress)
+"""
+
+
+def test_a_generation_killed_by_the_system_goes_on(tmp_path):
+    path = str(tmp_path / "state.safetensors")
+    script = SCRIPT.format(tests=os.path.dirname(__file__), path=path)
+    killed = subprocess.run([sys.executable, "-c", script], check=False, timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    resumed = guide(estimator="redge", checkpoint=path)
+    assert torch.equal(resumed.tokens, guide(estimator="redge").tokens)
+
+
+def test_a_finished_generation_returns_its_result_again(tmp_path):
+    path, calls = tmp_path / "state.safetensors", []
+    first = guide(checkpoint=path)
+    again = guide(checkpoint=path, progress=lambda done, total: calls.append(done))
+    assert torch.equal(first.tokens, again.tokens)
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"kl_weight": 2.0},
+        {"estimator": "redge"},
+        {"num_rounds": 5},
+        {"tokens": torch.full((2, 4), 3)},
+        {"order": torch.arange(4)},
+        {"early_stop": EarlyStop(patience=2)},
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, changed):
+    path = tmp_path / "state.safetensors"
+    guide(checkpoint=path)
+    with pytest.raises(ValueError, match="belongs to a generation with other tokens, settings or estimator; delete it"):
+        guide(checkpoint=path, **changed)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", None])
+def test_a_damaged_checkpoint_is_refused(tmp_path, content):
+    path = tmp_path / "state.safetensors"
+    guide(checkpoint=path)
+    path.write_bytes(path.read_bytes()[:-10] if content is None else content)
+    with pytest.raises(ValueError, match=r"checkpoint .* is damaged .*; delete it to start over"):
+        guide(checkpoint=path)
+
+
+def test_a_checkpoint_needs_a_generator(tmp_path):
+    with pytest.raises(ValueError, match="checkpoint needs generator="):
+        guide(checkpoint=tmp_path / "state.safetensors", generator=None)

@@ -1,0 +1,333 @@
+"""Best of N, SVDD, Feynman-Kac SMC, APS and EntRGi: laws where they are known, formulas, counted evaluations."""
+
+import math
+
+import pytest
+import torch
+
+from catreparam.guidance import (
+    BlackBoxError,
+    BlackBoxReward,
+    Evaluations,
+    QuantizedExpectation,
+    aps,
+    best_of_n,
+    entrgi,
+    entropy_mixing,
+    guided_sample,
+    smc,
+    svdd,
+)
+from catreparam.guidance.particles import selection_kl
+from catreparam.guidance.smc import _resampled
+from catreparam.masked_diffusion import ClassifierFree, as_denoiser
+from guidance_bed import chain, linear_reward, pair_reward, product, uniform
+from methods import seeded
+
+ONE_BY_ONE = {"num_rounds": 3, "order": "random"}  # one position a round: the sampler's law is the table's
+NUM_RUNS = 5_000
+
+
+def law_of(result) -> torch.Tensor:
+    return torch.bincount(chain(3).index(result.tokens), minlength=27).double() / result.tokens.shape[0]
+
+
+def total_variation(one: torch.Tensor, two: torch.Tensor) -> float:
+    return float((one - two).abs().sum() / 2)
+
+
+def masked(batch: int, length: int = 3) -> torch.Tensor:
+    return torch.full((batch, length), 3)
+
+
+# Laws. An empirical law of 5,000 draws over 27 outcomes has a total variation of about .025 from its own, with a standard
+# deviation of .004: each bound below leaves five of them (1e-6), and room for the bias of 32 particles.
+
+
+@pytest.mark.statistical
+def test_many_particles_follow_the_tilted_law():
+    target = chain(3).tilted(pair_reward).log_probs.exp()
+    few, many = (
+        smc(
+            chain(3),
+            pair_reward,
+            masked(NUM_RUNS),
+            num_particles=n,
+            select="draw",
+            generator=seeded(),
+            **ONE_BY_ONE,
+        )
+        for n in (2, 32)
+    )
+    assert total_variation(law_of(many), target) < 0.065
+    assert total_variation(law_of(few), target) > 0.15
+    assert total_variation(chain(3).log_probs.exp(), target) > 0.3
+
+
+@pytest.mark.statistical
+@pytest.mark.parametrize("threshold", [0.0, 1.0])
+def test_the_tilted_law_does_not_depend_on_when_particles_are_resampled(threshold):
+    target = chain(3).tilted(pair_reward).log_probs.exp()
+    result = smc(
+        chain(3),
+        pair_reward,
+        masked(NUM_RUNS),
+        num_particles=32,
+        ess_threshold=threshold,
+        select="draw",
+        generator=seeded(),
+        **ONE_BY_ONE,
+    )
+    assert total_variation(law_of(result), target) < 0.065
+
+
+@pytest.mark.statistical
+def test_without_reward_weight_smc_and_svdd_follow_the_prior():
+    settings = {"reward_weight": 0.0, "generator": seeded(), **ONE_BY_ONE}
+    for result in (
+        smc(chain(3), pair_reward, masked(NUM_RUNS), num_particles=4, select="draw", **settings),
+        svdd(chain(3), pair_reward, masked(NUM_RUNS), num_candidates=4, **settings),
+    ):
+        assert total_variation(law_of(result), chain(3).log_probs.exp()) < 0.045
+
+
+@pytest.mark.statistical
+def test_best_of_n_follows_the_law_of_the_maximum():
+    result = best_of_n(chain(3), pair_reward, masked(NUM_RUNS), num_candidates=3, generator=seeded(), **ONE_BY_ONE)
+    denoiser = chain(3)
+    rewards, probs = pair_reward(torch.eye(3)[denoiser.sequences]), denoiser.log_probs.exp()
+    expected = torch.zeros(27, dtype=torch.double)
+    for value in rewards.unique():  # P(max = value), shared among ties as the prior does
+        same, below = (rewards - value).abs() < 1e-6, rewards < value - 1e-6
+        mass = (probs[same].sum() + probs[below].sum()) ** 3 - probs[below].sum() ** 3
+        expected[same] = mass * probs[same] / probs[same].sum()
+    assert total_variation(law_of(result), expected) < 0.045
+
+
+@pytest.mark.statistical
+def test_one_round_of_soft_svdd_is_self_normalised_importance_sampling():
+    """With many candidates the selected one follows the tilted law; here a product, by one round."""
+    logits = torch.randn(3, 3, generator=seeded(2))
+    result = svdd(
+        product(logits),
+        linear_reward,
+        masked(NUM_RUNS),
+        num_candidates=64,
+        reward_weight=1.0,
+        num_rounds=1,
+        generator=seeded(),
+    )
+    target = torch.softmax(logits + torch.tensor([0.0, 0.4, 1.0]), -1)
+    found = torch.nn.functional.one_hot(result.tokens, 3).double().mean(0)
+    assert float((found - target).abs().max()) < 0.04  # 5 standard errors of .007, and the bias of 64 candidates
+
+
+def test_systematic_resampling_gives_every_particle_its_share():
+    log_weight = torch.tensor([[0.5, 0.25, 0.125, 0.125], [1.0, 1.0, 1.0, 1.0]]).log()
+    ancestor, after, effective = _resampled(log_weight, 4.0, seeded())
+    assert ancestor[:4].tolist()[:3] == [0, 0, 1]
+    assert ancestor[4:].tolist() == [4, 5, 6, 7]
+    assert not bool(after[0].any())
+    assert effective == pytest.approx((1 / (0.25 + 0.0625 + 2 / 64) + 4) / 2, rel=1e-5)
+
+
+def test_resampling_waits_for_a_low_effective_number():
+    log_weight = torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log()
+    ancestor, after, _ = _resampled(log_weight, 2.0, seeded())
+    assert ancestor.tolist() == [0, 1, 2, 3]
+    assert torch.equal(after, log_weight)
+
+
+# Results
+
+
+METHODS = {
+    "best_of_n": lambda *args, **kwargs: best_of_n(*args, num_candidates=8, **kwargs),
+    "svdd": lambda *args, **kwargs: svdd(*args, num_candidates=8, **kwargs),
+    "svdd without lookahead": lambda *args, **kwargs: svdd(*args, num_candidates=8, lookahead=False, **kwargs),
+    "smc": lambda *args, **kwargs: smc(*args, num_particles=8, **kwargs),
+    "aps": lambda *args, **kwargs: aps(*args, codebook=torch.eye(3), **kwargs),
+    "entrgi": lambda *args, **kwargs: entrgi(*args, **kwargs),
+}
+WITHOUT_GRADIENT = [name for name in METHODS if name not in ("aps", "entrgi")]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_beats_the_prior_and_reports_its_own_tokens(name):
+    start = masked(100, 4)
+    start[:, 0] = 1
+    result = METHODS[name](chain(), pair_reward, start, num_rounds=3, order="random", generator=seeded())
+    expected = float((chain().log_probs.exp() * pair_reward(torch.eye(3)[chain().sequences])).sum())
+    assert float(result.reward.mean()) > expected + 0.3
+    assert torch.allclose(result.reward, pair_reward(torch.eye(3)[result.tokens]))
+    assert bool((result.tokens[:, 0] == 1).all())
+    assert result.reward.shape == result.prior_log_prob.shape == (100,)
+    assert result.trace.rows
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_repeats_with_its_seed(name):
+    one, two = (
+        METHODS[name](chain(), pair_reward, masked(5, 4), num_rounds=3, order="random", generator=seeded(7))
+        for _ in range(2)
+    )
+    assert torch.equal(one.tokens, two.tokens)
+    assert one.trace.rows == two.trace.rows
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_returns_finished_tokens_as_they_are(name):
+    done = torch.tensor([[0, 1, 2, 0]])
+    result = METHODS[name](chain(), pair_reward, done, num_rounds=3)
+    assert torch.equal(result.tokens, done)
+    assert result.evaluations.model == 0
+
+
+@pytest.mark.parametrize("name", WITHOUT_GRADIENT)
+def test_methods_without_gradients_take_black_boxes(name):
+    reward = BlackBoxReward(lambda tokens: (tokens == 1).sum(-1))
+    result = METHODS[name](uniform(3), reward, masked(100, 4), num_rounds=2, generator=seeded())
+    assert float(result.reward.mean()) > 1.9  # 1.33 without guidance
+
+
+@pytest.mark.parametrize("name", ["aps", "entrgi"])
+def test_methods_with_gradients_refuse_black_boxes(name):
+    with pytest.raises(BlackBoxError, match="black box"):
+        METHODS[name](uniform(3), BlackBoxReward(lambda tokens: (tokens == 1).sum(-1)), masked(2))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nan_rewards_are_one_error(name):
+    with pytest.raises(ValueError, match=r"the reward returned nan .* for sequence\(s\) 0"):
+        METHODS[name](uniform(3), lambda x: x.sum((1, 2)) * math.nan, masked(2), generator=seeded())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("best_of_n", Evaluations(8 * 3, 8)),
+        ("svdd", Evaluations(1 + 8 * 2, 8 * 3)),
+        ("svdd without lookahead", Evaluations(3, 8 * 3)),
+        ("smc", Evaluations(8 * 3, 8 * 3)),
+        ("aps", Evaluations(3, 3 * 3 + 1, 3 * 3)),
+        ("entrgi", Evaluations(3, 3 * 3 + 1, 3 * 3)),
+    ],
+)
+def test_evaluations_are_those_of_the_calls(name, expected):
+    calls = {"model": 0, "reward": 0}
+
+    def model(tokens: torch.Tensor) -> torch.Tensor:
+        calls["model"] += tokens.shape[0]
+        return torch.zeros(*tokens.shape, 3)
+
+    def reward(x: torch.Tensor) -> torch.Tensor:
+        calls["reward"] += x.shape[0]
+        return linear_reward(x)
+
+    start = masked(2)
+    result = METHODS[name](as_denoiser(model, mask_token=3), reward, start, generator=seeded(), **ONE_BY_ONE)
+    assert result.evaluations == expected
+    assert calls == {"model": 2 * expected.model, "reward": 2 * expected.reward}
+    free = as_denoiser(model, mask_token=3)
+    doubled = METHODS[name](ClassifierFree(free, null_condition={}, weight=1.0), reward, start, **ONE_BY_ONE)
+    assert doubled.evaluations.model == 2 * expected.model
+
+
+@pytest.mark.parametrize("name", WITHOUT_GRADIENT)
+def test_conditions_follow_their_sequences(name):
+    """Each sequence's condition allows one token only: a mix-up of particles would show."""
+
+    def model(tokens: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(label, 3).log()[:, None].expand(*tokens.shape, 3).float()
+
+    label = torch.tensor([2, 0, 1, 2])
+    denoiser = as_denoiser(model, mask_token=3)
+    result = METHODS[name](denoiser, pair_reward, masked(4), condition={"label": label}, **ONE_BY_ONE)
+    assert torch.equal(result.tokens, label.unsqueeze(-1).expand(4, 3))
+
+
+def test_chunks_of_candidates_keep_the_best():
+    settings = {"num_candidates": 7, "generator": seeded(), **ONE_BY_ONE}
+    result = best_of_n(chain(3), pair_reward, masked(50), chunk_size=3, **settings)
+    assert len(result.trace.rows) == 3
+    assert result.trace.column("best") == sorted(result.trace.column("best"))
+    assert float(result.reward.mean()) == pytest.approx(result.trace.column("best")[-1], rel=1e-6)
+    assert result.evaluations == Evaluations(21, 7)
+
+
+def test_kl_bounds():
+    result = best_of_n(chain(3), pair_reward, masked(2), num_candidates=4, **ONE_BY_ONE)
+    assert result.kl.tolist() == pytest.approx([math.log(4) - 0.75] * 2)
+    rewards = torch.tensor([[0.0, 1.0]])
+    assert selection_kl(rewards, math.inf).tolist() == pytest.approx([math.log(2)])
+    assert selection_kl(rewards, 0.0).tolist() == pytest.approx([0.0])
+    w = 1 / (1 + math.exp(-2))
+    assert selection_kl(rewards, 2.0).tolist() == pytest.approx([w * math.log(2 * w) + (1 - w) * math.log(2 - 2 * w)])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: best_of_n(uniform(3), linear_reward, masked(1), num_candidates=0),
+            "num_candidates must be at least 1, got 0",
+        ),
+        (
+            lambda: svdd(uniform(3), linear_reward, masked(1), num_candidates=2, reward_weight=-1.0),
+            "reward_weight must be",
+        ),
+        (lambda: smc(uniform(3), linear_reward, masked(1), num_particles=2, select="bets"), "unknown select 'bets'"),
+        (
+            lambda: smc(uniform(3), linear_reward, masked(1), num_particles=2, ess_threshold=2.0),
+            "ess_threshold must be",
+        ),
+        (
+            lambda: aps(uniform(3), linear_reward, masked(1), codebook=torch.zeros(5, 2)),
+            "a codebook of 5 codes does not fit",
+        ),
+        (lambda: QuantizedExpectation(torch.zeros(5)), r"codebook must have shape \[vocab_size, dim\], got \(5,\)"),
+    ],
+)
+def test_bad_settings_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# Embedding guidance
+
+
+def test_entropy_mixing_is_soft_where_sure_and_hard_where_uncertain():
+    logits = torch.tensor([[9.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.5, 0.0, -0.5]], requires_grad=True)
+    x = entropy_mixing(logits, generator=seeded())
+    q = logits.detach().softmax(-1)
+    weight = torch.distributions.Categorical(probs=q).entropy() / math.log(3)
+    hard = (x.detach() - q * (1 - weight[:, None])) / weight[:, None]
+    assert torch.allclose(hard.amax(-1), torch.ones(3), atol=1e-3)
+    assert torch.allclose(x[1], hard[1], atol=1e-5)
+    assert torch.allclose(x[0], q[0], atol=0.02)
+    upstream = torch.randn(3, 3, generator=seeded(1))
+    found = torch.autograd.grad(x, logits, upstream)[0]
+    assert torch.allclose(found, q * (upstream - (q * upstream).sum(-1, keepdim=True)), atol=1e-6)
+
+
+def test_quantized_expectation_is_the_nearest_allowed_code():
+    codebook, logits = torch.randn(6, 3, generator=seeded(1)), torch.randn(2, 4, 6, generator=seeded())
+    logits[..., 2] = -torch.inf
+    logits.requires_grad_()
+    x = QuantizedExpectation(codebook)(logits)
+    q = logits.detach().softmax(-1)
+    distance = torch.cdist(q @ codebook, codebook)
+    distance[..., 2] = torch.inf
+    assert torch.equal(x.argmax(-1), distance.argmin(-1))
+    assert torch.equal(x.sum(-1), torch.ones(2, 4))
+    upstream = torch.randn(2, 4, 6, generator=seeded(2))
+    found = torch.autograd.grad(x, logits, upstream)[0]
+    assert torch.allclose(found, q * (upstream - (q * upstream).sum(-1, keepdim=True)), atol=1e-6)
+
+
+def test_embedding_guidance_also_serves_as_an_estimator_with_a_kl():
+    for estimator in (entropy_mixing, QuantizedExpectation(torch.eye(3))):
+        result = guided_sample(
+            chain(), pair_reward, masked(20, 4), estimator=estimator, num_rounds=2, generator=seeded()
+        )
+        assert float(result.kl.mean()) > 0.1
