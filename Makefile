@@ -8,13 +8,13 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast format lint types shapes statistical check docs-tables clean
+.PHONY: help install demo test test-fast format lint types shapes statistical check sanitize docs-tables clean
 
 help:
 	@echo "make demo         set up, train a categorical VAE on real digits with six estimators, print the table (3 min)"
 	@echo "make test         set up, run the whole test suite"
 	@echo "make check        lint, types, import contracts, tests, shape checks: what CI runs"
-	@echo "make format | lint | types | shapes | statistical | test-fast | docs-tables | clean"
+	@echo "make format | lint | types | shapes | statistical | test-fast | sanitize | docs-tables | clean"
 
 install: $(STAMP)
 
@@ -56,6 +56,10 @@ types: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 check: lint types test shapes
+
+# Kernels under AddressSanitizer and UndefinedBehaviourSanitizer, three instruction sets (some minutes)
+sanitize:
+	sh scripts/sanitize.sh
 
 # The committed measurements under docs/results
 docs-tables: $(STAMP)

@@ -18,9 +18,11 @@ extern "C" {
 int32_t catreparam_choose_instruction_set(const char*);
 void* catreparam_make_plan(const Setting*);
 void catreparam_free_plan(void*);
-int32_t catreparam_forward(const void*, int32_t, int64_t, int64_t, int32_t, uint64_t, const void*, const float*, const float*, void*);
+int32_t catreparam_forward(const void*, int32_t, int64_t, int64_t, int32_t, uint64_t, const void*, const float*, const float*,
+                           float*, void*);
 int32_t catreparam_backward(const void*, int32_t, int64_t, int64_t, int32_t, uint64_t, const void*, const float*, const float*,
-                            const void*, void*);
+                            float*, const void*, void*);
+int64_t catreparam_kept_floats(const void*, int64_t, int64_t);
 int32_t catreparam_replay(const void*, int64_t, int64_t, int32_t, uint64_t, float*);
 }
 
@@ -47,8 +49,15 @@ static void check(void* plan, const Setting& setting, int32_t dtype, int64_t row
     const float* n = explicit_noise ? noise.data() : nullptr;
     const float* h = explicit_noise ? x.data() : nullptr;
     for (int32_t threads : {1, 3}) {
-      catreparam_forward(plan, dtype, rows, classes, threads, 7, logits.data(), n, h, out.data());
-      catreparam_backward(plan, dtype, rows, classes, threads, 7, logits.data(), n, h, upstream.data(), gradient.data());
+      catreparam_forward(plan, dtype, rows, classes, threads, 7, logits.data(), n, h, nullptr, out.data());
+      catreparam_backward(plan, dtype, rows, classes, threads, 7, logits.data(), n, h, nullptr, upstream.data(), gradient.data());
+      const size_t floats = (size_t)catreparam_kept_floats(plan, rows, classes);
+      void* kept = nullptr;
+      if (floats == 0 || posix_memalign(&kept, 64, 4 * floats) != 0) continue;
+      float* room = static_cast<float*>(kept);
+      catreparam_forward(plan, dtype, rows, classes, threads, 7, logits.data(), n, h, room, out.data());
+      catreparam_backward(plan, dtype, rows, classes, threads, 7, logits.data(), n, h, room, upstream.data(), gradient.data());
+      std::free(kept);
     }
   }
   std::vector<float> replayed(count * (size_t)((setting.num_noises + 1) / 2));

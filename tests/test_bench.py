@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from catreparam.cli import main
-from catreparam.experiments import bench, bench_samplers
-from catreparam.experiments.bench_samplers import find_samplers, parity_error
+from catreparam.experiments import bench
+from catreparam.experiments.bench_samplers import TOLERANCE, find_samplers, parity_error
+from catreparam.kernels import dispatch
 
 
 def tiny(**options) -> bench.Config:
@@ -17,7 +18,7 @@ def tiny(**options) -> bench.Config:
 def test_every_path_of_ours_passes_its_parity_check():
     samplers, _ = find_samplers()
     assert {sampler.path for sampler in samplers} >= {"torch", "naive"}
-    assert all(parity_error(sampler) < bench_samplers.TOLERANCE for sampler in samplers)
+    assert all(parity_error(sampler) < TOLERANCE for sampler in samplers)
 
 
 def test_every_sampler_is_timed_at_every_shape(tmp_path):
@@ -45,11 +46,19 @@ def test_curves_have_a_point_for_every_case(monkeypatch):
     assert [list(curve.x) for curve in report.plots[0].curves] == [[1, 2]] * len(report.plots[0].curves)
 
 
-def test_the_environment_is_as_before(monkeypatch):
-    monkeypatch.setenv("CATREPARAM_KERNELS", "naive")
+def test_the_path_is_as_before(monkeypatch):
+    monkeypatch.setattr(dispatch, "_wanted", "naive")
     for sampler in find_samplers()[0]:
         sampler(torch.zeros(2, 3, requires_grad=True))
-    assert bench_samplers.os.environ["CATREPARAM_KERNELS"] == "naive"
+    assert dispatch.wanted() == "naive"
+
+
+def test_only_the_samplers_asked_for_are_timed(capsys):
+    report = bench.run(tiny(shapes=("2x3",), samplers=("redge (naive)", "torch gumbel_softmax")))
+    assert {row["sampler"] for row in report.table.rows} == {"redge (naive)", "torch gumbel_softmax"}
+    assert all(row["peak"] >= 2 for row in report.table.rows)
+    assert main(["bench", "--samplers", "regde"]) == 2
+    assert "redge" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("shape", ["", "3x", "axb", "0x3", "3x-1"])

@@ -1,5 +1,9 @@
 """Which path a call takes, and that the environment decides where it should."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -14,7 +18,7 @@ def path_of(logits=None, method="redge"):
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch):
-    monkeypatch.delenv(dispatch.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(dispatch, "_wanted", "")
 
 
 def test_compiled_kernels_go_first_where_they_were_built():
@@ -23,7 +27,7 @@ def test_compiled_kernels_go_first_where_they_were_built():
 
 @pytest.mark.parametrize("path", ["torch", "naive"])
 def test_the_environment_names_the_path(path, monkeypatch):
-    monkeypatch.setenv(dispatch.ENVIRONMENT, path)
+    monkeypatch.setattr(dispatch, "_wanted", path)
     assert path_of() == path
 
 
@@ -31,7 +35,7 @@ def test_without_compiled_kernels_the_torch_path_is_taken(monkeypatch):
     monkeypatch.setattr(library, "BUILT", False)
     assert path_of() == "torch"
     assert path_of(method="gumbel_softmax") == "naive"
-    monkeypatch.setenv(dispatch.ENVIRONMENT, "compiled")
+    monkeypatch.setattr(dispatch, "_wanted", "compiled")
     with pytest.raises(RuntimeError, match="not built"):
         path_of()
 
@@ -48,7 +52,7 @@ def test_forward_mode_takes_the_naive_path():
 
 
 def test_an_unknown_path_is_an_error_that_names_the_known_ones(monkeypatch):
-    monkeypatch.setenv(dispatch.ENVIRONMENT, "torhc")
+    monkeypatch.setattr(dispatch, "_wanted", "torhc")
     with pytest.raises(ValueError, match=r"CATREPARAM_KERNELS 'torhc'.*'torch'.*compiled, naive, torch"):
         catreparam.redge(torch.zeros(3, 4))
 
@@ -56,7 +60,7 @@ def test_an_unknown_path_is_an_error_that_names_the_known_ones(monkeypatch):
 @pytest.mark.parametrize("path", ["torch", "naive"])
 @pytest.mark.parametrize("name", ["redge", "exact_redge", "straight_through"])
 def test_every_path_refuses_the_same_input(name, path, monkeypatch):
-    monkeypatch.setenv(dispatch.ENVIRONMENT, path)
+    monkeypatch.setattr(dispatch, "_wanted", path)
     estimator = catreparam.ESTIMATORS[name]
     for bad, message in ((torch.nan, "NaN"), (torch.inf, r"\+inf"), (-torch.inf, "no class")):
         with pytest.raises(ValueError, match=message):
@@ -65,8 +69,34 @@ def test_every_path_refuses_the_same_input(name, path, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_on_the_torch_path_keeps_its_dtype(dtype, monkeypatch):
-    monkeypatch.setenv(dispatch.ENVIRONMENT, "torch")
+    monkeypatch.setattr(dispatch, "_wanted", "torch")
     logits = torch.zeros(5, 3, dtype=dtype, requires_grad=True)
     x = catreparam.redge(logits, generator=seeded())
     x.float().square().sum().backward()
     assert (x.dtype, logits.grad.dtype) == (dtype, dtype)
+
+
+def test_the_environment_is_read_at_import():
+    code = "from catreparam.kernels import dispatch; print(dispatch.wanted())"
+    environment = {**os.environ, dispatch.ENVIRONMENT: "naive"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "naive"
+
+
+def test_a_path_is_used_inside_a_block_only():
+    with dispatch.using("naive"):
+        assert path_of() == "naive"
+    assert path_of() == ("compiled" if library.BUILT else "torch")
+    with pytest.raises(ValueError, match="fast"), dispatch.using("fast"):
+        pass
+
+
+@pytest.mark.skipif(not library.BUILT, reason="the kernels were not built")
+@pytest.mark.parametrize("bad", [1, 2.0, True])
+def test_a_wrong_type_meets_its_error_after_the_right_one_was_cached(bad):
+    catreparam.redge(torch.zeros(2, 3), num_steps=1, t1=0.5)
+    if bad == 1:
+        catreparam.redge(torch.zeros(2, 3), num_steps=1, t1=1)  # an int is a number
+        return
+    with pytest.raises(TypeError, match="num_steps"):
+        catreparam.redge(torch.zeros(2, 3), num_steps=bad)

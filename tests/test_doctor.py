@@ -10,7 +10,7 @@ from catreparam.kernels import dispatch, library
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch):
-    monkeypatch.delenv(dispatch.ENVIRONMENT, raising=False)
+    monkeypatch.setattr(dispatch, "_wanted", "")
 
 
 def finding(heading: str, name: str) -> str:
@@ -36,12 +36,12 @@ def test_a_missing_library_is_named_as_the_reason(monkeypatch):
 
 
 def test_the_environment_is_named_as_the_reason(monkeypatch):
-    monkeypatch.setenv(dispatch.ENVIRONMENT, "naive")
+    monkeypatch.setattr(dispatch, "_wanted", "naive")
     assert finding("Paths", "cpu float32") == "naive (not compiled: CATREPARAM_KERNELS=naive)"
 
 
 def test_a_wrong_environment_is_reported_not_raised(monkeypatch):
-    monkeypatch.setenv(dispatch.ENVIRONMENT, "fast")
+    monkeypatch.setattr(dispatch, "_wanted", "fast")
     assert finding("Paths", "cpu float32").startswith("ERROR: unknown CATREPARAM_KERNELS 'fast'")
 
 

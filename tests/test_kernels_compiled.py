@@ -6,10 +6,12 @@ import sys
 import pytest
 import torch
 
+import catreparam
 from catreparam.kernels import compiled, dispatch, library
 from catreparam.kernels.library import Setting
 from catreparam.kernels.twins import naive_surrogate, needs_noise
 from catreparam.noise_schedule import make_schedule
+from methods import seeded
 
 pytestmark = pytest.mark.skipif(not library.BUILT, reason="the compiled kernels were not built (no C++ compiler)")
 
@@ -88,6 +90,51 @@ def test_value_and_gradient_equal_the_naive_twin(setting, instructions):
             assert (ours[logits == -torch.inf] == 0).all()
     finally:
         library.choose_instruction_set("")
+
+
+@pytest.mark.parametrize("instructions", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("setting", SETTINGS, ids=label)
+def test_a_kept_chain_gives_the_gradient_of_one_made_again(setting, instructions):
+    if not library.choose_instruction_set(instructions):
+        pytest.skip(f"this processor has no {instructions}")
+    try:
+        for classes in CLASSES:
+            for rows, dtype in ((1, torch.float32), (75, torch.float32), (33, torch.bfloat16)):
+                logits, noise, x, upstream = problem(setting, classes, rows=rows, dtype=dtype)
+                room = library.room_to_keep(setting, logits)
+                if room is None:
+                    assert classes > 100 or (setting.method not in ("redge", "reindge") and classes != 2)
+                    continue
+                room.memory.fill_(torch.nan)
+                for given in ((noise, x), (None, None)):
+                    sample, _ = library.forward(setting, logits, 4, *given, kept=room)
+                    assert torch.equal(sample, library.forward(setting, logits, 4, *given)[0])
+                    kept = library.backward(setting, logits, upstream, 4, *given, kept=room)
+                    again = library.backward(setting, logits, upstream, 4, *given)
+                    torch.testing.assert_close(kept, again, atol=2e-6, rtol=1e-5)
+    finally:
+        library.choose_instruction_set("")
+
+
+def test_memory_that_is_kept_is_bounded_and_used_again():
+    setting = Setting("redge", SCHEDULES[2])
+    assert library.room_to_keep(setting, torch.empty(100_000, 10)) is None
+    room = library.room_to_keep(setting, torch.empty(100, 10))
+    assert 4 * room.floats <= library.KEPT_BYTES
+    address = room.address
+    del room
+    assert library.room_to_keep(setting, torch.empty(100, 10)).address == address
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_graph_kept_and_used_twice_gives_the_same_gradient_twice(classes):
+    logits = torch.randn(20, classes, requires_grad=True)
+    x = catreparam.redge(logits, generator=seeded())
+    others = [catreparam.redge(logits, generator=seeded(1)) for _ in range(3)]  # do not disturb what x keeps
+    upstream = torch.randn(20, classes)
+    first, second = (torch.autograd.grad(x, logits, upstream, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    assert len(others) == 3
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -220,7 +267,7 @@ def test_second_derivatives_are_the_naive_twins():
 
 
 def test_compile_export_vmap_and_grad_see_one_op(monkeypatch):
-    monkeypatch.setenv(dispatch.ENVIRONMENT, "compiled")
+    monkeypatch.setattr(dispatch, "_wanted", "compiled")
 
     def draw(logits):
         return dispatch.sample(logits, None, -1, None, "redge", lambdas=SCHEDULES[2], solver="euler")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,23 +47,31 @@ class Sampler:
         return f"{self.name} ({self.path})" if self.path else self.name
 
     def __call__(self, logits: Tensor, num_steps: int = NUM_STEPS) -> Tensor:
-        with use_path(self.path):
+        with self.on_its_path():
             return self.draw(logits, num_steps)
 
+    def on_its_path(self) -> AbstractContextManager[None]:
+        """Inside, `draw` takes the sampler's path."""
+        return dispatch.using(self.path) if self.path else nullcontext()
 
-@contextmanager
-def use_path(path: str) -> Iterator[None]:
-    """CATREPARAM_KERNELS set to `path` and set back; nothing for an empty one."""
-    before = os.environ.get(dispatch.ENVIRONMENT)
-    if path:
-        os.environ[dispatch.ENVIRONMENT] = path
-    try:
-        yield
-    finally:
-        if path:
-            os.environ.pop(dispatch.ENVIRONMENT)
-        if path and before is not None:
-            os.environ[dispatch.ENVIRONMENT] = before
+
+def peak_tensors(sampler: Sampler, shape: tuple[int, ...], num_steps: int) -> float:
+    """The most memory that one forward and backward pass held at once beyond its arguments, in tensors of the logits' size.
+
+    What torch allocated, temporaries, sample and gradient included; the kernels' own scratch (a few rows) is not seen.
+    """
+    logits, upstream = torch.randn(shape).requires_grad_(), torch.randn(shape)
+    gc.collect()
+    library._spare.clear()  # what earlier calls left would not be counted
+    with sampler.on_its_path(), torch.profiler.profile(profile_memory=True) as profile:
+        sampler.draw(logits, num_steps).backward(upstream)
+    held, peak = 0, 0
+    events: Any = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    for event in events:  # in the order in which they happened
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak / (4 * logits.numel())
 
 
 def find_samplers() -> tuple[list[Sampler], list[str]]:

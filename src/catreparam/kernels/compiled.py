@@ -1,6 +1,7 @@
 """The compiled kernels with gradients attached: an autograd function for eager calls, custom ops for traced ones.
 
-Both save the logits and a seed, nothing else: the backward pass makes noise, sample and chain again.
+Both save the logits and a seed: the backward pass makes noise, sample and chain again. The autograd function also keeps
+the chain where that is no memory to speak of (`library.KEPT_BYTES`).
 """
 
 from __future__ import annotations
@@ -33,15 +34,22 @@ def sample(
     all noise comes from `generator` and advances it. `noise` and `x` (float32, eager only) replace what would be drawn.
     Raises ValueError for rows with NaN or +inf or without an allowed class, if validation is on.
     """
-    seeds = torch.randint(LARGEST_SEED, (), generator=generator)
     if is_traced():
+        seeds = torch.randint(LARGEST_SEED, (), generator=generator)
         if torch._C._are_functorch_transforms_active():
             return _Transformed.apply(rows, seeds, _flat(setting))
         return sample_op(rows, seeds, *_flat(setting))
-    seed = int(seeds.item())
+    return sample_eagerly(setting, rows, generator, noise, x)
+
+
+def sample_eagerly(
+    setting: Setting, rows: Tensor, generator: Generator | None, noise: Tensor | None = None, x: Tensor | None = None
+) -> Tensor:
+    """`sample` where `is_traced()` is False."""
+    seed = torch.randint(LARGEST_SEED, (), generator=generator).item()
     if rows.requires_grad and torch.is_grad_enabled():
         return _Sample.apply(rows, setting, seed, noise, x)
-    return _checked(setting, rows, seed, noise, x)
+    return _checked(setting, rows, int(seed), noise, x)
 
 
 def is_traced() -> bool:
@@ -53,8 +61,15 @@ def is_traced() -> bool:
     )
 
 
-def _checked(setting: Setting, rows: Tensor, seed: int, noise: Tensor | None = None, x: Tensor | None = None) -> Tensor:
-    out, flags = library.forward(setting, rows, seed, noise, x)
+def _checked(
+    setting: Setting,
+    rows: Tensor,
+    seed: int,
+    noise: Tensor | None = None,
+    x: Tensor | None = None,
+    kept: library.Room | None = None,
+) -> Tensor:
+    out, flags = library.forward(setting, rows, seed, noise, x, kept)
     if flags & library.INVALID:
         check_rows(rows)  # raises the right error, unless validation is off
     return out
@@ -64,8 +79,8 @@ class _Sample(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, setting: Setting, seed: int, noise: Tensor | None, x: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, noise, x)
-        ctx.setting, ctx.seed = setting, seed
-        return _checked(setting, rows, seed, noise, x)
+        ctx.setting, ctx.seed, ctx.kept = setting, seed, library.room_to_keep(setting, rows)
+        return _checked(setting, rows, seed, noise, x, ctx.kept)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -74,7 +89,7 @@ class _Sample(torch.autograd.Function):
             replayed = _replay(ctx.setting, rows.detach(), ctx.seed)
             noise, x = (given if given is not None else made for given, made in zip((noise, x), replayed, strict=True))
             return naive_gradient(ctx.setting, rows, upstream, noise, x), None, None, None, None
-        return library.backward(ctx.setting, rows, upstream, ctx.seed, noise, x), None, None, None, None
+        return library.backward(ctx.setting, rows, upstream, ctx.seed, noise, x, ctx.kept), None, None, None, None
 
 
 def _replay(setting: Setting, rows: Tensor, seed: int) -> tuple[Tensor | None, Tensor | None]:

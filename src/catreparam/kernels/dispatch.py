@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor
@@ -26,6 +28,10 @@ def sample(
     `setting` holds the fields of `library.Setting` (values checked by the caller, but for `solver`). Raises for bad
     logits, masks and generators what `catreparam.categorical.to_rows` raises.
     """
+    if mask is None and dim == -1 and (generator is None or type(generator) is Generator) and _is_plain(logits):
+        if "solver" in setting and setting["solver"] not in SOLVERS:
+            check_choice("solver", setting["solver"], SOLVERS)
+        return compiled.sample_eagerly(Setting(method, **setting), logits, generator)  # type: ignore[arg-type]
     path = choose_path(logits, method)
     if path == "naive":
         return None
@@ -47,11 +53,27 @@ def sample(
     return x if last else x.movedim(-1, dim)
 
 
+def _is_plain(logits: Tensor) -> bool:
+    """Whether nothing but the compiled kernels has to be thought of: the usual call, recognised with few instructions."""
+    return (
+        (type(logits) is Tensor or type(logits) is Parameter)
+        and library.BUILT
+        and logits.dtype in DTYPES
+        and logits.is_cpu
+        and logits.layout is torch.strided
+        and logits.ndim > 0
+        and logits.shape[-1] > 0
+        and _wanted in ("", "compiled")
+        and not compiled.is_traced()
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
 def choose_path(logits: Tensor, method: str) -> str:
     """compiled | torch | naive, the path that a call with these logits takes.
 
-    The environment variable CATREPARAM_KERNELS names the fastest path to use. Raises ValueError if it names none,
-    RuntimeError if it asks for compiled kernels that were not built.
+    The environment variable CATREPARAM_KERNELS, read at import, names the fastest path to use. Raises ValueError if it
+    names none, RuntimeError if it asks for compiled kernels that were not built.
     """
     if wanted() == "naive":
         return "naive"
@@ -60,10 +82,23 @@ def choose_path(logits: Tensor, method: str) -> str:
     return "naive" if why_not_torch(logits, method) else "torch"
 
 
+_wanted = os.environ.get(ENVIRONMENT, "")  # read once: asking the environment takes as long as checking a tensor
+
+
 def wanted() -> str:
-    """The value of CATREPARAM_KERNELS, empty if it is not set. Raises ValueError unless it is one of PATHS."""
-    value = os.environ.get(ENVIRONMENT, "")
-    return check_choice(ENVIRONMENT, value, PATHS) if value else ""
+    """The path asked for, empty if none was. Raises ValueError unless it is one of PATHS."""
+    return check_choice(ENVIRONMENT, _wanted, PATHS) if _wanted else ""
+
+
+@contextmanager
+def using(path: str) -> Iterator[None]:
+    """Inside, calls of this process take `path` (compiled | torch | naive) or a slower one; empty: the fastest."""
+    global _wanted
+    before, _wanted = _wanted, check_choice("path", path, PATHS) if path else ""
+    try:
+        yield
+    finally:
+        _wanted = before
 
 
 def why_not_torch(logits: Tensor, method: str) -> str:

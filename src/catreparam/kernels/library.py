@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-VERSION = 1
+VERSION = 2
 METHODS = {
     name: number
     for number, name in enumerate(
@@ -29,6 +29,7 @@ METHODS = {
 }
 SOLVERS = {"euler": 0, "ab2": 1, "heun": 2}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+KEPT_BYTES = 1 << 20  # a chain up to this is kept for backward: cheaper than making it again, and no memory to speak of
 OUT_OF_MEMORY = 8
 INVALID = 7  # NaN, +inf, a row that allows nothing
 
@@ -74,23 +75,30 @@ def instruction_set() -> str:
 
 def choose_instruction_set(name: str) -> bool:
     """Switches the kernels of this process to generic, avx2 or avx512 ("": the best there is); False if it cannot."""
+    _prepare.cache_clear()  # what is kept depends on the width of a vector
     return _library.catreparam_choose_instruction_set(name.encode()) == 0
 
 
 def forward(
-    setting: Setting, logits: Tensor, seed: int, noise: Tensor | None = None, x: Tensor | None = None
+    setting: Setting,
+    logits: Tensor,
+    seed: int,
+    noise: Tensor | None = None,
+    x: Tensor | None = None,
+    kept: Room | None = None,
 ) -> tuple[Tensor, int]:
     """The sample for rows [*batch, num_classes] of a dtype in DTYPES, and the flags of `INVALID`.
 
     `noise` (float32, [*batch, num_classes] or [num_noises, *batch, num_classes]) and `x` (float32, one-hot) replace
-    what is drawn from the seed.
+    what is drawn from the seed. `kept`, from `room_to_keep`, is filled with what spares `backward` making the chain again.
     """
-    logits = logits.contiguous()
+    logits = logits if logits.is_contiguous() else logits.contiguous()
     out = torch.empty_like(logits)
-    classes = logits.shape[-1]
+    plan, rows, classes, _ = _prepare(setting, logits.shape)
     flags = _library.catreparam_forward(
-        _plan(setting), DTYPES[logits.dtype], logits.numel() // classes, classes, torch.get_num_threads(), seed,
-        logits.data_ptr(), _explicit(noise), _explicit(x), out.data_ptr(),
+        plan, DTYPES[logits.dtype], rows, classes, torch.get_num_threads(), seed, logits.data_ptr(),
+        noise if noise is None else _explicit(noise), x if x is None else _explicit(x),
+        kept if kept is None else kept.address, out.data_ptr(),
     )  # fmt: skip
     if flags & OUT_OF_MEMORY:
         raise MemoryError(f"no memory for the scratch of {classes} classes and {len(setting.lambdas)} steps")
@@ -98,19 +106,60 @@ def forward(
 
 
 def backward(
-    setting: Setting, logits: Tensor, upstream: Tensor, seed: int, noise: Tensor | None = None, x: Tensor | None = None
+    setting: Setting,
+    logits: Tensor,
+    upstream: Tensor,
+    seed: int,
+    noise: Tensor | None = None,
+    x: Tensor | None = None,
+    kept: Room | None = None,
 ) -> Tensor:
     """The gradient with respect to logits of what `forward` returned for the same arguments."""
-    logits, upstream = logits.contiguous(), upstream.to(logits.dtype).contiguous()
+    logits = logits if logits.is_contiguous() else logits.contiguous()
+    if upstream.dtype != logits.dtype or not upstream.is_contiguous():
+        upstream = upstream.to(logits.dtype).contiguous()
     out = torch.empty_like(logits)
-    classes = logits.shape[-1]
+    plan, rows, classes, _ = _prepare(setting, logits.shape)
     flags = _library.catreparam_backward(
-        _plan(setting), DTYPES[logits.dtype], logits.numel() // classes, classes, torch.get_num_threads(), seed,
-        logits.data_ptr(), _explicit(noise), _explicit(x), upstream.data_ptr(), out.data_ptr(),
+        plan, DTYPES[logits.dtype], rows, classes, torch.get_num_threads(), seed, logits.data_ptr(),
+        noise if noise is None else _explicit(noise), x if x is None else _explicit(x),
+        kept if kept is None else kept.address, upstream.data_ptr(), out.data_ptr(),
     )  # fmt: skip
     if flags & OUT_OF_MEMORY:
         raise MemoryError(f"no memory for the scratch of {classes} classes and {len(setting.lambdas)} steps")
     return out
+
+
+class Room:
+    """Memory that a forward pass fills for its backward pass. Later calls use it again: fresh pages cost more than filling."""
+
+    __slots__ = ("address", "floats", "memory")
+
+    def __init__(self, floats: int) -> None:
+        spare = _spare.get(floats)
+        try:
+            self.memory = spare.pop() if spare else torch.empty(floats)
+        except IndexError:  # another thread was faster
+            self.memory = torch.empty(floats)
+        self.floats = floats
+        self.address = self.memory.data_ptr()
+
+    def __del__(self) -> None:
+        if len(_spare) >= MOST_SPARE and self.floats not in _spare:
+            _spare.clear()
+        spare = _spare.setdefault(self.floats, [])
+        if len(spare) < MOST_SPARE:
+            spare.append(self.memory)
+
+
+_spare: dict[int, list[Tensor]] = {}  # floats -> memory that nobody uses
+MOST_SPARE = 8
+
+
+def room_to_keep(setting: Setting, logits: Tensor) -> Room | None:
+    """Room for what `forward` can leave for `backward`; None if there is nothing to leave or it is over KEPT_BYTES."""
+    floats = _prepare(setting, logits.shape)[3]
+    return Room(floats) if floats else None
 
 
 def replay(setting: Setting, shape: Sequence[int], seed: int) -> Tensor:
@@ -134,6 +183,15 @@ def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=4096)
+def _prepare(setting: Setting, shape: torch.Size) -> tuple[ctypes.c_void_p, int, int, int]:
+    """The plan, the rows, the classes, and the floats that a forward pass keeps for the backward pass."""
+    plan, classes = _plan(setting), shape[-1]
+    rows = shape.numel() // classes
+    floats = _library.catreparam_kept_floats(plan, rows, classes)
+    return plan, rows, classes, floats if 4 * floats <= KEPT_BYTES else 0
+
+
+@functools.lru_cache(maxsize=4096)
 def _plan(setting: Setting) -> ctypes.c_void_p:
     """The library's own form of a setting; never freed, a few hundred bytes each."""
     lambdas = (ctypes.c_double * len(setting.lambdas))(*setting.lambdas)
@@ -144,9 +202,7 @@ def _plan(setting: Setting) -> ctypes.c_void_p:
     return ctypes.c_void_p(_library.catreparam_make_plan(ctypes.byref(plain)))
 
 
-def _explicit(tensor: Tensor | None) -> int | None:
-    if tensor is None:
-        return None
+def _explicit(tensor: Tensor) -> int:
     if tensor.dtype != torch.float32 or not tensor.is_contiguous():
         raise ValueError(f"noise and x must be contiguous float32, got {tensor.dtype} with strides {tensor.stride()}")
     return tensor.data_ptr()
@@ -157,7 +213,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.catreparam_instruction_set.restype = ctypes.c_char_p
     library.catreparam_choose_instruction_set.argtypes = [ctypes.c_char_p]
     library.catreparam_make_plan.restype = pointer
-    common = [pointer, number, long, long, number, ctypes.c_uint64, pointer, pointer, pointer]
+    library.catreparam_kept_floats.restype = long
+    library.catreparam_kept_floats.argtypes = [pointer, long, long]
+    common = [pointer, number, long, long, number, ctypes.c_uint64, pointer, pointer, pointer, pointer]
     library.catreparam_forward.argtypes = [*common, pointer]
     library.catreparam_backward.argtypes = [*common, pointer, pointer]
     library.catreparam_replay.argtypes = [pointer, long, long, number, ctypes.c_uint64, pointer]

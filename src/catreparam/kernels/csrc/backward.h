@@ -107,8 +107,13 @@ void end_matched(Block<Along>& b) {
 template <bool Along>
 void backward_chain(Block<Along>& b) {
   const Call& call = b.call;
-  b.read_chain_noise();
-  const Weights q = b.run_chain(true);
+  Weights q;
+  if (call.kept) {
+    q = b.kept_chain();
+  } else {
+    b.read_chain_noise();
+    q = b.run_chain(true);
+  }
   direct_term(b, q, call.method == kReindge ? call.weight : 0.0f, call.last, false, 1.0f);
   if (call.method == kRedgeCov) {
     begin_matched(b);

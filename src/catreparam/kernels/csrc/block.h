@@ -53,6 +53,16 @@ struct Block {
     shift = arena.take<vf>(c.method == kRedgeCov ? (int64_t)n * c.num_evaluations : 1);
   }
 
+  // Floats that a block's chain takes: its softmaxes and one over the sum of each.
+  static int64_t kept_floats(const Call& call) { return call.num_evaluations * (int64_t)(vectors(call) + 1) * W; }
+
+  // Where forward leaves this block's chain for backward, if anywhere.
+  void find_kept() {
+    if (call.kept == nullptr) return;
+    inverses = reinterpret_cast<vf*>(call.kept + row / (Along ? 1 : W) * kept_floats(call));
+    stored = inverses + call.num_evaluations;
+  }
+
   // --- in and out ---
 
   void read(const void* from, Dtype dtype, int64_t first_row, int64_t all_rows, float padding, vf* to) {
@@ -63,12 +73,12 @@ struct Block {
       for (int k = classes; k < n * W; ++k) as_floats[k] = padding;
       return;
     }
-    const bool direct = dtype == kFloat32 && valid == W && start + (int64_t)(W + 1) * classes + W <= all_rows * classes;
-    if (!direct) {
-      widen(from, dtype, start, (int64_t)valid * classes, staging);
-      std::memset(staging + (int64_t)valid * classes, 0, ((int64_t)(W - valid) * classes + W) * 4);
-    }
-    gather_rows(direct ? static_cast<const float*>(from) + start : staging, n, to);
+    const bool direct = dtype != kFloat16 && valid == W && start + (int64_t)(W + 1) * classes + W <= all_rows * classes;
+    if (direct && dtype == kBfloat16) return gather_rows(static_cast<const uint16_t*>(from) + start, n, to);
+    if (direct) return gather_rows(static_cast<const float*>(from) + start, n, to);
+    widen(from, dtype, start, (int64_t)valid * classes, staging);
+    std::memset(staging + (int64_t)valid * classes, 0, ((int64_t)(W - valid) * classes + W) * 4);
+    gather_rows(staging, n, to);
   }
 
   void write(const vf* from, Dtype dtype, int64_t first_row) {
@@ -117,6 +127,11 @@ struct Block {
     for (int group = 0; group < (Along ? n * W / 64 * 16 : (n + 3) / 4); group += Along ? W : 1) {
       const Words words = generator.words<Along>((uint64_t)group, (uint64_t)row, (uint32_t)index);
       const Two first = gumbels ? Two{gumbel(words.w[0]), gumbel(words.w[1])} : normals(words.w[0], words.w[1]);
+      if (!Along && 4 * group + 2 >= n) {  // the last group of 4 g + 1 or 4 g + 2 classes
+        to[4 * group] = first.a;
+        if (4 * group + 1 < n) to[4 * group + 1] = first.b;
+        break;
+      }
       const Two second = gumbels ? Two{gumbel(words.w[2]), gumbel(words.w[3])} : normals(words.w[2], words.w[3]);
       const vf four[4] = {first.a, first.b, second.a, second.b};
       if (Along) {  // group g holds classes 64 (g / 16) + g % 16 + {0, 16, 32, 48}
@@ -154,6 +169,12 @@ struct Block {
   // --- the chain ---
 
   Weights at_noise(vf* out) { return weigh<Along>(n, logits, z, no_weights(), no_weights(), {kNoise, 0, 0, 0}, {nullptr, nullptr}, out); }
+
+  // The chain as forward left it.
+  Weights kept_chain() const {
+    const int last = call.num_evaluations - 1;
+    return {stored + (int64_t)last * n, inverses[last]};
+  }
 
   // From the noise in z to the relaxed sample. `keep`: every evaluation stays in `stored`, its inverse in `inverses`.
   Weights run_chain(bool keep) {

@@ -69,6 +69,7 @@ struct Call {
   const void* upstream;  // [rows, classes] in dtype, backward only
   const float* noise;    // [rows, classes] or [num_noises, rows, classes], or null: made from the seed
   const float* x;        // [rows, classes] one-hot, or null: drawn from the seed
+  float* kept;           // what forward leaves for backward, or null: backward makes it again (kept_floats long)
   void* out;             // [rows, classes] in dtype: the sample (forward), the gradient (backward), the noise (replay)
 };
 
@@ -78,6 +79,7 @@ constexpr int64_t kRowAlignment = 32;
 struct Kernels {
   const char* name;
   int64_t (*scratch_bytes)(const Call&);
+  int64_t (*kept_floats)(const Call&);
   int32_t (*forward)(const Call&, int64_t begin, int64_t end, void* scratch);
   void (*backward)(const Call&, int64_t begin, int64_t end, void* scratch);
   void (*replay)(const Call&, int64_t begin, int64_t end, void* scratch);

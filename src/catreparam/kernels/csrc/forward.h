@@ -60,7 +60,7 @@ void forward_block(Block<Along>& b) {
     case kRedgeCov:
     case kReindge: {
       b.read_chain_noise();
-      const Weights q = b.run_chain(false);
+      const Weights q = b.run_chain(call.kept != nullptr);
       return call.hard ? b.write_hot(b.hard_sample(q)) : write_soft(b, q);
     }
     case kExactRedge: {

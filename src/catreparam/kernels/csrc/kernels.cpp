@@ -12,6 +12,15 @@ int64_t scratch_bytes(const Call& call) {
   return in_pairs(call) ? Pairs::bytes(call) : along(call) ? Block<true>::bytes(call) : Block<false>::bytes(call);
 }
 
+bool has_chain(const Call& call) { return call.method == kRedge || call.method == kReindge; }
+
+// Two classes: a row's Jacobian, one number. Else: the chain's softmaxes, which backward would have to make again.
+int64_t kept_floats(const Call& call) {
+  if (in_pairs(call)) return (call.rows + 31) / 32 * 32;
+  if (!has_chain(call)) return 0;
+  return along(call) ? call.rows * Block<true>::kept_floats(call) : (call.rows + W - 1) / W * Block<false>::kept_floats(call);
+}
+
 // Two vectors of rows, 16 rows apart, share their Philox blocks; so whatever the width, a row's numbers are the same.
 template <bool Words, typename Pass>
 int32_t for_pairs(const Call& call, int64_t begin, int64_t end, void* scratch, Pass pass) {
@@ -38,6 +47,7 @@ int32_t for_blocks(const Call& call, int64_t begin, int64_t end, void* scratch, 
   constexpr int64_t kRows = Along ? 1 : W;
   for (block.row = begin; block.row < end; block.row += kRows) {
     block.valid = (int)(end - block.row < kRows ? end - block.row : kRows);
+    block.find_kept();
     pass(block);
   }
   return block.flags;
@@ -45,8 +55,13 @@ int32_t for_blocks(const Call& call, int64_t begin, int64_t end, void* scratch, 
 
 int32_t forward(const Call& call, int64_t begin, int64_t end, void* scratch) {
   if (in_pairs(call)) {
-    if (call.noise && call.x) return for_pairs<false>(call, begin, end, scratch, [](Pairs& p) { forward_pair(p); });
-    return for_pairs<true>(call, begin, end, scratch, [](Pairs& p) { forward_pair(p); });
+    const bool drawn = !(call.noise && call.x);
+    if (call.kept) {
+      const auto pass = [](Pairs& p) { forward_pair<true>(p); };
+      return drawn ? for_pairs<true>(call, begin, end, scratch, pass) : for_pairs<false>(call, begin, end, scratch, pass);
+    }
+    const auto pass = [](Pairs& p) { forward_pair<false>(p); };
+    return drawn ? for_pairs<true>(call, begin, end, scratch, pass) : for_pairs<false>(call, begin, end, scratch, pass);
   }
   if (along(call)) return for_blocks<true>(call, begin, end, scratch, [](auto& b) { forward_block(b); });
   return for_blocks<false>(call, begin, end, scratch, [](auto& b) { forward_block(b); });
@@ -56,10 +71,13 @@ void backward(const Call& call, int64_t begin, int64_t end, void* scratch) {
   if (call.classes == 1) {  // certain: no gradient, not even a rounding error
     write_zeros(call.out, call.dtype, begin, end - begin);
   } else if (in_pairs(call)) {
-    if (call.method == kStraightThrough || (call.noise && call.x)) {
-      for_pairs<false>(call, begin, end, scratch, [](Pairs& p) { backward_pair(p); });
+    const auto again = [](Pairs& p) { backward_pair<false>(p); };
+    if (call.kept) {
+      for_pairs<false>(call, begin, end, scratch, [](Pairs& p) { backward_pair<true>(p); });
+    } else if (call.method == kStraightThrough || (call.noise && call.x)) {
+      for_pairs<false>(call, begin, end, scratch, again);
     } else {
-      for_pairs<true>(call, begin, end, scratch, [](Pairs& p) { backward_pair(p); });
+      for_pairs<true>(call, begin, end, scratch, again);
     }
   } else if (along(call)) {
     for_blocks<true>(call, begin, end, scratch, [](auto& b) { backward_block(b); });
@@ -106,6 +124,6 @@ void philox_block(const uint32_t counter[4], const uint32_t key[2], uint32_t wor
 
 extern const Kernels CATREPARAM_JOIN(kernels_, CATREPARAM_KERNELS);
 const Kernels CATREPARAM_JOIN(kernels_, CATREPARAM_KERNELS) = {
-    CATREPARAM_TEXT(CATREPARAM_KERNELS), scratch_bytes, forward, backward, replay, philox_block};
+    CATREPARAM_TEXT(CATREPARAM_KERNELS), scratch_bytes, kept_floats, forward, backward, replay, philox_block};
 
 }  // namespace catreparam

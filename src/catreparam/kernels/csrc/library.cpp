@@ -107,7 +107,7 @@ int32_t run(Task& task, int threads) {
   task.scratch_bytes = active->scratch_bytes(call);
   // Chunks of about 16,000 class evaluations: a few microseconds, small enough to share out evenly.
   const int64_t row_cost = call.classes * (2 + call.num_evaluations * (call.method == kExactRedge ? call.num_noises : 1));
-  int64_t rows = 32768 / row_cost;
+  int64_t rows = 16384 / row_cost;
   rows = call.classes > 128 ? (rows > 1 ? rows : 1) : (rows + kRowAlignment) / kRowAlignment * kRowAlignment;
   task.rows_per_chunk = rows;
   const int64_t chunks = (call.rows + rows - 1) / rows;
@@ -136,7 +136,7 @@ struct CatreparamPlan {
   Call call;
 };
 
-EXPORT int32_t catreparam_version() { return 1; }
+EXPORT int32_t catreparam_version() { return 2; }
 
 EXPORT const char* catreparam_instruction_set() { return active->name; }
 
@@ -173,9 +173,17 @@ EXPORT CatreparamPlan* catreparam_make_plan(const CatreparamSetting* setting) {
 
 EXPORT void catreparam_free_plan(CatreparamPlan* plan) { delete plan; }
 
-// Returns the flags of call.h (and 8 if memory ran out).
+// How many floats forward can leave for backward, so that it need not make the chain again. 0: nothing that would help.
+EXPORT int64_t catreparam_kept_floats(const CatreparamPlan* plan, int64_t rows, int64_t classes) {
+  Call call = plan->call;
+  call.rows = rows;
+  call.classes = classes;
+  return active->kept_floats(call);
+}
+
+// Returns the flags of call.h (and 8 if memory ran out). `kept`: null, or kept_floats of them, the same for both passes.
 EXPORT int32_t catreparam_forward(const CatreparamPlan* plan, int32_t dtype, int64_t rows, int64_t classes, int32_t threads,
-                                  uint64_t seed, const void* logits, const float* noise, const float* x, void* out) {
+                                  uint64_t seed, const void* logits, const float* noise, const float* x, float* kept, void* out) {
   Task task{plan->call, Pass::kForward, 0, 0};
   task.call.dtype = (Dtype)dtype;
   task.call.rows = rows;
@@ -184,13 +192,14 @@ EXPORT int32_t catreparam_forward(const CatreparamPlan* plan, int32_t dtype, int
   task.call.logits = logits;
   task.call.noise = noise;
   task.call.x = x;
+  task.call.kept = kept;
   task.call.out = out;
   return run(task, threads);
 }
 
 EXPORT int32_t catreparam_backward(const CatreparamPlan* plan, int32_t dtype, int64_t rows, int64_t classes, int32_t threads,
-                                   uint64_t seed, const void* logits, const float* noise, const float* x, const void* upstream,
-                                   void* out) {
+                                   uint64_t seed, const void* logits, const float* noise, const float* x, float* kept,
+                                   const void* upstream, void* out) {
   Task task{plan->call, Pass::kBackward, 0, 0};
   task.call.dtype = (Dtype)dtype;
   task.call.rows = rows;
@@ -199,6 +208,7 @@ EXPORT int32_t catreparam_backward(const CatreparamPlan* plan, int32_t dtype, in
   task.call.logits = logits;
   task.call.noise = noise;
   task.call.x = x;
+  task.call.kept = kept;
   task.call.upstream = upstream;
   task.call.out = out;
   return run(task, threads) & kFlagNoMemory;

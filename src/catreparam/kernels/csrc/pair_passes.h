@@ -6,6 +6,11 @@
 namespace catreparam {
 namespace {
 
+struct Result {
+  Two x;      // of class 1: the sample
+  Two slope;  // the Jacobian's one number
+};
+
 // Gumbel-softmax with the noise given compares the sums themselves, as the naive twin does, ties included.
 INLINE Two pair_gumbel_logit(Pairs& p, Two first, Two second) {
   if (!p.call.noise) return (second - first) + p.logistic_difference();
@@ -26,38 +31,6 @@ INLINE Two pair_mean_soft(Pairs& p, Two y0, Two x) {
   return mean * (1.0f / (float)noises);
 }
 
-INLINE void forward_pair(Pairs& p) {
-  const Call& call = p.call;
-  Two first, second, y, x;
-  p.read_logits(first, second);
-  const Two y0 = second - first;
-  bool soft = !call.hard;
-  switch (call.method) {
-    case kGumbelSoftmax: {
-      y = pair_gumbel_logit(p, first, second);
-      const Two tempered = y * (1.0f / call.temperature);
-      x = soft ? first_probability(tempered, sigmoid(tempered).small) : select(y > 0.0f, 1.0f, 0.0f);
-      break;
-    }
-    case kRedge:
-    case kRedgeCov:
-    case kReindge: {
-      Two z = p.normal_difference(0);
-      const Two inverse = call.method == kRedgeCov ? p.start_matched(sigmoid(y0), z) : both(1.0f);
-      const Sigmoid q = p.run_chain<false>(y0, z, inverse, y);
-      x = soft ? first_probability(y, q.small) : p.hard_sample(y, q.small);
-      break;
-    }
-    case kExactRedge:
-      x = p.hard_sample(y0, sigmoid(y0).small);
-      if (soft) x = pair_mean_soft(p, y0, x);
-      break;
-    default:
-      x = p.hard_sample(y0, sigmoid(y0).small);
-  }
-  p.write(1.0f - x, x, call.out, call.dtype);
-}
-
 // The adjoint of the chain, on differences: J(p) halves into one number, hence the 2 in every step of A.
 INLINE void pair_adjoint_chain(Pairs& p, bool matched, Two inverse_variance, Two& grad, Two& a, Two& shift_grad) {
   const Call& call = p.call;
@@ -74,35 +47,49 @@ INLINE void pair_adjoint_chain(Pairs& p, bool matched, Two inverse_variance, Two
   }
 }
 
-INLINE Two pair_backward_chain(Pairs& p, Two y0) {
+// The sample: the relaxed one where it was asked for, else the hard one.
+INLINE Two pair_sample(Pairs& p, Two y, const Sigmoid& s) {
+  return p.call.hard ? p.hard_sample(y, s.small) : first_probability(y, s.small);
+}
+
+template <bool X, bool Slope>
+INLINE Result pair_chain(Pairs& p, Two y0) {
   const Call& call = p.call;
   Two z = p.normal_difference(0), y, unused = both(0.0f);
-  const Sigmoid q = p.run_chain<true>(y0, z, both(1.0f), y);
+  const Sigmoid q = p.run_chain<Slope>(y0, z, both(1.0f), y);
+  Result out = {};
+  if (X) out.x = pair_sample(p, y, q);
+  if (!Slope) return out;
   Two grad = q.variance, a = (2.0f * call.last) * q.variance;
   if (call.method == kReindge) grad = Pairs::second_order(q, y, p.hard_sample(y, q.small), call.weight);
   pair_adjoint_chain(p, false, both(1.0f), grad, a, unused);
-  return grad;
+  out.slope = grad;
+  return out;
 }
 
-INLINE Two pair_backward_matched(Pairs& p, Two y0) {
+template <bool X, bool Slope>
+INLINE Result pair_matched(Pairs& p, Two y0) {
   const Call& call = p.call;
   Two z = p.normal_difference(0), y;
   const Sigmoid prior = sigmoid(y0);
   const Two inverse = p.start_matched(prior, z), start = z;
-  Two grad = p.run_chain<true>(y0, z, inverse, y).variance;
+  const Sigmoid q = p.run_chain<Slope>(y0, z, inverse, y);
+  Result out = {};
+  if (X) out.x = pair_sample(p, y, q);
+  if (!Slope) return out;
+  Two grad = q.variance;
   Two a = (2.0f * call.last) * grad * inverse, shift_grad = grad * p.shifts[call.num_evaluations - 1];
   pair_adjoint_chain(p, true, inverse, grad, a, shift_grad);
   // d/d variance, summed over the two classes; variance = max(p0 p1, 0.1) moves with p only above the floor.
   const Two to_variance = inverse * (0.25f * a * start - shift_grad * inverse);
-  return grad + select(prior.variance >= 0.1f, -prior.variance * prior.tanh * to_variance, both(0.0f));
+  out.slope = grad + select(prior.variance >= 0.1f, -prior.variance * prior.tanh * to_variance, both(0.0f));
+  return out;
 }
 
-INLINE Two pair_backward_exact(Pairs& p, Two y0) {
+INLINE Two pair_exact_slope(Pairs& p, Two y0, const Sigmoid& prior, Two x) {
   const Call& call = p.call;
   const int noises = call.num_noises, half = call.noise ? noises : (noises + 1) / 2;
   const float weight = call.hard ? call.weight : 0.0f;
-  const Sigmoid prior = sigmoid(y0);
-  const Two x = p.hard_sample(y0, prior.small);
   Two total = both(0.0f);
   for (int i = 0; i < half; ++i) {
     const Two noise = p.normal_difference(i);
@@ -135,46 +122,80 @@ INLINE Two pair_backward_exact(Pairs& p, Two y0) {
   return total * (1.0f / (float)noises);
 }
 
-INLINE Two pair_backward_reinmax(Pairs& p, const Sigmoid& prior, Two y0, Two x) {
+INLINE Two pair_reinmax_slope(Pairs& p, const Sigmoid& prior, Two y0, Two x) {
   if (p.call.temperature == 1.0f) return Pairs::second_order(prior, y0, x, 1.0f);
   const Two y = y0 * (1.0f / p.call.temperature);
   const Two middle = 0.5f * (first_probability(y, sigmoid(y).small) + x);
   return 2.0f * middle * (1.0f - middle) - 0.5f * prior.variance;
 }
 
-INLINE void backward_pair(Pairs& p) {
+template <bool X, bool Slope>
+INLINE Result pair_gumbel(Pairs& p, Two first, Two second) {
+  const float scale = 1.0f / p.call.temperature;
+  const Two y = pair_gumbel_logit(p, first, second), tempered = y * scale;
+  const Sigmoid s = sigmoid(tempered);
+  Result out = {};
+  if (X) out.x = p.call.hard ? select(y > 0.0f, 1.0f, 0.0f) : first_probability(tempered, s.small);
+  if (Slope) out.slope = s.variance * scale;
+  return out;
+}
+
+// The methods whose sample is drawn from softmax(logits) itself.
+template <bool X, bool Slope>
+INLINE Result pair_from_prior(Pairs& p, Two y0) {
   const Call& call = p.call;
-  Two first, second, number;
-  p.read_logits(first, second);
-  const Two y0 = second - first;
+  const Sigmoid prior = sigmoid(y0);
+  const bool drawn = X || call.method != kStraightThrough;
+  const Two x = drawn ? p.hard_sample(y0, prior.small) : both(0.0f);
+  Result out = {};
+  if (X) out.x = call.method == kExactRedge && !call.hard ? pair_mean_soft(p, y0, x) : x;
+  if (!Slope) return out;
   switch (call.method) {
-    case kGumbelSoftmax: {
-      const float scale = 1.0f / call.temperature;
-      number = sigmoid(pair_gumbel_logit(p, first, second) * scale).variance * scale;
-      break;
-    }
-    case kRedge:
-    case kReindge:
-      number = pair_backward_chain(p, y0);
-      break;
-    case kRedgeCov:
-      number = pair_backward_matched(p, y0);
+    case kStraightThrough:
+      out.slope = prior.variance;
       break;
     case kExactRedge:
-      number = pair_backward_exact(p, y0);
+      out.slope = pair_exact_slope(p, y0, prior, x);
       break;
-    case kStraightThrough:
-      number = sigmoid(y0).variance;
+    case kReinmax:
+      out.slope = pair_reinmax_slope(p, prior, y0, x);
       break;
-    default: {
-      const Sigmoid prior = sigmoid(y0);
-      const Two x = p.hard_sample(y0, prior.small);
-      number = call.method == kReinmax ? pair_backward_reinmax(p, prior, y0, x)
-                                       : Pairs::second_order(prior, y0, x, call.weight);
-    }
+    default:
+      out.slope = Pairs::second_order(prior, y0, x, call.weight);
   }
-  const Two grad = number * p.read_difference(call.upstream, call.dtype);
-  p.write(-grad, grad, call.out, call.dtype);
+  return out;
+}
+
+template <bool X, bool Slope>
+INLINE Result pair_result(Pairs& p) {
+  Two first, second;
+  p.read_logits(first, second);
+  const Two y0 = second - first;
+  switch (p.call.method) {
+    case kGumbelSoftmax:
+      return pair_gumbel<X, Slope>(p, first, second);
+    case kRedge:
+    case kReindge:
+      return pair_chain<X, Slope>(p, y0);
+    case kRedgeCov:
+      return pair_matched<X, Slope>(p, y0);
+    default:
+      return pair_from_prior<X, Slope>(p, y0);
+  }
+}
+
+template <bool Keep>
+INLINE void forward_pair(Pairs& p) {
+  const Result result = pair_result<true, Keep>(p);
+  p.write(1.0f - result.x, result.x, p.call.out, p.call.dtype, 0, p.call.hard);
+  if (Keep) p.keep(result.slope);
+}
+
+template <bool Kept>
+INLINE void backward_pair(Pairs& p) {
+  const Two slope = Kept ? p.kept() : pair_result<false, true>(p).slope;
+  const Two grad = slope * p.read_difference(p.call.upstream, p.call.dtype);
+  p.write(-grad, grad, p.call.out, p.call.dtype);
 }
 
 }  // namespace

@@ -59,6 +59,11 @@ struct Pairs {
 
   INLINE void read_one(const void* from, Dtype dtype, int64_t first_row, int rows, vf& first, vf& second) {
     const float* at = static_cast<const float*>(from) + 2 * first_row;
+    if (dtype == kBfloat16 && rows == W) {
+      const uint16_t* half = static_cast<const uint16_t*>(from) + 2 * first_row;
+      split(load_bfloat(half), load_bfloat(half + W), first, second, std::make_integer_sequence<int, W>());
+      return;
+    }
     if (dtype != kFloat32 || rows < W) {
       std::memset(staging, 0, 8 * W);
       widen(from, dtype, 2 * first_row, 2 * rows, staging);
@@ -79,7 +84,8 @@ struct Pairs {
     return second - first;
   }
 
-  INLINE void write_one(vf first, vf second, void* to, Dtype dtype, int64_t first_row, int rows) {
+  // `exact`: the values are 0 and 1, which need no rounding to bfloat.
+  INLINE void write_one(vf first, vf second, void* to, Dtype dtype, int64_t first_row, int rows, bool exact) {
     vf a, b;
     merge(first, second, a, b, std::make_integer_sequence<int, W>());
     if (dtype == kFloat32 && rows == W) {
@@ -88,14 +94,25 @@ struct Pairs {
       store(at + W, b);
       return;
     }
+    if (dtype == kBfloat16 && rows == W) {
+      uint16_t* half = static_cast<uint16_t*>(to) + 2 * first_row;
+      if (exact) {
+        cut_to_bfloat(half, a);
+        cut_to_bfloat(half + W, b);
+        return;
+      }
+      store_bfloat(half, a);
+      store_bfloat(half + W, b);
+      return;
+    }
     store(staging, a);
     store(staging + W, b);
     narrow(staging, dtype, 2 * first_row, 2 * rows, to);
   }
 
-  INLINE void write(Two first, Two second, void* to, Dtype dtype, int64_t offset = 0) {
-    write_one(first.a, second.a, to, dtype, offset + row[0], valid[0]);
-    write_one(first.b, second.b, to, dtype, offset + row[1], valid[1]);
+  INLINE void write(Two first, Two second, void* to, Dtype dtype, int64_t offset = 0, bool exact = false) {
+    write_one(first.a, second.a, to, dtype, offset + row[0], valid[0], exact);
+    write_one(first.b, second.b, to, dtype, offset + row[1], valid[1], exact);
   }
 
   INLINE void check(vf first, vf second) {
@@ -113,6 +130,14 @@ struct Pairs {
     check(first.a, second.a);
     check(first.b, second.b);
   }
+
+  // One number a row, left by forward for backward; whole vectors, rows that do not exist included.
+  INLINE void keep(Two slope) {
+    store(call.kept + row[0], slope.a);
+    if (valid[1] > 0) store(call.kept + row[1], slope.b);
+  }
+
+  INLINE Two kept() const { return {load(call.kept + row[0]), load(call.kept + row[1])}; }
 
   // --- noise: differences, class 1 minus class 0 ---
 

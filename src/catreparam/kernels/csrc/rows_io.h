@@ -50,6 +50,22 @@ INLINE vh float_to_bfloat(vf a) {
   return __builtin_convertvector(a == a ? rounded : vu{} + 0x7fc0u, vh);
 }
 
+INLINE vf load_bfloat(const uint16_t* from) {
+  vh half;
+  std::memcpy(&half, from, sizeof half);
+  return (vf)(__builtin_convertvector(half, vu) << 16);
+}
+
+INLINE void store_bfloat(uint16_t* to, vf a) {
+  const vh half = float_to_bfloat(a);
+  std::memcpy(to, &half, sizeof half);
+}
+
+INLINE void cut_to_bfloat(uint16_t* to, vf a) {  // for values that a bfloat holds exactly
+  const vh half = __builtin_convertvector((vu)a >> 16, vh);
+  std::memcpy(to, &half, sizeof half);
+}
+
 inline void widen(const void* from, Dtype dtype, int64_t start, int64_t count, float* to) {
   if (dtype == kFloat32) {
     std::memcpy(to, static_cast<const float*>(from) + start, (size_t)count * 4);
@@ -57,14 +73,11 @@ inline void widen(const void* from, Dtype dtype, int64_t start, int64_t count, f
   }
   const uint16_t* in = static_cast<const uint16_t*>(from) + start;
   if (dtype == kBfloat16) {
-    for (int64_t i = 0; i < count; i += W) {
-      const size_t size = (size_t)(count - i < W ? count - i : W);
-      vh half = {};
-      if (size == W) std::memcpy(&half, in + i, sizeof half);
-      else std::memcpy(&half, in + i, 2 * size);
-      const vu wide = __builtin_convertvector(half, vu) << 16;
-      if (size == W) std::memcpy(to + i, &wide, sizeof wide);
-      else std::memcpy(to + i, &wide, 4 * size);
+    int64_t i = 0;
+    for (; i + W <= count; i += W) store(to + i, load_bfloat(in + i));
+    for (; i < count; ++i) {
+      const uint32_t wide = (uint32_t)in[i] << 16;
+      std::memcpy(to + i, &wide, 4);
     }
     return;
   }
@@ -82,14 +95,13 @@ inline void narrow(const float* from, Dtype dtype, int64_t start, int64_t count,
   }
   uint16_t* out = static_cast<uint16_t*>(to) + start;
   if (dtype == kBfloat16) {
-    for (int64_t i = 0; i < count; i += W) {
-      const size_t size = (size_t)(count - i < W ? count - i : W);
+    int64_t i = 0;
+    for (; i + W <= count; i += W) store_bfloat(out + i, load(from + i));
+    if (i < count) {
       vf wide = {};
-      if (size == W) wide = load(from + i);
-      else std::memcpy(&wide, from + i, 4 * size);
+      std::memcpy(&wide, from + i, 4 * (size_t)(count - i));
       const vh half = float_to_bfloat(wide);
-      if (size == W) std::memcpy(out + i, &half, sizeof half);
-      else std::memcpy(out + i, &half, 2 * size);
+      std::memcpy(out + i, &half, 2 * (size_t)(count - i));
     }
     return;
   }
@@ -137,11 +149,15 @@ INLINE void transpose(vf (&v)[W]) {
   if (W > 8) butterflies<(W > 8 ? 8 : 1)>(v);
 }
 
-// W rows of n floats, one after the other, into n vectors. Reads up to W floats past the last row.
-inline void gather_rows(const float* from, int n, vf* to) {
+INLINE vf load_any(const float* from) { return load(from); }
+INLINE vf load_any(const uint16_t* from) { return load_bfloat(from); }
+
+// W rows of n floats or bfloats, one after the other, into n vectors. Reads up to W of them past the last row.
+template <typename T>
+inline void gather_rows(const T* from, int n, vf* to) {
   for (int k = 0; k < n; k += W) {
     vf v[W];
-    for (int r = 0; r < W; ++r) v[r] = load(from + (int64_t)r * n + k);
+    for (int r = 0; r < W; ++r) v[r] = load_any(from + (int64_t)r * n + k);
     transpose(v);
     const int width = n - k < W ? n - k : W;
     for (int c = 0; c < width; ++c) to[k + c] = v[c];
