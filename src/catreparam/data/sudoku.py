@@ -91,7 +91,7 @@ def held_back_puzzles(level: str, count: int = HELD_BACK_COUNT) -> list[Board]:
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256[level]:
         raise DamagedData(f"{level}.txt has sha256 {digest}, expected {SHA256[level]}; install catreparam again")
-    return [read_puzzle(line) for line in content.decode().split()[:count]]
+    return [read_puzzle(line) for line in content.decode().splitlines()[:count]]
 
 
 def relabelled(solution: Sequence[int]) -> tuple[int, ...]:
