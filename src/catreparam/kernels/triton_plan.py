@@ -1,0 +1,71 @@
+"""A schedule and a solver as one list of softmax evaluations with their adjoint: the table that the Triton kernels read.
+
+Every solver becomes the same loop. Evaluation j, forward, with p1 and p2 the softmaxes of the last two evaluations:
+
+    z += to_z1 p1 + to_z2 p2;  p = softmax(logits + lambda (z + peek p1))
+
+and backward, from the last but one to the first, with A the gradient with respect to z and B what an earlier one kept of it:
+
+    v = J(p)(from_z A + from_kept B);  gradient += v;  B = keep_z A + keep_step lambda v;  A += lambda v
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+INTERVAL_WIDTH = 3  # start, end, step
+
+
+class Evaluation(NamedTuple):
+    """One softmax of the chain, in the order in which the kernels read it."""
+
+    lam: float
+    to_z1: float = 0.0
+    to_z2: float = 0.0
+    peek: float = 0.0
+    from_z: float = 0.0
+    from_kept: float = 0.0
+    keep_z: float = 0.0
+    keep_step: float = 0.0
+
+
+def evaluations(lambdas: Sequence[float], solver: str) -> list[Evaluation]:
+    """The softmaxes of a chain, noise end first; the last one makes the relaxed sample."""
+    chain: list[Evaluation] = []
+    add1 = add2 = step_before = 0.0  # what the next evaluation adds of the last two softmaxes
+    for start, end in zip(lambdas, lambdas[1:], strict=False):
+        step = end - start
+        reached = Evaluation(start, add1, add2)
+        if solver == "heun":
+            chain.append(reached._replace(from_z=step / 2, from_kept=step / 2))
+            chain.append(Evaluation(end, peek=step, from_z=step / 2, keep_step=1.0))
+            add1 = add2 = step / 2
+        elif solver == "ab2" and step_before > 0:
+            ratio = step / step_before
+            add1, add2 = step * (1 + ratio / 2), -step * ratio / 2
+            chain[-1] = chain[-1]._replace(from_kept=add2)
+            chain.append(reached._replace(from_z=add1, keep_z=1.0))
+        else:
+            add1, add2 = step, 0.0
+            chain.append(reached._replace(from_z=step, keep_z=float(solver == "ab2")))
+        step_before = step
+    return [*chain, Evaluation(lambdas[-1], add1, add2)]
+
+
+def num_evaluations(lambdas: Sequence[float], solver: str) -> int:
+    """How many softmaxes `evaluations` lists."""
+    return (2 if solver == "heun" else 1) * (len(lambdas) - 1) + 1
+
+
+@functools.lru_cache(maxsize=1024)
+def table(lambdas: tuple[float, ...], solver: str, device: torch.device) -> Tensor:
+    """The evaluations, eight numbers each, then the intervals (start, end, step), as one float32 tensor."""
+    numbers = [number for evaluation in evaluations(lambdas, solver) for number in evaluation]
+    for start, end in zip(lambdas, lambdas[1:], strict=False):
+        numbers += [start, end, end - start]
+    return torch.tensor(numbers, dtype=torch.float32).to(device)

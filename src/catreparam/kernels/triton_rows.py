@@ -1,0 +1,150 @@
+"""Blocks of rows in Triton: tiles in and out, softmax, noise from Philox, exact draws, the chain of softmaxes.
+
+A program works on a tile [ROWS, CLASSES], CLASSES being num_classes rounded up to a power of two. Where a class is only
+padding, logits are -inf, so that its probability is zero. All maths is float32.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def tile_rows(ROWS: tl.constexpr):
+    """The rows of this program, int64 [ROWS]."""
+    return tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+
+
+@triton.jit
+def tile_elements(rows, classes, ROWS: tl.constexpr, CLASSES: tl.constexpr):
+    """Where the tile's elements lie in a [rows, classes] tensor, and which of them exist."""
+    row, column = tile_rows(ROWS), tl.arange(0, CLASSES)
+    exists = (row < rows)[:, None] & (column < classes)[None, :]
+    return row[:, None] * classes + column[None, :], exists
+
+
+@triton.jit
+def read_logits(logits_ptr, element, exists, classes, CLASSES: tl.constexpr):
+    """Rows that do not exist read as zeros, classes that do not as -inf."""
+    logits = tl.load(logits_ptr + element, mask=exists, other=0.0).to(tl.float32)
+    return tl.where((tl.arange(0, CLASSES) < classes)[None, :], logits, float("-inf"))
+
+
+@triton.jit
+def over_classes(tile):
+    """Sums along the row, [ROWS, 1]."""
+    return tl.sum(tile, 1, keep_dims=True)
+
+
+@triton.jit
+def softmax(exponent):
+    """Probabilities along the row."""
+    top = tl.max(exponent, 1, keep_dims=True)
+    weight = tl.exp(exponent - tl.where(top > float("-inf"), top, 0.0))
+    return weight * (1.0 / over_classes(weight))
+
+
+@triton.jit
+def covariance(probs, vector):
+    """J(p) u = p (u - <p, u>)."""
+    return probs * (vector - over_classes(probs * vector))
+
+
+# --- random numbers: one Philox4x32-10 block per element and stream, whatever the tiles ---
+
+
+@triton.jit
+def words(seed, element, stream):
+    """Four random words for every element."""
+    low, high = element.to(tl.uint32), (element >> 32).to(tl.uint32)
+    zero = low * 0
+    return tl.philox(seed, low, high, (zero + stream).to(tl.uint32), zero)
+
+
+@triton.jit
+def exponential(word):
+    """-log(1 - u) for u = (word + 1/2) / 2^32: positive, finite, exact in relative terms near zero."""
+    u = word.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
+    return tl.where(u < 0.0078125, u * (1.0 + u * (0.5 + u * 0.33333334)), -tl.log(1.0 - tl.minimum(u, 0.99999994)))
+
+
+@triton.jit
+def normal(seed, element, stream):
+    """Standard normals by Box and Muller."""
+    first, second, _, _ = words(seed, element, stream)
+    radius = tl.sqrt(-2.0 * tl.log(first.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10))
+    return radius * tl.cos(second.to(tl.float32) * 1.4629180792671596e-09)
+
+
+@triton.jit
+def read_normal(noise_ptr, seed, element, exists, stream, stride, GIVEN: tl.constexpr):
+    """Normal noise of one stream: as given, or from the seed."""
+    if GIVEN:
+        noise = tl.load(noise_ptr + stream * stride + element, mask=exists, other=0.0)
+    else:
+        noise = normal(seed, element, stream)
+    return noise
+
+
+@triton.jit
+def read_gumbel(noise_ptr, seed, element, exists, GIVEN: tl.constexpr):
+    """Gumbel noise: as given, or from the seed."""
+    if GIVEN:
+        noise = tl.load(noise_ptr + element, mask=exists, other=0.0)
+    else:
+        noise = -tl.log(exponential(words(seed, element, 0)[2]))
+    return noise
+
+
+@triton.jit
+def one_hot_of_largest(score, CLASSES: tl.constexpr):
+    """One-hot rows at the first largest entry."""
+    winner = tl.argmax(score, 1, keep_dims=True)
+    return (tl.arange(0, CLASSES)[None, :] == winner).to(tl.float32)
+
+
+@triton.jit
+def read_sample(x_ptr, seed, element, exists, probs, GIVEN: tl.constexpr, CLASSES: tl.constexpr):
+    """The hard sample: as given, or the winner of a race of exponential clocks with rates p."""
+    if GIVEN:
+        x = tl.load(x_ptr + element, mask=exists, other=0.0)
+    else:
+        x = one_hot_of_largest(probs / exponential(words(seed, element, 0)[2]), CLASSES)
+    return x
+
+
+# --- the chain ---
+
+
+@triton.jit
+def matched_variance(probs):
+    """Variances of the covariance-matched base, max(p (1 - p), 0.1)."""
+    return tl.maximum(probs * (1.0 - probs), 0.1)
+
+
+@triton.jit
+def evaluate(logits, z, inverse, lam, MATCHED: tl.constexpr):
+    """softmax(logits + lambda z), or with the shift of the covariance-matched chain (z from the mean); and that shift."""
+    if MATCHED:
+        shift = lam * z - lam * lam * 0.5
+        probs = softmax(logits + shift * inverse)
+    else:
+        shift = lam * z
+        probs = softmax(logits + shift)
+    return probs, shift
+
+
+@triton.jit
+def run_chain(logits, z, inverse, plan_ptr, EVALUATIONS: tl.constexpr, MATCHED: tl.constexpr):
+    """All softmaxes and shifts of `triton_plan.evaluations` as two tuples; the last softmax is the relaxed sample."""
+    probs, before = tl.zeros_like(z), tl.zeros_like(z)
+    chain = ()
+    shifts = ()
+    for j in tl.static_range(EVALUATIONS):
+        at = plan_ptr + 8 * j
+        z += tl.load(at + 1) * probs + tl.load(at + 2) * before
+        peeked = z + tl.load(at + 3) * probs
+        before = probs
+        probs, shift = evaluate(logits, peeked, inverse, tl.load(at), MATCHED)
+        chain = chain + (probs,)
+        shifts = shifts + (shift,)
+    return chain, shifts
