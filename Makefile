@@ -40,7 +40,7 @@ statistical: $(STAMP)
 
 shapes: $(STAMP)
 	CATREPARAM_CHECK_SHAPES=1 $(BIN)/python -m pytest -n 2 tests/test_contract.py tests/test_surrogates.py tests/test_parity.py \
-		tests/test_vae.py \
+		tests/test_vae.py tests/test_guidance_generate.py tests/test_guidance_optimize.py \
 		-k "not vmap and not func_grad and not ten_million and not converge"
 
 format: $(STAMP)

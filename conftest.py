@@ -15,6 +15,7 @@ if os.environ.get("CATREPARAM_CHECK_SHAPES") == "1":  # `make shapes`: every jax
 
     # torch reads the annotations of its custom operators itself, so kernels that register some stay as they are
     checked = ("categorical", "noise_schedule", "estimators", "gradients", "objectives", "models", "data", "report")
+    checked += ("masked_diffusion", "guidance")
     twins = ("kernels.chain", "kernels.exact_law")
     install_import_hook([f"catreparam.{name}" for name in (*checked, *twins)], "beartype.beartype")
 

@@ -23,7 +23,7 @@ def divergence(logits: Float[Tensor, "B L V"], log_prior: Float[Tensor, "B L V"]
 
     The gradient is q * (log q - log prior - KL), zero at impossible tokens (no 0 * inf).
     """
-    log_q = torch.log_softmax(logits, -1)
+    log_q = log_softmax(logits)
     q = log_q.exp()
     ratio = finite(log_q)
     entropy = -(q * ratio).sum(-1)
@@ -31,3 +31,10 @@ def divergence(logits: Float[Tensor, "B L V"], log_prior: Float[Tensor, "B L V"]
     kl = (q * ratio).sum(-1)
     gradient = q.mul_(ratio.sub_(kl.unsqueeze(-1)))
     return Divergence(kl, entropy, gradient)
+
+
+def log_softmax(logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
+    """torch.log_softmax over the last axis, without gradient; few classes are laid out first, many times faster on CPUs."""
+    if logits.shape[-1] > 32:
+        return torch.log_softmax(logits, -1)
+    return torch.log_softmax(logits.movedim(-1, 0).contiguous(), 0).movedim(0, -1)

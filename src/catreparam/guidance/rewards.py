@@ -1,7 +1,7 @@
 """Rewards: one-hot tokens -> a number per sequence, higher is better; differentiable, or black boxes on tokens."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -10,6 +10,7 @@ from torch import Tensor
 from catreparam.validation import inside_transform
 
 
+@runtime_checkable
 class Reward(Protocol):
     """x [B, L, vocab_size], one-hot in the dtype of the logits -> reward [B].
 

@@ -34,13 +34,13 @@ class Trace:
     [1.0, 2.0]
     """
 
-    rows: list[dict[str, float]] = field(default_factory=list)
+    rows: list[dict[str, float | int]] = field(default_factory=list)
 
-    def column(self, key: str) -> list[float]:
+    def column(self, key: str) -> list[float | int]:
         """All values of one key; NaN in rows that lack it."""
         return [row.get(key, float("nan")) for row in self.rows]
 
-    def append(self, **numbers: float) -> None:
+    def append(self, **numbers: float | int) -> None:
         """Adds a row."""
         self.rows.append(numbers)
 

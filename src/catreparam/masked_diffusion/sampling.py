@@ -88,4 +88,4 @@ def one_hot_tokens(tokens: Int[Tensor, "B L"], vocab_size: int) -> Float[Tensor,
     """x [B, L, vocab_size] in float32. Raises ValueError for tokens outside the vocabulary (masked ones, say)."""
     if tokens.numel() and int(tokens.max()) >= vocab_size:
         raise ValueError(f"tokens must lie in [0, {vocab_size}), got {int(tokens.max())}")
-    return torch.nn.functional.one_hot(tokens, vocab_size).float()
+    return torch.zeros(*tokens.shape, vocab_size, device=tokens.device).scatter_(-1, tokens.unsqueeze(-1), 1.0)
