@@ -18,6 +18,7 @@ examples:
   catreparam run polynomial --preset quick              128 binary variables, true losses in closed form
   catreparam run gmm --preset quick                     posterior of a Gaussian mixture, beside the exact one
   catreparam run law --preset quick --jobs 2            is the hard sample drawn from softmax(logits)?
+  catreparam sweep vae --jobs 2                         tune every estimator, then compare the best settings
   catreparam data mnist                                 fetch the full MNIST
   catreparam report runs/demo                           rebuild a report
   catreparam measure --objectives quadratic             bias and variance of every estimator
@@ -36,6 +37,9 @@ EXPERIMENTS = {
     "law": "catreparam.experiments.law",
     "sudoku-prior": "catreparam.experiments.sudoku_prior",
 }
+
+# Studies of `catreparam sweep NAME`, like experiments.
+SWEEPS = {name: f"catreparam.experiments.sweep_{name}" for name in ("vae", "polynomial", "gmm")}
 
 # Further commands with a Config: name -> (module with Config and run(config) -> Report, one line of help).
 CONFIG_COMMANDS: dict[str, tuple[str, str]] = {
@@ -98,7 +102,8 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _commands() -> dict[str, Callable[[list[str]], int]]:
-    commands = {"run": _run, "guide": _guide, "data": _data, "report": _report, "list": _list, "cite": _cite, "doctor": _doctor}
+    commands = {"run": _run, "sweep": _sweep, "guide": _guide, "data": _data, "report": _report, "list": _list}
+    commands |= {"cite": _cite, "doctor": _doctor}
     for name, (module, _) in CONFIG_COMMANDS.items():
         commands[name] = lambda words, name=name, module=module: _run_module(module, words, f"catreparam {name}")
     return commands
@@ -112,6 +117,16 @@ def _run(words: list[str]) -> int:
         return 0
     name = _choose("experiment", words[0], list(EXPERIMENTS))
     return _run_module(EXPERIMENTS[name], words[1:], f"catreparam run {name}")
+
+
+def _sweep(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: catreparam sweep STUDY [options]\n\nstudies: {', '.join(SWEEPS)}\n")
+        print("Tunes every estimator (Optuna, on validation values), then runs its best setting with fresh seeds.")
+        print("`catreparam sweep STUDY --help` lists the options.")
+        return 0
+    name = _choose("study", words[0], list(SWEEPS))
+    return _run_module(SWEEPS[name], words[1:], f"catreparam sweep {name}")
 
 
 def _guide(words: list[str]) -> int:
@@ -183,7 +198,7 @@ def _report(words: list[str]) -> int:
     from catreparam.experiments.run_folder import RunFolder
 
     experiment = str(RunFolder(folder).read_config().get("experiment"))
-    modules = {**EXPERIMENTS, "guide": GUIDES[""]}
+    modules = {**EXPERIMENTS, "guide": GUIDES[""], **{f"sweep-{name}": module for name, module in SWEEPS.items()}}
     module: ModuleType = importlib.import_module(modules[_choose("experiment", experiment, list(modules))])
     _print_report(module.report_folder(folder))
     return 0
@@ -236,6 +251,7 @@ def _print_report(report) -> None:
 def _print_help() -> None:
     print("usage: catreparam COMMAND …\n\nGradients through categorical variables: ReDGE and its rivals.\n\ncommands:")
     lines = {"run": "train or optimise: an experiment, with any estimators", "data": "fetch a data set, or list them"}
+    lines |= {"sweep": "tune every estimator on a study, then compare their best settings"}
     lines |= {"guide": "guide image tokens by a reward: digits, maskgit (by a prompt); train their networks"}
     lines |= {name: line for name, (_, line) in CONFIG_COMMANDS.items()}
     lines |= {"report": "rebuild the report of a run folder", "list": "estimators, data sets, experiments"}

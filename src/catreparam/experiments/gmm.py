@@ -8,6 +8,7 @@ variation, both in closed form.
 import dataclasses
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -116,14 +117,16 @@ def report_folder(path: Path) -> Report:
     return _write_report(config.checked(), folder)
 
 
-def fit(config: Config, seed: int, estimator: str) -> Record:
-    """One fit by Adam from uniform logits: gap and total variation at the end, and POINTS values on the way."""
+def fit(
+    config: Config, seed: int, estimator: str, say: Callable[[int, float], None] = lambda step, gap: None
+) -> Record:
+    """One fit by Adam from uniform logits: gaps at about POINTS steps, which are also said, total variation at the end."""
     mixture, method = config.mixture(seed), build_estimator(estimator)
     logits = torch.zeros(config.num_observations, config.num_components, requires_grad=True)
     optimizer, generator = torch.optim.Adam([logits], lr=config.lr), torch.Generator().manual_seed(seed)
     num_samples = max(config.num_samples, 2) if method.name == "rloo" else config.num_samples
     every = max(1, config.num_steps // POINTS)
-    gaps, own_losses, seconds = [float(mixture.gap(logits.detach()).mean())], [], 0.0
+    steps, gaps, own_losses, seconds = [0], [float(mixture.gap(logits.detach()).mean())], [], 0.0
     for step in range(1, config.num_steps + 1):
         began = time.perf_counter()
         optimizer.zero_grad()
@@ -134,10 +137,12 @@ def fit(config: Config, seed: int, estimator: str) -> Record:
         seconds += time.perf_counter() - began
         own_losses.append(float(loss.detach().mean()))
         if step % every == 0 or step == config.num_steps:
+            steps.append(step)
             gaps.append(float(mixture.gap(logits.detach()).mean()))
+            say(step, gaps[-1])
     return {
         "gaps": gaps,
-        "steps": [0, *(s for s in range(1, config.num_steps + 1) if s % every == 0 or s == config.num_steps)],
+        "steps": steps,
         "total_variation": float(mixture.total_variation(logits.detach()).mean()),
         "true_loss": gaps[-1] + float(mixture.negative_log_evidence().mean()),
         "own_loss": fmean(own_losses[-max(1, config.num_steps // 10) :]),

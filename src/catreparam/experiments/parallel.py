@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from catreparam.validation import check_choice, check_count
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-ENGINES = ("processes", "ray", "dask")
+POLL_SECONDS = 1.0
 RETRIES = 5  # how often workers may die without any task finishing in between
 
 
@@ -48,10 +49,9 @@ def run_side_by_side(
     failures = 0
     while left:
         try:
-            with _backend(engine, address):
-                for index, result in _parallel(function, left, jobs):
-                    failures = 0
-                    yield left[index], result
+            for index, result in ENGINES[engine](function, left, jobs, address, is_done):
+                failures = 0
+                yield left[index], result
             return
         except _lost_worker_errors(engine) as error:
             failures += 1
@@ -66,47 +66,73 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _parallel(function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[tuple[int, Result]]:
+def _on_processes(function: Any, tasks: Sequence[Any], jobs: int, address: str, is_done: Any) -> Iterator[Any]:
+    yield from _parallel(function, tasks, jobs, return_as="generator_unordered")
+
+
+def _on_dask(function: Any, tasks: Sequence[Any], jobs: int, address: str, is_done: Any) -> Iterator[Any]:
+    from dask.distributed import Client, LocalCluster  # pyright: ignore[reportMissingImports]
+
+    with contextlib.ExitStack() as stack:
+        local: dict[str, Any] = {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": None}
+        cluster: Any = address or stack.enter_context(LocalCluster(**local))
+        stack.enter_context(Client(cluster, set_as_default=True))
+        yield from _polled("dask", function, tasks, jobs, is_done)
+
+
+def _on_ray(function: Any, tasks: Sequence[Any], jobs: int, address: str, is_done: Any) -> Iterator[Any]:
+    import ray
+    from ray.util.joblib import register_ray
+
+    ray.init(address=address or None, log_to_driver=False, configure_logging=False)
+    try:
+        register_ray()
+        cpus = int(ray.cluster_resources().get("CPU", jobs))  # fewer than before, when a node was lost
+        yield from _polled("ray", function, tasks, max(1, min(jobs, cpus)), is_done)
+    finally:
+        ray.shutdown()
+
+
+def _polled(backend: str, function: Any, tasks: Sequence[Any], jobs: int, is_done: Any) -> Iterator[tuple[int, Any]]:
+    """For backends of joblib that return everything at the end: looks which tasks have left their mark meanwhile."""
+    from joblib import parallel_config
+
+    outcome: list[BaseException | None] = []
+
+    def work() -> None:
+        try:
+            with parallel_config(backend):  # of this thread
+                _parallel(function, tasks, jobs)
+            outcome.append(None)
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    waiting = dict(enumerate(tasks))
+    while thread.is_alive() or waiting:
+        thread.join(POLL_SECONDS)
+        for index in [index for index, task in waiting.items() if is_done(task)]:
+            del waiting[index]
+            yield index, None
+        if not thread.is_alive():
+            if outcome[0] is not None:
+                raise outcome[0]
+            break
+
+
+def _parallel(function: Any, tasks: Sequence[Any], jobs: int, **keywords: Any) -> Any:
     from joblib import Parallel, delayed
 
-    calls = (delayed(_on_one_thread)(function, index, task) for index, task in enumerate(tasks))
     # no batches and nothing dispatched ahead: a task begins when a worker is free for it
-    yield from Parallel(n_jobs=jobs, batch_size=1, pre_dispatch="n_jobs", return_as="generator_unordered")(calls)  # type: ignore[misc]
+    keywords["batch_size"] = 1
+    calls = (delayed(_on_one_thread)(function, index, task) for index, task in enumerate(tasks))
+    return Parallel(n_jobs=jobs, pre_dispatch="n_jobs", **keywords)(calls)
 
 
 def _on_one_thread(function: Callable[[Task], Result], index: int, task: Task) -> tuple[int, Result]:
     torch.set_num_threads(1)
     return index, function(task)
-
-
-@contextlib.contextmanager
-def _backend(engine: str, address: str) -> Iterator[None]:
-    if engine == "processes":
-        yield
-        return
-    from joblib import parallel_config
-
-    if engine == "ray":
-        ray = _start_ray(address)
-        try:
-            with parallel_config("ray"):
-                yield
-        finally:
-            ray.shutdown()
-        return
-    from dask.distributed import Client
-
-    with Client(address or None, set_as_default=True), parallel_config("dask"):
-        yield
-
-
-def _start_ray(address: str) -> Any:
-    import ray
-    from ray.util.joblib import register_ray
-
-    ray.init(address=address or None, ignore_reinit_error=True, log_to_driver=False, configure_logging=False)
-    register_ray()
-    return ray
 
 
 def _lost_worker_errors(engine: str) -> tuple[type[BaseException], ...]:
@@ -116,9 +142,12 @@ def _lost_worker_errors(engine: str) -> tuple[type[BaseException], ...]:
 
         return (RayError,)
     if engine == "dask":
-        from distributed import KilledWorker
+        from distributed import KilledWorker  # pyright: ignore[reportMissingImports]
 
         return (KilledWorker,)
     from concurrent.futures.process import BrokenProcessPool
 
     return (BrokenProcessPool,)  # loky's TerminatedWorkerError is one
+
+
+ENGINES = {"processes": _on_processes, "ray": _on_ray, "dask": _on_dask}

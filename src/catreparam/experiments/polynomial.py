@@ -7,6 +7,7 @@ whose law is biased flatters itself.
 import dataclasses
 import itertools
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -25,6 +26,9 @@ from catreparam.report import Column, Curve, Plot, Report, Table, write_report
 from catreparam.validation import check_count, check_number
 
 Record = dict[str, Any]
+
+POINTS = 100  # of a curve
+FLOOR = 1e-8  # of the logarithmic plots
 
 COLUMNS = (
     Column("estimator", "estimator"),
@@ -93,32 +97,38 @@ def report_folder(path: Path) -> Report:
     return _write_report(config.checked(), folder)
 
 
-def optimise(config: Config, power: float, estimator: str, seed: int) -> Record:
-    """One run of Adam: true expected losses and the samples' own losses, step by step (about 100 of them kept)."""
+def optimise(
+    config: Config, power: float, estimator: str, seed: int, say: Callable[[int, float], None] = lambda step, gap: None
+) -> Record:
+    """One run of Adam: true losses above the optimum at about POINTS steps, which are also said, and own losses."""
     objective, method = Polynomial(power, config.target, config.extension), build_estimator(estimator)
     logits = torch.zeros(config.num_variables, 2, requires_grad=True)
     optimizer, generator = torch.optim.Adam([logits], lr=config.lr), torch.Generator().manual_seed(seed)
-    true_losses, own_losses = [float(objective.expected(logits.detach()))], []
-    began = time.perf_counter()
-    for _ in range(config.num_steps):
+    start = float(objective.expected(logits.detach())) - objective.optimum
+    steps, gaps, own_losses, seconds, to_one_percent = [0], [start], [], 0.0, None
+    every, num_samples = max(1, config.num_steps // POINTS), 2 if method.name == "rloo" else 1
+    for step in range(1, config.num_steps + 1):
+        began = time.perf_counter()
         optimizer.zero_grad()
         batch = logits.expand(config.batch_size, -1, -1)  # [batch, num_variables, 2]
-        num_samples = 2 if method.name == "rloo" else 1
         loss = expectation(objective, batch, estimator=method, num_samples=num_samples, generator=generator).mean()
         loss.backward()
         optimizer.step()
-        true_losses.append(float(objective.expected(logits.detach())))
+        seconds += time.perf_counter() - began
         own_losses.append(float(loss.detach()))
-    seconds = time.perf_counter() - began
-    start, wanted = true_losses[0] - objective.optimum, 0.01
-    reached = [i for i, loss in enumerate(true_losses) if loss - objective.optimum <= wanted * start]
-    every = max(1, config.num_steps // 100)
+        gap = float(objective.expected(logits.detach())) - objective.optimum
+        if to_one_percent is None and gap <= 0.01 * start:
+            to_one_percent = step
+        if step % every == 0 or step == config.num_steps:
+            steps.append(step)
+            gaps.append(gap)
+            say(step, gap)
     return {
         "milliseconds": 1000 * seconds / config.num_steps,
         "own_loss": fmean(own_losses[-max(1, config.num_steps // 10) :]),
-        "steps_to_one_percent": reached[0] if reached else None,
-        "every": every,
-        "true_losses": [*true_losses[:-1:every], true_losses[-1]],
+        "steps_to_one_percent": to_one_percent,
+        "steps": steps,
+        "gaps": gaps,
     }
 
 
@@ -145,14 +155,14 @@ def _rows(config: Config, power: float, records: list[Record]) -> list[Record]:
         runs = [r for r in records if r["power"] == power and r["estimator"] == spec]
         if not runs:
             continue
-        final = [r["true_losses"][-1] for r in runs]
+        final = [r["gaps"][-1] for r in runs]
         steps = [r["steps_to_one_percent"] for r in runs]
-        gap, gap_se = mean_and_error([loss - objective.optimum for loss in final])
+        gap, gap_se = mean_and_error(final)
         rows.append(
             {
                 "problem": f"p = {power:g}, optimum {objective.optimum:.5f}",
                 "estimator": spec,
-                "true_loss": fmean(final),
+                "true_loss": gap + objective.optimum,
                 "gap": gap,
                 "gap_se": gap_se,
                 "own_loss": fmean(r["own_loss"] for r in runs),
@@ -165,13 +175,12 @@ def _rows(config: Config, power: float, records: list[Record]) -> list[Record]:
 
 
 def _curves(config: Config, power: float, records: list[Record]) -> Plot:
-    objective, curves = Polynomial(power, config.target, config.extension), []
+    curves = []
     for spec in config.estimators:
         runs = [r for r in records if r["power"] == power and r["estimator"] == spec]
         if runs:
-            mean, error = band([[max(loss - objective.optimum, 1e-8) for loss in r["true_losses"]] for r in runs])
-            steps = [*range(0, config.num_steps, runs[0]["every"]), config.num_steps]
-            curves.append(Curve(spec, steps, mean, error))
+            mean, error = band([[max(gap, FLOOR) for gap in r["gaps"]] for r in runs])
+            curves.append(Curve(spec, runs[0]["steps"], mean, error))
     return Plot(
         f"p = {power:g}",
         "step",

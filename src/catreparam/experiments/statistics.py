@@ -1,7 +1,7 @@
 """Means over seeds: standard errors, 95 % intervals by Student's t, and bands of curves."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
 # The 97.5 % quantile of Student's t by degrees of freedom; beyond the table, the last line is within 0.5 %.
@@ -30,6 +30,30 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
     """
     mean, error = mean_and_error(values)
     return mean, None if error is None else t_quantile(len(values) - 1) * error
+
+
+def compare(runs: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, float | None]]:
+    """For every method and its value by seed (lower is better): `mean`, its 95 % interval `half`, and against the method
+    with the lowest mean the `difference` and its interval `difference_half`, paired by the seeds that both have.
+
+    Pairing removes what the seed does to both: the initial weights, the batches, the problem. The best method itself has
+    difference 0 and no interval. Intervals are Student's t and not corrected for the number of comparisons.
+
+    >>> compare({"a": {0: 1.0, 1: 2.0}, "b": {0: 2.0, 1: 3.0}})["b"]["difference"]
+    1.0
+    """
+    means = {name: fmean(values.values()) for name, values in runs.items() if values}
+    best = min(means, key=lambda name: means[name], default="")
+    compared: dict[str, dict[str, float | None]] = {}
+    for name in means:
+        mean, half = mean_and_interval(list(runs[name].values()))
+        compared[name] = {"mean": mean, "half": half, "difference": None, "difference_half": None}
+        differences = [value - runs[best][seed] for seed, value in runs[name].items() if seed in runs[best]]
+        if name == best:
+            compared[name]["difference"] = 0.0
+        elif differences:
+            compared[name]["difference"], compared[name]["difference_half"] = mean_and_interval(differences)
+    return compared
 
 
 def t_quantile(degrees: int) -> float:

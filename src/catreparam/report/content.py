@@ -66,12 +66,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a plot; `error`, when given, is the half-height of a band around y."""
+    """One line of a plot, or its points alone; `error`, when given, is the half-height of a band around y."""
 
     label: str
     x: Sequence[int | float]
     y: Sequence[int | float]
     error: Sequence[int | float] = ()
+    points: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,17 @@ class ImageGrid:
 
 @dataclass(frozen=True)
 class Report:
-    """All there is to say about one run of an experiment. `location` is where its page was written, if it was."""
+    """All there is to say about one run of an experiment. `location` is where its page was written, if it was.
+
+    `appendix` holds further tables by title; they follow the pictures and have files of their own.
+    """
 
     title: str
     summary: str
     table: Table
     plots: Sequence[Plot] = ()
     grids: Sequence[ImageGrid] = ()
+    appendix: Mapping[str, Table] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     warning: str = ""

@@ -46,8 +46,9 @@ def plot_to_svg(plot: Plot, labels: Sequence[str]) -> str:
         for curve in plot.curves:
             place = labels.index(curve.label)
             colour, line = COLOURS[place % len(COLOURS)], LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)]
-            marker = MARKERS[place // len(COLOURS) % len(MARKERS)] if len(curve.x) == 1 else ""
-            axes.plot(curve.x, curve.y, line, color=colour, lw=1.8, marker=marker, label=_plain(curve.label))
+            marker = MARKERS[place // len(COLOURS) % len(MARKERS)] if curve.points or len(curve.x) == 1 else ""
+            style: dict[str, Any] = {"lw": 0, "ms": 4.5, "alpha": 0.75} if curve.points else {"lw": 1.8, "ls": line}
+            axes.plot(curve.x, curve.y, color=colour, marker=marker, label=_plain(curve.label), **style)
             if curve.error:
                 lowest = min(y for y in curve.y) / 10 if plot.log_y else float("-inf")  # of what a logarithm can show
                 low = [max(y - e, lowest) for y, e in zip(curve.y, curve.error, strict=True)]

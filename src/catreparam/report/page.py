@@ -16,6 +16,7 @@ def to_html(report: Report) -> str:
         _tables(report.table),
         _section("Curves", "plots", [_plot(plot, labels) for plot in report.plots]),
         _section("Pictures", "grids", [_grid(grid) for grid in report.grids]),
+        *(f"<h2>{escape(title)}</h2>{_tables(table)}" for title, table in report.appendix.items()),
         _facts(report),
     ]
     style = files("catreparam.report").joinpath("page.css").read_text(encoding="utf-8")

@@ -33,12 +33,17 @@ def table_to_markdown(table: Table) -> str:
 
 
 def to_csv(report: Report) -> str:
-    """The table as CSV: one header line of keys, full precision, an empty field for a missing value."""
+    """The report's table as CSV, see `table_to_csv`."""
+    return table_to_csv(report.table)
+
+
+def table_to_csv(table: Table) -> str:
+    """A table as CSV: one header line of keys, full precision, an empty field for a missing value."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    keys = report.table.keys()
+    keys = table.keys()
     writer.writerow(keys)
-    writer.writerows([[row.get(key) for key in keys] for row in report.table.rows])
+    writer.writerows([[row.get(key) for key in keys] for row in table.rows])
     return buffer.getvalue()
 
 

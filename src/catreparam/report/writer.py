@@ -1,17 +1,27 @@
 """Puts a report into a folder."""
 
+import re
 from pathlib import Path
 
 from catreparam.report.content import Report
 from catreparam.report.files import write_atomically
 from catreparam.report.page import to_html
-from catreparam.report.text import to_csv, to_jsonl, to_markdown
+from catreparam.report.text import table_to_csv, table_to_markdown, to_csv, to_jsonl, to_markdown
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Writes table.md, table.csv, table.jsonl and report.html, each atomically. Raises OSError when it cannot."""
+    """Writes table.md, table.csv, table.jsonl and report.html, each atomically. Raises OSError when it cannot.
+
+    Every table of the appendix gets a .md and a .csv file named after its title.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "table.md", to_markdown(report))
     write_atomically(folder / "table.csv", to_csv(report))
     write_atomically(folder / "table.jsonl", to_jsonl(report))
+    for title, table in report.appendix.items():
+        name = "-".join(re.findall("[a-z0-9]+", title.lower()))
+        write_atomically(
+            folder / f"{name}.md", f"# {title}\n\n{table_to_markdown(table)}\n\n{table.note}".rstrip() + "\n"
+        )
+        write_atomically(folder / f"{name}.csv", table_to_csv(table))
     write_atomically(folder / "report.html", to_html(report))

@@ -1,0 +1,80 @@
+"""A study that costs nothing, writes down what happens to it, and can kill the process it runs in."""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from math import log
+from pathlib import Path
+
+from catreparam.experiments.sweep import SweepConfig, run_sweep
+from catreparam.experiments.vae_training import Diverged
+
+
+@dataclass(frozen=True)
+class BedStudy:
+    """Lowest at learning rate .02; `events` collects a line per start and end of a run."""
+
+    events: Path
+    seconds: float = 0.0
+    kill_at: str = ""  # kill -9 before the end of this run, the first time
+    diverge_at: str = ""
+    name: str = "bed"
+    lr: float = 0.01
+    value_title: str = "test value"
+    y_label: str = "value"
+    x_label: str = "step"
+    log_y: bool = False
+
+    def num_steps(self):
+        return 4
+
+    def search(self, spec, lr, seed, say):
+        return self._value("search", spec, lr, seed, say)
+
+    def final(self, spec, lr, seed, folder):
+        value = self._value("final", spec, lr, seed, lambda step, value: None)
+        return {"validation": value, "test": value + 1, "curves": {"step": [1, 2], "gap": [2 * value, value]}}
+
+    def facts(self):
+        return {}
+
+    def grids(self, finals, folder):
+        return []
+
+    def _value(self, phase, spec, lr, seed, say):
+        run = f"{phase} {spec} {lr:.6g} {seed}"
+        self._note(f"start {run}")
+        value = log(lr / 0.02) ** 2 + seed / 1e6 + (spec.startswith("redge"))
+        for step in range(1, 5):
+            time.sleep(self.seconds)
+            say(step, value + 1 / step)
+        mark = self.events.with_name("killed")
+        if self.kill_at and run.startswith(self.kill_at) and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.diverge_at and run.startswith(self.diverge_at):
+            raise Diverged("not finite")
+        self._note(f"end {run}")
+        return value
+
+    def _note(self, line):
+        with self.events.open("a") as file:
+            file.write(line + "\n")
+
+
+def bed_config(folder, **changes):
+    values = {"estimators": ("straight_through", "redge:num_steps=2"), "num_trials": 3, "seeds": (0, 1)}
+    return SweepConfig(**{**values, "folder": folder, **changes}).checked()
+
+
+def main(folder, seconds, jobs, engine="processes", address=""):
+    """A sweep in a process of its own, to be killed."""
+    study = BedStudy(Path(folder).with_name("events"), float(seconds))
+    config = bed_config(Path(folder), jobs=int(jobs), engine=engine, address=address, pruner="none")
+    run_sweep(config, study)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

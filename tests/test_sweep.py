@@ -1,0 +1,290 @@
+"""Sweeps: what is searched, what is measured, and that nothing is lost or made twice."""
+
+import collections
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from catreparam.cli import main
+from catreparam.data import load_dataset
+from catreparam.estimators import make_estimator
+from catreparam.experiments import sweep_vae
+from catreparam.experiments.estimator_specs import parse_spec
+from catreparam.experiments.run_folder import RunFolder, RunFolderError, WriteFailed, open_run_folder
+from catreparam.experiments.search_spaces import SEARCH_SPACES, space_of, spec_at, start_of
+from catreparam.experiments.sweep import Sweep, run_sweep
+from catreparam.experiments.sweep_trials import Trial, best_of, open_study, run_trial
+from catreparam.experiments.vae import Config as VaeConfig
+from sweep_bed import BedStudy, bed_config
+
+BED = Path(__file__).with_name("sweep_bed.py")
+
+
+def records_of(folder):
+    """All lines, in an order that does not depend on interruptions."""
+    records = RunFolder(folder).read_metrics()
+    return sorted(records, key=lambda r: (r["phase"], r["estimator"], r["number"]))
+
+
+def assert_whole(folder, trials=10):
+    """Every trial has one line; Optuna knows every search trial once and has none running."""
+    counts = collections.Counter((r["phase"], r["estimator"], r["number"]) for r in records_of(folder))
+    assert len(counts) == trials
+    assert set(counts.values()) == {1}
+    sweep = Sweep(bed_config(folder), BedStudy(folder), folder)
+    for spec in sweep.config.estimators:
+        told = open_study(sweep, spec).get_trials()
+        assert not [t for t in told if t.state.name == "RUNNING"]
+        numbers = [t.user_attrs["number"] for t in told if t.state.name in ("COMPLETE", "PRUNED")]
+        assert sorted(numbers) == [0, 1, 2]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep") / "run"
+    return folder, run_sweep(bed_config(folder), BedStudy(folder.with_name("events")))
+
+
+def test_a_sweep_searches_then_runs_the_best_setting_with_fresh_seeds(finished):
+    folder, report = finished
+    assert_whole(folder)
+    records = records_of(folder)
+    for record in (r for r in records if r["phase"] == "final"):
+        best = best_of(None, records, record["estimator"])
+        assert record["spec"] == spec_at(record["estimator"], best["point"])
+        assert record["lr"] == best["point"]["lr"]
+    events = finished[0].with_name("events").read_text().splitlines()
+    assert {line.split()[-1] for line in events if "search" in line} == {"1000"}
+    assert {line.split()[-1] for line in events if "final" in line} == {"0", "1"}
+    assert [row["estimator"] for row in report.table.rows] == ["straight_through", "redge:num_steps=2"]
+
+
+def test_the_first_trial_has_the_default_hyperparameters(finished):
+    for record in records_of(finished[0]):
+        if record["phase"] == "search" and record["number"] == 0:
+            space = space_of(record["estimator"], (2e-4, 5e-3), 0.01)
+            assert record["point"] == pytest.approx(start_of(space))
+
+
+def test_the_report_has_paired_differences_sensitivity_and_every_trial(finished):
+    folder, report = finished
+    row = report.table.rows[1]
+    assert row["difference"] == pytest.approx(row["test"] - report.table.rows[0]["test"])
+    assert row["difference_ci"] == pytest.approx(0.0, abs=1e-9)  # the seed moves both alike
+    assert row["test_ci"] > 0
+    assert {"Sensitivity to t1", "Sensitivity to learning rate", "Best so far"} <= {plot.title for plot in report.plots}
+    assert len((folder / "search-trials.csv").read_text().splitlines()) == 1 + 6
+    assert "Search trials" in (folder / "report.html").read_text()
+
+
+def test_a_sweep_is_repeatable_and_resumes_to_the_same_numbers(finished, tmp_path):
+    lines = (finished[0] / "metrics.jsonl").read_text().splitlines(keepends=True)
+    for kept in (0, 1, 5, 7):
+        folder = tmp_path / str(kept) / "run"
+        study = BedStudy(tmp_path / str(kept) / "events")
+        folder.parent.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(patch, kept)
+            with pytest.raises(SystemError):
+                run_sweep(bed_config(folder), study)
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(lines[kept][:30])  # killed while writing
+        run_sweep(bed_config(folder), study)
+        assert records_of(folder) == records_of(finished[0])
+        assert_whole(folder)
+
+
+def stop_after(patch, count, error=None):
+    """Makes the line after the next `count` ones raise instead of being written."""
+    original, left = RunFolder.append_metrics, [count]
+
+    def append_metrics(self, record):
+        left[0] -= 1
+        if left[0] < 0:
+            raise error or SystemError("stopped")
+        original(self, record)
+
+    patch.setattr(RunFolder, "append_metrics", append_metrics)
+
+
+def test_a_full_disk_is_one_clear_error_and_the_same_command_goes_on(finished, tmp_path):
+    study = BedStudy(tmp_path / "events")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 4, WriteFailed(28, "cannot write: No space left on device"))
+        with pytest.raises(WriteFailed, match="No space left"):
+            run_sweep(bed_config(tmp_path / "run"), study)
+    assert len(records_of(tmp_path / "run")) == 4
+    run_sweep(bed_config(tmp_path / "run"), study)
+    assert records_of(tmp_path / "run") == records_of(finished[0])
+    assert_whole(tmp_path / "run")
+
+
+def test_two_sweeps_in_one_folder_are_refused(finished):
+    folder, _ = finished
+    content = RunFolder(folder).read_config()
+    with (
+        open_run_folder(folder, experiment="sweep-bed", config=content["config"], facts={}),
+        pytest.raises(RunFolderError, match="another process is running in"),
+    ):
+        run_sweep(bed_config(folder), BedStudy(folder))
+
+
+def test_another_sweep_in_the_same_folder_is_refused_with_the_difference(finished):
+    with pytest.raises(RunFolderError, match="num_trials: 3 there, 4 here"):
+        run_sweep(bed_config(finished[0], num_trials=4), BedStudy(finished[0]))
+
+
+def test_a_trial_that_another_worker_finished_meanwhile_is_not_made_again(finished):
+    folder, _ = finished
+    events = folder.with_name("events")
+    before = events.read_text()
+    sweep = Sweep(bed_config(folder), BedStudy(events), folder)
+    assert run_trial(Trial(sweep, "search", "straight_through", 0)) == "done before"
+    assert events.read_text() == before
+
+
+def test_a_killed_worker_is_replaced_and_its_trial_made_again(tmp_path):
+    study = BedStudy(tmp_path / "events", kill_at="search redge")
+    run_sweep(bed_config(tmp_path / "run", jobs=2, pruner="none"), study)
+    assert (tmp_path / "killed").exists()
+    assert_whole(tmp_path / "run")
+
+
+def test_a_killed_driver_loses_at_most_the_trials_in_flight(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, str(BED), str(folder), "0.1", "2"]
+    driver = subprocess.Popen(command)
+    wait_for_lines(folder, 3)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    survived = len(records_of(folder))
+    subprocess.run(command, check=True)  # at once: workers of the dead driver may still be at it
+    assert_whole(folder)
+    ends = [line for line in (tmp_path / "events").read_text().splitlines() if line.startswith("end")]
+    assert survived >= 3
+    assert 10 <= len(ends) <= 12  # two were in flight at most
+
+
+def wait_for_lines(folder, count, seconds=120):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if len(RunFolder(folder).read_metrics()) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{folder} did not reach {count} lines in {seconds} s")
+
+
+def test_diverged_trials_are_named_and_an_estimator_without_any_other_gets_no_final_run(tmp_path):
+    study = BedStudy(tmp_path / "events", diverge_at="search redge")
+    report = run_sweep(bed_config(tmp_path / "run"), study)
+    states = {row["estimator"]: row["state"] for row in report.table.rows}
+    assert states == {"straight_through": "done", "redge:num_steps=2": "every trial diverged"}
+    found = [r["state"] for r in records_of(tmp_path / "run") if r["phase"] == "search" and "redge" in r["estimator"]]
+    assert found == ["diverged"] * 3
+
+
+def test_trials_that_fall_behind_are_pruned(tmp_path):
+    config = bed_config(tmp_path / "run", num_trials=25, seeds=(0,), estimators=("straight_through",))
+    run_sweep(config, BedStudy(tmp_path / "events"))
+    records = [r for r in records_of(tmp_path / "run") if r["phase"] == "search"]
+    states = collections.Counter(r["state"] for r in records)
+    assert states["pruned"] >= 3
+    assert states["complete"] >= 4
+    assert all("validation" not in r for r in records if r["state"] == "pruned")
+
+
+def test_points_of_a_random_search_do_not_depend_on_the_order(tmp_path):
+    for jobs in (1, 2):
+        config = bed_config(tmp_path / str(jobs) / "run", jobs=jobs, sampler="random", pruner="none")
+        config.folder.parent.mkdir()
+        run_sweep(config, BedStudy(config.folder.with_name("events")))
+    assert records_of(tmp_path / "1/run") == records_of(tmp_path / "2/run")
+
+
+@pytest.mark.parametrize("name", sorted(SEARCH_SPACES))
+def test_the_search_space_of_every_estimator_starts_at_a_valid_setting(name):
+    spec = spec_at(name, start_of(space_of(name, (1e-3, 1e-2), 1e-3)))
+    parsed, hyperparameters = parse_spec(spec)
+    make_estimator(parsed, **hyperparameters)
+
+
+def test_what_a_spec_fixes_is_not_searched():
+    assert set(space_of("redge:num_steps=2", (1e-3, 1e-2), 1e-3)) == {"t1", "lr"}
+    assert space_of("straight_through", (1e-3, 1e-3), 1e-3) == {}
+
+
+VAE = VaeConfig(dataset="digits8", num_latents=4, num_classes=3, hidden_sizes=(16,), num_epochs=2, iwae_samples=2)
+
+
+def test_the_search_of_the_vae_never_sees_test_images(monkeypatch):
+    study, values = sweep_vae.VaeStudy(VAE), []
+    data = load_dataset("digits8")
+    for test in (data.test, torch.full_like(data.test, torch.nan)):
+        object.__setattr__(data, "test", test)
+        monkeypatch.setattr(sweep_vae, "load_dataset", lambda name: data)
+        values.append(study.search("reinmax", 1e-3, 0, lambda step, value: None))
+    assert values[0] == values[1]
+
+
+def test_a_sweep_of_the_vae_leaves_curves_tables_and_pictures(tmp_path, capsys):
+    words = ["sweep", "vae", "--preset", "quick", "--estimators", "reinmax", "straight_through", "--num-trials", "2"]
+    words += ["--vae.num-epochs", "2", "--vae.num-latents", "4", "--vae.hidden-sizes", "16", "--folder", str(tmp_path)]
+    assert main(words) == 0
+    assert "difference to the best" in capsys.readouterr().out
+    page = (tmp_path / "report.html").read_text()
+    for text in ("Test −ELBO", "Sensitivity to learning rate", "data:image/png", "binarisation"):
+        assert text in page
+    table = (tmp_path / "table.csv").read_text()
+    assert main(["report", str(tmp_path)]) == 0
+    assert (tmp_path / "table.csv").read_text() == table
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content["config"]["vae"]["dataset"] == "digits8"
+
+
+@pytest.mark.parametrize("study", ["polynomial", "gmm"])
+def test_a_sweep_of_a_study_in_closed_form(study, tmp_path, capsys):
+    words = ["sweep", study, "--preset", "quick", "--estimators", "reinmax", "--num-trials", "2"]
+    words += [f"--{study}.num-steps", "20", "--folder", str(tmp_path)]
+    assert main(words) == 0
+    assert main(words) == 0
+    assert "reinmax:temperature=" in capsys.readouterr().out
+    assert len(records_of(tmp_path)) == 2 + 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--num-trials", "0"], "num_trials must be at least 1"),
+        (["--seeds", "1000"], "seeds and search_seeds must differ"),
+        (["--pruner", "mediam"], "Did you mean 'median'"),
+        (["--engine", "slurm"], "unknown engine 'slurm'"),
+        (["--lr-range", "0.1", "0.01"], "lr_range must be two numbers"),
+        (["--vae.lr", "0.1"], "use --lr-range instead of --vae.lr"),
+        (["--vae.dataset", "digits9"], "Did you mean 'digits8'"),
+    ],
+)
+def test_mistakes_give_one_line(words, message, tmp_path, capsys):
+    assert main(["sweep", "vae", *words, "--folder", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_on_two_ray_nodes_survives_a_lost_node_and_a_killed_driver(tmp_path):
+    pytest.importorskip("ray", reason="needs pip install 'catreparam[distributed]'")
+    script = BED.with_name("ray_bed.py")
+    environment = {**os.environ, "RAY_DISABLE_IMPORT_WARNING": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "run")], env=environment, timeout=400, check=True
+    )
+    assert done.returncode == 0
+    assert_whole(tmp_path / "run")
+    assert (tmp_path / "lost-a-node").exists()
+    assert (tmp_path / "killed-the-driver").exists()
