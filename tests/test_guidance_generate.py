@@ -215,6 +215,8 @@ def test_a_finished_generation_returns_its_result_again(tmp_path):
         {"num_rounds": 5},
         {"tokens": torch.full((2, 4), 3)},
         {"order": torch.arange(4)},
+        {"denoiser": uniform(3)},
+        {"condition": {"label": torch.tensor([1.0])}},
         {"early_stop": EarlyStop(patience=2)},
     ],
 )

@@ -255,6 +255,20 @@ def test_chunks_of_candidates_keep_the_best():
     assert result.evaluations == Evaluations(21, 7)
 
 
+def test_chunks_of_particles_keep_the_law_and_the_conditions():
+    settings = {"num_particles": 6, "condition": {"label": torch.tensor([2, 0, 1])}, "chunk_size": 4, **ONE_BY_ONE}
+    seen = []
+
+    def model(tokens: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        seen.append(tokens.shape[0])
+        return torch.nn.functional.one_hot(label, 3).log()[:, None].expand(*tokens.shape, 3).float()
+
+    result = smc(as_denoiser(model, mask_token=3), pair_reward, masked(3), **settings)
+    assert torch.equal(result.tokens, torch.tensor([2, 0, 1]).unsqueeze(-1).expand(3, 3))
+    assert seen == [4, 4, 4, 4, 2] * 3
+    assert result.evaluations == Evaluations(6 * 3, 6 * 3)
+
+
 def test_kl_bounds():
     result = best_of_n(chain(3), pair_reward, masked(2), num_candidates=4, **ONE_BY_ONE)
     assert result.kl.tolist() == pytest.approx([math.log(4) - 0.75] * 2)

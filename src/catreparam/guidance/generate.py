@@ -78,8 +78,10 @@ def guided_sample(
     process = ReverseProcess.start(
         denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
     )
-    settings = [temperature, num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop, commit]
-    file = Checkpoint.of(checkpoint, fingerprint(tokens, estimator, unmasking, settings), generator, estimator)
+    settings = [num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop, commit]
+    file = None
+    if checkpoint is not None:
+        file = Checkpoint.of(checkpoint, fingerprint(tokens, estimator, process, settings), generator, estimator)
     state = (file.load(tokens) if file else None) or GuidedState.start(tokens)
     while state.round_index < num_rounds and not state.stopped and not process.is_done(state.tokens):
         masked = process.masked(state.tokens)

@@ -31,6 +31,7 @@ def smc(
     remask_sigma: float = 0.0,
     condition: Condition | None = None,
     temperature: float = 1.0,
+    chunk_size: int | None = None,
     progress: Callable[[int, int], Any] | None = None,
     generator: Generator | None = None,
 ) -> Generation:
@@ -42,8 +43,9 @@ def smc(
     resampled (systematically, per sequence). As num_particles grows, select="draw" (by weight) follows the tilted law of
     the sampler; select="best" returns the particle of the highest reward, as published.
 
-    kl is None: no exact figure is known. The reward may be a black box.
-    Cost:   num_particles * num_rounds evaluations of the model and of the reward; all particles are in memory.
+    kl is None: no exact figure is known. The reward may be a black box. Model and reward see `chunk_size` particles at a time
+    (of all sequences together; None: all at once), which bounds the memory: tokens are small, logits are not.
+    Cost:   num_particles * num_rounds evaluations of the model and of the reward.
     Raises: as `sample`; ValueError for bad settings and a reward that is not finite.
 
     Reference: Singhal et al. 2025 (Feynman-Kac steering, "difference" potentials), https://arxiv.org/abs/2501.06848.
@@ -56,6 +58,7 @@ def smc(
     process = ReverseProcess.start(
         denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
     ).repeated(count)
+    chunk = check_count("chunk_size", tokens.shape[0] * count or 1 if chunk_size is None else chunk_size)
     batch, tokens = tokens.shape[0], tokens.repeat_interleave(count, 0)
     log_weight = torch.zeros(batch, count, device=tokens.device)
     log_prob = torch.zeros(batch * count, device=tokens.device)
@@ -63,10 +66,8 @@ def smc(
     for round_index in range(num_rounds):
         if process.is_done(tokens):
             break
-        prior = process.prior(tokens)
-        clean, drawn = draw_tokens(prior, generator)
+        clean, drawn, now = _proposals(process, reward, tokens, round_index, chunk)
         after = process.step(tokens, clean, drawn, round_index)
-        now = reward_of(reward, clean, prior.shape[-1], f"in round {round_index}")
         evaluations += Evaluations(count * process.evaluations_per_round, count)
         log_weight = log_weight + weight * (now if rewards is None else now - rewards).reshape(batch, count)
         log_prob = log_prob + (drawn * process.revealed(tokens, after)).sum(-1)
@@ -86,6 +87,19 @@ def smc(
     by = rewards.reshape(batch, count) if select == "best" else selection_scores(log_weight, 1.0, generator)
     chosen = by.argmax(-1) + torch.arange(batch, device=tokens.device) * count
     return Generation(tokens[chosen], rewards[chosen], log_prob[chosen], None, trace, evaluations)
+
+
+def _proposals(
+    process: ReverseProcess, reward: Reward, tokens: Tensor, round_index: int, chunk: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean tokens [N, L] for all particles, their log-probabilities [N, L] and rewards [N]."""
+    parts = []
+    for start in range(0, tokens.shape[0], chunk):
+        prior = process.rows(start, start + chunk).prior(tokens[start : start + chunk])
+        clean, drawn = draw_tokens(prior, process.generator)
+        parts.append((clean, drawn, reward_of(reward, clean, prior.shape[-1], f"in round {round_index}")))
+    clean, drawn, rewards = (torch.cat(part) for part in zip(*parts, strict=True))
+    return clean, drawn, rewards
 
 
 def _resampled(

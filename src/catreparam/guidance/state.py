@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from catreparam.guidance.trace import Evaluations, Trace
-from catreparam.masked_diffusion import Unmasking
+from catreparam.masked_diffusion import ReverseProcess
 from catreparam.report import write_atomically
 
 
@@ -47,10 +47,8 @@ class Checkpoint:
     estimator: Any
 
     @staticmethod
-    def of(path: str | Path | None, settings: str, generator: Generator | None, estimator: Any) -> "Checkpoint | None":
-        """A checkpoint, or None without a path. Raises ValueError without a generator, ImportError without safetensors."""
-        if path is None:
-            return None
+    def of(path: str | Path, settings: str, generator: Generator | None, estimator: Any) -> "Checkpoint":
+        """A checkpoint. Raises ValueError without a generator, ImportError without safetensors."""
         if generator is None:
             raise ValueError("checkpoint needs generator=torch.Generator(...): the global generator cannot be resumed")
         _safetensors()
@@ -112,19 +110,22 @@ class _OtherSettings(Exception):
     pass
 
 
-def fingerprint(tokens: Tensor, estimator: Any, unmasking: Unmasking, settings: list[Any]) -> str:
-    """A digest of everything that decides the result, as far as it can be read off; functions count by name."""
-    order = unmasking.order
-    parts = [hashlib.sha256(tokens.cpu().numpy().tobytes()).hexdigest(), list(tokens.shape), _readable(estimator)]
-    parts += [unmasking.num_rounds, unmasking.schedule, unmasking.remask_sigma]
-    parts.append(order.tolist() if isinstance(order, Tensor) else _readable(order))
-    parts += [_readable(setting) for setting in settings]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+def fingerprint(tokens: Tensor, estimator: Any, process: ReverseProcess, settings: list[Any]) -> str:
+    """A digest of everything that decides the result, as far as it can be read off; functions and models count by name."""
+    unmasking = process.unmasking
+    parts = [tokens, estimator, unmasking.num_rounds, unmasking.schedule, unmasking.remask_sigma, unmasking.order]
+    parts += [process.denoiser, process.temperature, *settings]
+    parts += [part for key in sorted(process.condition) for part in (key, process.condition[key])]
+    return hashlib.sha256(json.dumps([_readable(part) for part in parts]).encode()).hexdigest()
 
 
 def _readable(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if isinstance(value, Tensor):
+        plain = value.detach().cpu().contiguous()
+        content = plain.reshape(-1).view(torch.uint8) if plain.numel() else plain
+        return [str(value.dtype), list(value.shape), hashlib.sha256(content.numpy().tobytes()).hexdigest()]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return repr(value)
     name = getattr(value, "__qualname__", None) or getattr(value, "name", None) or type(value).__qualname__

@@ -1,6 +1,7 @@
 """A reverse process: a denoiser with the settings of its sampler, from the first masked tokens on."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -90,13 +91,23 @@ class ReverseProcess:
     def repeated(self, times: int) -> "ReverseProcess":
         """The process for `times` copies of every sequence, side by side; tensors in the condition are repeated too."""
         batch = self.maskable.shape[0]
-        condition = {key: _repeated(value, batch, times) for key, value in self.condition.items()}
+        condition = {
+            key: value.repeat_interleave(times, 0) if _has_rows(value, batch) else value
+            for key, value in self.condition.items()
+        }
         return replace(self, maskable=self.maskable.repeat_interleave(times, 0), condition=condition)
 
+    def rows(self, start: int, stop: int) -> "ReverseProcess":
+        """The process of the sequences start … stop - 1, their part of the condition included."""
+        batch = self.maskable.shape[0]
+        condition = {
+            key: value[start:stop] if _has_rows(value, batch) else value for key, value in self.condition.items()
+        }
+        return replace(self, maskable=self.maskable[start:stop], condition=condition)
 
-def _repeated(value: object, batch: int, times: int) -> object:
-    rows = isinstance(value, Tensor) and value.shape[:1] == (batch,)
-    return value.repeat_interleave(times, 0) if rows and isinstance(value, Tensor) else value
+
+def _has_rows(value: Any, batch: int) -> bool:
+    return isinstance(value, Tensor) and value.shape[:1] == (batch,)
 
 
 def _check_tokens(tokens: Tensor, denoiser: Denoiser) -> None:
