@@ -35,6 +35,7 @@ EXPERIMENTS = {
     "polynomial": "catreparam.experiments.polynomial",
     "gmm": "catreparam.experiments.gmm",
     "law": "catreparam.experiments.law",
+    "sudoku": "catreparam.experiments.sudoku",
     "sudoku-prior": "catreparam.experiments.sudoku_prior",
 }
 

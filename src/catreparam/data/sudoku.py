@@ -87,7 +87,7 @@ def held_back_puzzles(level: str, count: int = HELD_BACK_COUNT) -> list[Board]:
     check_choice("level", level, CLUES)
     if check_count("count", count) > HELD_BACK_COUNT:
         raise ValueError(f"there are {HELD_BACK_COUNT} held-back puzzles of each level, got count {count}")
-    content = files("catreparam.data").joinpath("sudoku_puzzles", f"{level}.txt").read_bytes()
+    content = (files("catreparam.data") / "sudoku_puzzles" / f"{level}.txt").read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256[level]:
         raise DamagedData(f"{level}.txt has sha256 {digest}, expected {SHA256[level]}; install catreparam again")
