@@ -22,7 +22,7 @@ from catreparam.experiments.configs import command_of, config_of_folder
 from catreparam.experiments.estimator_specs import build_estimator, normalise_specs
 from catreparam.experiments.records import run_cells
 from catreparam.experiments.run_folder import RunFolder, writing
-from catreparam.experiments.statistics import band, mean_and_error
+from catreparam.experiments.statistics import band, compare, mean_and_interval
 from catreparam.objectives.gmm import MixturePosterior
 from catreparam.report import Column, Curve, Plot, Report, Table, write_report
 from catreparam.validation import check_count, check_number
@@ -32,9 +32,10 @@ Record = dict[str, Any]
 POINTS = 100  # of a curve
 COLUMNS = (
     Column("estimator", "estimator"),
-    Column("gap", "gap = KL(q ‖ posterior)", ".4f", "gap_se", lowest_is_best=True),
-    Column("total_variation", "total variation", ".4f", "total_variation_se", lowest_is_best=True),
-    Column("lowest_gap", "lowest gap on the way", ".4f", "lowest_gap_se", lowest_is_best=True),
+    Column("gap", "gap = KL(q ‖ posterior)", ".4f", "gap_ci", lowest_is_best=True),
+    Column("difference", "difference to the best", ".4f", "difference_ci"),
+    Column("total_variation", "total variation", ".4f", "total_variation_ci", lowest_is_best=True),
+    Column("lowest_gap", "lowest gap on the way", ".4f", "lowest_gap_ci", lowest_is_best=True),
     Column("own_loss", "its samples' −ELBO", ".3f"),
     Column("true_loss", "true −ELBO", ".3f"),
     Column("milliseconds", "ms / step", ".2f"),
@@ -42,8 +43,9 @@ COLUMNS = (
 )
 NOTE = (
     "Means over observations, after the last step, in nats; the exact posterior has gap 0. Its samples' −ELBO: as the "
-    "estimator's own draws saw it, mean over the last tenth of the steps. ± is one standard error over seeds, each with a "
-    "mixture of its own, the same for all estimators. Times are of this run and not interleaved."
+    "estimator's own draws saw it, mean over the last tenth of the steps. ± is half the 95 % interval over seeds, each with "
+    "a mixture of its own, the same for all estimators; differences to the best are paired by seed. Times are of this run "
+    "and not interleaved."
 )
 
 
@@ -154,11 +156,13 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
     records = folder.read_metrics()
     groups = {spec: [r for r in records if r["estimator"] == spec] for spec in config.estimators}
     groups = {spec: runs for spec, runs in groups.items() if runs}
+    compared = compare({spec: {r["seed"]: r["gaps"][-1] for r in runs} for spec, runs in groups.items()})
+    rows = [_row(spec, runs, compared[spec]) for spec, runs in groups.items()]
     report = Report(
         title=f"Posterior of a Gaussian mixture ({config.extension} extension)",
         summary=f"{config.num_components} components in {config.num_dimensions} dimensions with spread {config.spread:g}, "
         f"noise {config.noise:g}, {config.num_observations} observations, {config.num_steps} steps of Adam.",
-        table=Table(COLUMNS, sorted((_row(s, runs) for s, runs in groups.items()), key=lambda row: row["gap"]), NOTE),
+        table=Table(COLUMNS, sorted(rows, key=lambda row: row["gap"]), NOTE),
         plots=[_curves(groups)],
         facts={"machine": folder.read_config()["facts"]["machine"], "seeds": ", ".join(map(str, config.seeds))},
         command=command_of("catreparam run gmm", config),
@@ -169,11 +173,11 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
     return report
 
 
-def _row(spec: str, runs: list[Record]) -> Record:
-    row: Record = {"estimator": spec, "seeds": len(runs)}
-    row["gap"], row["gap_se"] = mean_and_error([r["gaps"][-1] for r in runs])
-    row["lowest_gap"], row["lowest_gap_se"] = mean_and_error([min(r["gaps"]) for r in runs])
-    row["total_variation"], row["total_variation_se"] = mean_and_error([r["total_variation"] for r in runs])
+def _row(spec: str, runs: list[Record], compared: Record) -> Record:
+    row: Record = {"estimator": spec, "seeds": len(runs), "gap": compared["mean"], "gap_ci": compared["half"]}
+    row |= {"difference": compared["difference"], "difference_ci": compared["difference_half"]}
+    row["lowest_gap"], row["lowest_gap_ci"] = mean_and_interval([min(r["gaps"]) for r in runs])
+    row["total_variation"], row["total_variation_ci"] = mean_and_interval([r["total_variation"] for r in runs])
     return row | {key: fmean(r[key] for r in runs) for key in ("own_loss", "true_loss", "milliseconds")}
 
 

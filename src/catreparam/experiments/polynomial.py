@@ -20,7 +20,7 @@ from catreparam.experiments.configs import command_of, config_of_folder
 from catreparam.experiments.estimator_specs import build_estimator, normalise_specs
 from catreparam.experiments.records import run_cells
 from catreparam.experiments.run_folder import RunFolder, writing
-from catreparam.experiments.statistics import band, mean_and_error
+from catreparam.experiments.statistics import band, compare
 from catreparam.objectives.polynomial import Polynomial
 from catreparam.report import Column, Curve, Plot, Report, Table, write_report
 from catreparam.validation import check_count, check_number
@@ -32,7 +32,8 @@ FLOOR = 1e-8  # of the logarithmic plots
 
 COLUMNS = (
     Column("estimator", "estimator"),
-    Column("gap", "true loss above optimum", ".6f", "gap_se", lowest_is_best=True),
+    Column("gap", "true loss above optimum", ".6f", "gap_ci", lowest_is_best=True),
+    Column("difference", "difference to the best", ".6f", "difference_ci"),
     Column("true_loss", "true loss", ".5f"),
     Column("own_loss", "its samples' loss", ".5f"),
     Column("steps_to_one_percent", "steps to within 1 %", ".0f", lowest_is_best=True),
@@ -42,7 +43,8 @@ COLUMNS = (
 NOTE = (
     "True loss: E[loss] under softmax(logits), closed form, after the last step. Its samples' loss: mean over the last tenth "
     "of the steps. Steps to within 1 %: first step at which the true loss is within 1 % of the start's distance to the "
-    "optimum (– : never). ± is one standard error over seeds. Times are of this run and not interleaved."
+    "optimum (– : never). ± is half the 95 % interval over seeds; differences to the best are "
+    "paired by seed. Times are of this run and not interleaved."
 )
 
 
@@ -151,20 +153,20 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
 
 def _rows(config: Config, power: float, records: list[Record]) -> list[Record]:
     objective, rows = Polynomial(power, config.target, config.extension), []
-    for spec in config.estimators:
-        runs = [r for r in records if r["power"] == power and r["estimator"] == spec]
-        if not runs:
-            continue
-        final = [r["gaps"][-1] for r in runs]
+    groups = {s: [r for r in records if r["power"] == power and r["estimator"] == s] for s in config.estimators}
+    compared = compare({spec: {r["seed"]: r["gaps"][-1] for r in runs} for spec, runs in groups.items()})
+    for spec, values in compared.items():
+        runs, gap = groups[spec], values["mean"] or 0.0
         steps = [r["steps_to_one_percent"] for r in runs]
-        gap, gap_se = mean_and_error(final)
         rows.append(
             {
                 "problem": f"p = {power:g}, optimum {objective.optimum:.5f}",
                 "estimator": spec,
                 "true_loss": gap + objective.optimum,
                 "gap": gap,
-                "gap_se": gap_se,
+                "gap_ci": values["half"],
+                "difference": values["difference"],
+                "difference_ci": values["difference_half"],
                 "own_loss": fmean(r["own_loss"] for r in runs),
                 "steps_to_one_percent": fmean(steps) if None not in steps else None,
                 "milliseconds": fmean(r["milliseconds"] for r in runs),

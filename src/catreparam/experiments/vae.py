@@ -216,10 +216,10 @@ def _table_note(config: Config) -> str:
     )
     return (
         f"{config.dataset}, binarisation {config.binarisation}. Values at the epoch with the best validation −ELBO, "
-        f"except “last epoch”. Measured with {config.num_evaluation_samples} exact draws per image. ± is one standard "
-        f"error over seeds.{bound} Active latents (last epoch): those whose class probabilities have a variance over "
-        "test images above 0.01, summed over classes. Seconds are the median training time of an epoch, without "
-        "evaluation; ms per gradient that of one step's forward and backward pass."
+        f"except “last epoch”. Measured with {config.num_evaluation_samples} exact draws per image. ± is half the 95 % "
+        f"interval over seeds; differences to the best are paired by seed.{bound} Active latents (last epoch): those whose "
+        "class probabilities have a variance over test images above 0.01, summed over classes. Seconds are the median "
+        "training time of an epoch, without evaluation; ms per gradient that of one step's forward and backward pass."
     )
 
 

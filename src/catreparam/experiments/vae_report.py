@@ -1,8 +1,7 @@
-"""From the metrics of VAE runs to their report: one row per estimator, means and standard errors over seeds."""
+"""From the metrics of VAE runs to their report: one row per estimator, means with 95 % intervals over seeds."""
 
-import math
 from collections.abc import Callable, Sequence
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from catreparam.categorical import draw_one_hot
 from catreparam.data import ImageDataset
 from catreparam.data.binarise import binarise
+from catreparam.experiments.statistics import band, compare, mean_and_interval
 from catreparam.experiments.streams import stream
 from catreparam.models.vae import CategoricalVAE
 from catreparam.report import Column, Curve, ImageGrid, Plot, Table
@@ -19,16 +19,18 @@ Record = dict[str, Any]
 RecordsOfSeed = list[list[Record]]  # one list of epochs, in order, per seed
 
 Y_LABEL = "−ELBO (nats per image)"
+BAND_NOTE = "Mean over seeds; with several, the band is the 95 % interval."
 COLUMNS = (
     Column("estimator", "estimator"),
-    Column("test_negative_elbo", "test −ELBO", ".2f", "test_negative_elbo_se", lowest_is_best=True),
-    Column("validation_negative_elbo", "validation −ELBO", ".2f", "validation_negative_elbo_se", lowest_is_best=True),
-    Column("train_negative_elbo", "train −ELBO", ".2f", "train_negative_elbo_se", lowest_is_best=True),
+    Column("test_negative_elbo", "test −ELBO", ".2f", "test_negative_elbo_ci", lowest_is_best=True),
+    Column("difference", "difference to the best", ".2f", "difference_ci"),
+    Column("validation_negative_elbo", "validation −ELBO", ".2f", "validation_negative_elbo_ci", lowest_is_best=True),
+    Column("train_negative_elbo", "train −ELBO", ".2f", "train_negative_elbo_ci", lowest_is_best=True),
     Column("test_kl", "KL (test)", ".2f"),
     Column(
-        "final_test_negative_elbo", "test −ELBO, last epoch", ".2f", "final_test_negative_elbo_se", lowest_is_best=True
+        "final_test_negative_elbo", "test −ELBO, last epoch", ".2f", "final_test_negative_elbo_ci", lowest_is_best=True
     ),
-    Column("test_iwae", "IWAE (test)", ".2f", "test_iwae_se", lowest_is_best=True),
+    Column("test_iwae", "IWAE (test)", ".2f", "test_iwae_ci", lowest_is_best=True),
     Column("test_active_latents", "active latents", ".1f"),
     Column("best_epoch", "best epoch", ".0f"),
     Column("seconds_per_epoch", "seconds / epoch", ".2f", lowest_is_best=True),
@@ -40,7 +42,9 @@ COLUMNS = (
 
 def summary_table(records: Sequence[Record], specs: Sequence[str], num_epochs: int, note: str) -> Table:
     """One row per estimator that has finished an epoch, best test −ELBO first."""
-    rows = [_row(spec, by_seed(records, spec), num_epochs) for spec in specs if by_seed(records, spec)]
+    runs = {spec: by_seed(records, spec) for spec in specs}
+    compared = compare({spec: {r["seed"]: r["test_negative_elbo"] for r in map(_best, runs[spec])} for spec in specs})
+    rows = [_row(spec, runs[spec], num_epochs) | _difference(compared[spec]) for spec in specs if runs[spec]]
     rows += [_empty_row(spec, records) for spec in specs if not by_seed(records, spec)]
     rows.sort(key=lambda row: (row.get("test_negative_elbo") is None, row.get("test_negative_elbo") or 0.0))
     dull = {column.key for column in COLUMNS if all(row.get(column.key) in (None, "done") for row in rows)}
@@ -50,11 +54,13 @@ def summary_table(records: Sequence[Record], specs: Sequence[str], num_epochs: i
 def learning_curves(records: Sequence[Record], specs: Sequence[str]) -> list[Plot]:
     """Validation, test and train −ELBO by epoch, and validation −ELBO by training time."""
     plots = [
-        Plot(f"{part.capitalize()} −ELBO", "epoch", Y_LABEL, _curves(records, specs, f"{part}_negative_elbo"))
+        Plot(
+            f"{part.capitalize()} −ELBO", "epoch", Y_LABEL, _curves(records, specs, f"{part}_negative_elbo"), BAND_NOTE
+        )
         for part in ("validation", "test", "train")
     ]
     timed = _curves(records, specs, "validation_negative_elbo", x=_seconds)
-    plots.append(Plot("Validation −ELBO by training time", "seconds of training", Y_LABEL, timed))
+    plots.append(Plot("Validation −ELBO by training time", "seconds of training", Y_LABEL, timed, BAND_NOTE))
     return [plot for plot in plots if plot.curves]
 
 
@@ -83,16 +89,16 @@ def by_seed(records: Sequence[Record], spec: str) -> RecordsOfSeed:
 
 
 def _row(spec: str, runs: RecordsOfSeed, num_epochs: int) -> Record:
-    best = [min(epochs, key=lambda record: record["validation_negative_elbo"]) for epochs in runs]
+    best = [_best(epochs) for epochs in runs]
     last = [epochs[-1] for epochs in runs]
     row: Record = {"estimator": spec, "seeds": len(runs), "best_epoch": fmean(record["epoch"] for record in best)}
     for key in ("test_negative_elbo", "validation_negative_elbo", "train_negative_elbo", "test_kl"):
-        row[key], row[f"{key}_se"] = _mean_and_error([record[key] for record in best])
+        row[key], row[f"{key}_ci"] = mean_and_interval([record[key] for record in best])
     final = [record["test_negative_elbo"] for record in last]
-    row["final_test_negative_elbo"], row["final_test_negative_elbo_se"] = _mean_and_error(final)
+    row["final_test_negative_elbo"], row["final_test_negative_elbo_ci"] = mean_and_interval(final)
     for key in ("test_iwae", "test_active_latents"):  # measured after the last epoch only
         values = [record[key] for record in last if key in record]
-        row[key], row[f"{key}_se"] = _mean_and_error(values) if values else (None, None)
+        row[key], row[f"{key}_ci"] = mean_and_interval(values) if values else (None, None)
     row["seconds_per_epoch"] = median(record["seconds"] for epochs in runs for record in epochs)
     clock = [record["gradient_seconds"] for epochs in runs for record in epochs if "gradient_seconds" in record]
     row["milliseconds_per_gradient"] = 1000 * median(clock) if clock else None
@@ -101,13 +107,17 @@ def _row(spec: str, runs: RecordsOfSeed, num_epochs: int) -> Record:
     return row
 
 
+def _best(epochs: list[Record]) -> Record:
+    return min(epochs, key=lambda record: record["validation_negative_elbo"])
+
+
+def _difference(compared: dict[str, float | None]) -> Record:
+    return {"difference": compared["difference"], "difference_ci": compared["difference_half"]}
+
+
 def _empty_row(spec: str, records: Sequence[Record]) -> Record:
     diverged = any(record["estimator"] == spec and "diverged" in record for record in records)
     return {"estimator": spec, "seeds": 0, "state": "diverged" if diverged else "not started"}
-
-
-def _mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    return fmean(values), stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
 def _curves(
@@ -119,10 +129,9 @@ def _curves(
         shared = min((len(epochs) for epochs in runs), default=0)
         if not shared:
             continue
-        points = [_mean_and_error([epochs[i][key] for epochs in runs]) for i in range(shared)]
+        mean, half = band([[record[key] for record in epochs] for epochs in runs])
         xs = x(runs[0][:shared]) if x else [record["epoch"] for record in runs[0][:shared]]
-        error = [e for _, e in points if e is not None]
-        curves.append(Curve(spec, xs, [mean for mean, _ in points], error))
+        curves.append(Curve(spec, xs, mean, half))
     return curves
 
 
