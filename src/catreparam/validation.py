@@ -29,6 +29,11 @@ def set_validation(enabled: bool) -> None:
     _enabled = enabled
 
 
+def values_are_checked() -> bool:
+    """Whether the data-dependent checks run here: they are on, and values can be read."""
+    return _enabled and not torch.compiler.is_compiling() and not inside_transform()
+
+
 def check_logits(logits: Any, dim: int = -1) -> None:
     """Raises TypeError or ValueError unless `logits` is a floating tensor with at least one class along `dim`."""
     if not isinstance(logits, Tensor):
@@ -66,7 +71,7 @@ def check_mask(mask: Any, logits: Tensor) -> None:
 
 def check_rows(logits: Tensor) -> None:
     """Raises ValueError if a row (last axis) holds NaN or +inf or allows no class. One value read from the device."""
-    if not _enabled or torch.compiler.is_compiling() or inside_transform() or logits.numel() == 0:
+    if not values_are_checked() or logits.numel() == 0:
         return
     if math.isfinite(float(logits.detach().sum())):  # nothing but finite values: the usual case, at a tenth of the cost
         return

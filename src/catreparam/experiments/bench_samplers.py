@@ -85,7 +85,7 @@ def find_samplers() -> tuple[list[Sampler], list[str]]:
         samplers.append(Sampler(PEER, lambda logits, steps: redge.redge(logits, n_steps=steps + 1, t_1=T1)))
     if (reinmax := _optional("reinmax", missing)) is not None:
         samplers.append(Sampler("reinmax package", lambda logits, _: reinmax.reinmax(logits, 1.0)[0]))
-    paths = [path for path in dispatch.PATHS if path != "compiled" or library.BUILT]
+    paths = [path for path in dispatch.PATHS if (path != "compiled" or library.BUILT) and path != "triton"]
     if not library.BUILT:
         missing.append("compiled kernels")
     for name, (method, options) in OURS.items():

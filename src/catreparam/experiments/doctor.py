@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from catreparam.experiments.machine import describe_machine
-from catreparam.kernels import dispatch, fast, library
+from catreparam.kernels import dispatch, fast, library, triton_launch
 
 Finding = tuple[str, str]
 
@@ -63,6 +63,8 @@ def _path(method: str, device: str, dtype: torch.dtype) -> str:
         reasons = []
         if path != "compiled":
             reasons.append(f"not compiled: {dispatch.why_not(logits)}")
+        if path in ("torch", "naive") and device != "cpu":
+            reasons.append(f"not triton: {dispatch.why_not_triton(logits)}")
         if path == "naive" and dispatch.wanted() != "naive":
             reasons.append(f"not torch: {dispatch.why_not_torch(logits, method)}")
     except (RuntimeError, ValueError, TypeError) as error:
@@ -99,6 +101,7 @@ def _kernels() -> Iterator[Finding]:
         yield "instructions", library.instruction_set()
     else:
         yield "built", "no: the torch path is used; with a C++ compiler, install again from source"
+    yield "triton", triton_launch.UNAVAILABLE or f"{_version('triton')}, for tensors on cuda"
     yield "compiler here", _compiler() or "none found; set CXX, or install g++ or clang++"
 
 

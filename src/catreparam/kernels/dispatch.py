@@ -1,4 +1,4 @@
-"""Which path a call takes: the compiled kernels where they apply, else the torch path, else the naive twin. Per call."""
+"""Which path a call takes: compiled (CPU) or Triton (CUDA) kernels where they apply, else torch, else naive. Per call."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from torch import Generator, Tensor
 from torch.nn import Parameter
 
 from catreparam.categorical import from_rows, to_rows
-from catreparam.kernels import compiled, fast, library
+from catreparam.kernels import compiled, fast, library, triton_autograd, triton_launch
 from catreparam.kernels.chain import SOLVERS
 from catreparam.kernels.library import DTYPES, Setting
 from catreparam.validation import check_choice, check_generator, check_logits, check_mask
 
 ENVIRONMENT = "CATREPARAM_KERNELS"
-PATHS = ("compiled", "torch", "naive")  # in order of preference; the environment variable names the first to try
+PATHS = (
+    "compiled",
+    "triton",
+    "torch",
+    "naive",
+)  # in order of preference; the environment variable names the first to try
 
 
 def sample(
@@ -38,6 +43,12 @@ def sample(
     if "solver" in setting:
         check_choice("solver", setting["solver"], SOLVERS)
     chosen = Setting(method, **setting)  # type: ignore[arg-type]
+    if path == "triton":
+        check_logits(logits, dim)
+        if triton_launch.why_too_large(chosen, logits.shape[dim]):
+            if why_not_torch(logits, method):
+                return None
+            path = "torch"
     if path == "torch":
         rows = to_rows(logits, mask, dim, generator)
         return from_rows(fast.sample(chosen, rows, generator=generator), logits, dim)
@@ -49,7 +60,7 @@ def sample(
         rows = rows.masked_fill(~mask, -torch.inf)
     last = dim in (-1, rows.ndim - 1)
     rows = rows if last else rows.movedim(dim, -1)
-    x = compiled.sample(chosen, rows, generator=generator)
+    x = (triton_autograd if path == "triton" else compiled).sample(chosen, rows, generator=generator)
     return x if last else x.movedim(-1, dim)
 
 
@@ -70,15 +81,18 @@ def _is_plain(logits: Tensor) -> bool:
 
 
 def choose_path(logits: Tensor, method: str) -> str:
-    """compiled | torch | naive, the path that a call with these logits takes.
+    """compiled | triton | torch | naive, the path that a call with these logits takes.
 
     The environment variable CATREPARAM_KERNELS, read at import, names the fastest path to use. Raises ValueError if it
-    names none, RuntimeError if it asks for compiled kernels that were not built.
+    names none, RuntimeError if it asks for kernels that are not there. Calls too large for the Triton kernels (as
+    `triton_launch.why_too_large` says) fall to the torch path.
     """
     if wanted() == "naive":
         return "naive"
     if applies(logits):
         return "compiled"
+    if not why_not_triton(logits):
+        return "triton"
     return "naive" if why_not_torch(logits, method) else "torch"
 
 
@@ -92,7 +106,7 @@ def wanted() -> str:
 
 @contextmanager
 def using(path: str) -> Iterator[None]:
-    """Inside, calls of this process take `path` (compiled | torch | naive) or a slower one; empty: the fastest."""
+    """Inside, calls of this process take `path` (compiled | triton | torch | naive) or a slower one; empty: the fastest."""
     global _wanted
     before, _wanted = _wanted, check_choice("path", path, PATHS) if path else ""
     try:
@@ -124,7 +138,7 @@ def why_not(logits: Tensor) -> str:
 
     Raises RuntimeError if the environment asks for them and they were not built.
     """
-    if wanted() in ("naive", "torch"):
+    if wanted() in ("naive", "torch", "triton"):
         return f"{ENVIRONMENT}={wanted()}"
     if not library.BUILT:
         if wanted() == "compiled":
@@ -139,6 +153,25 @@ def why_not(logits: Tensor) -> str:
     if _forward_mode():
         return "forward-mode derivatives, and transforms inside torch.compile, take the naive path"
     return ""
+
+
+def why_not_triton(logits: Tensor) -> str:
+    """Why the Triton kernels do not take these logits; empty if they do.
+
+    Raises RuntimeError if the environment asks for them, the logits are on CUDA and triton is not there.
+    """
+    if wanted() in ("naive", "torch"):
+        return f"{ENVIRONMENT}={wanted()}"
+    if type(logits) not in (Tensor, Parameter) and not compiled.is_traced():
+        return f"a {type(logits).__name__} is no plain tensor"
+    if logits.layout != torch.strided:
+        return f"{logits.layout} tensors take the naive path"
+    reason = triton_launch.why_not(logits)
+    if reason and logits.is_cuda and reason == triton_launch.UNAVAILABLE and wanted() == "triton":
+        raise RuntimeError(f"{ENVIRONMENT}=triton, but {reason}")
+    if not reason and _forward_mode():
+        return "forward-mode derivatives, and transforms inside torch.compile, take the naive path"
+    return reason
 
 
 def _forward_mode() -> bool:

@@ -1,5 +1,7 @@
 """Backward pass in Triton: noise, sample and chain are made again from (logits, seed), then the adjoint is swept."""
 
+# pyright: reportGeneralTypeIssues=false
+
 import triton
 import triton.language as tl
 

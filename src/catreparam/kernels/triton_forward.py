@@ -1,5 +1,8 @@
 """Forward pass in Triton: the hard sample of every method, or the relaxed one; and the noise of a seed, written out."""
 
+# ruff: noqa: SIM108 (a branch on a compile-time constant is clearer as a statement)
+# pyright: reportGeneralTypeIssues=false
+
 import triton
 import triton.language as tl
 
@@ -11,7 +14,7 @@ from catreparam.kernels.triton_rows import (
     read_logits,
     read_normal,
     read_sample,
-    run_chain,
+    run_to_sample,
     softmax,
     tile_elements,
 )
@@ -19,8 +22,8 @@ from catreparam.kernels.triton_rows import (
 
 @triton.jit
 def forward_kernel(
-    logits_ptr, noise_ptr, x_ptr, seed_ptr, plan_ptr, out_ptr, flag_ptr, rows, classes, temperature,
-    METHOD: tl.constexpr, EVALUATIONS: tl.constexpr, NOISES: tl.constexpr, HARD: tl.constexpr,
+    logits_ptr, noise_ptr, x_ptr, seed_ptr, plan_ptr, out_ptr, flag_ptr, rows, classes, evaluations, temperature,
+    METHOD: tl.constexpr, NOISES: tl.constexpr, HARD: tl.constexpr,
     GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     """out [rows, classes] = the sample; flag [1] = 1 if a row holds NaN or +inf or allows no class."""
@@ -41,17 +44,14 @@ def forward_kernel(
             variance = matched_variance(softmax(logits))
             z *= tl.sqrt(variance)
             inverse = 1.0 / variance
-        chain, _ = run_chain(logits, z, inverse, plan_ptr, EVALUATIONS, METHOD == "redge_cov")
-        out = chain[EVALUATIONS - 1]
+        out = run_to_sample(logits, z, inverse, plan_ptr, evaluations, METHOD == "redge_cov")
         if HARD:
             out = read_sample(x_ptr, seed, element, exists, out, GIVEN_X, CLASSES)
     else:
         out = read_sample(x_ptr, seed, element, exists, softmax(logits), GIVEN_X, CLASSES)
         if METHOD == "exact_redge" and not HARD:
-            last = tl.load(plan_ptr + 8 * (EVALUATIONS - 1))
-            out = _mean_soft(
-                logits, out, last, noise_ptr, seed, element, exists, rows * classes, NOISES, GIVEN_NOISE
-            )
+            last = tl.load(plan_ptr + 8 * (evaluations - 1))
+            out = _mean_soft(logits, out, last, noise_ptr, seed, element, exists, rows * classes, NOISES, GIVEN_NOISE)
     tl.store(out_ptr + element, out.to(out_ptr.dtype.element_ty), mask=exists)
 
 

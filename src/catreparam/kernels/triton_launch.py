@@ -6,6 +6,7 @@ Triton is imported on the first call only, so that a machine without it pays not
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
@@ -19,7 +20,7 @@ from catreparam.kernels.library import DTYPES, Setting
 
 OLDEST = (3, 3)  # the first release whose kernels keep a chain of tiles in a tuple
 MOST_CLASSES = 16384  # a row is held by one program
-MOST_EVALUATIONS = 65  # the chain is unrolled
+MOST_EVALUATIONS = 33  # the chain is unrolled
 TILE = 1024  # elements of a tile that holds several rows
 CHAINS = ("redge", "redge_cov", "reindge")
 
@@ -64,17 +65,15 @@ def forward(
     seed: int64 scalar on the device of logits, so that nothing waits for the device. `noise` (float32,
     [*batch, num_classes] or [num_noises, *batch, num_classes]) and `x` (float32, one-hot) replace what is drawn from it.
     """
-    from catreparam.kernels.triton_forward import forward_kernel
-
     logits = logits.contiguous()
     out, flag = torch.empty_like(logits), torch.zeros((), dtype=torch.int32, device=logits.device)
     tiles = _tiles(logits.shape)
     if tiles.programs:
         with _on(logits):
-            forward_kernel[(tiles.programs,)](
+            _kernels("forward").forward_kernel[(tiles.programs,)](
                 logits, _given(noise, logits), _given(x, logits), seed, _table(setting, logits), out, flag,
-                tiles.rows, tiles.classes, setting.temperature,
-                METHOD=setting.method, EVALUATIONS=_softmaxes(setting), NOISES=setting.num_noises, HARD=setting.hard,
+                tiles.rows, tiles.classes, _softmaxes(setting), setting.temperature,
+                METHOD=setting.method, NOISES=setting.num_noises, HARD=setting.hard,
                 GIVEN_NOISE=noise is not None, GIVEN_X=x is not None, **tiles.shape,
             )  # fmt: skip
     return out, flag
@@ -89,14 +88,12 @@ def backward(
     x: Tensor | None = None,
 ) -> Tensor:
     """The gradient with respect to logits of what `forward` returned for the same arguments."""
-    from catreparam.kernels.triton_backward import backward_kernel
-
     logits, upstream = logits.contiguous(), upstream.to(logits.dtype).contiguous()
     out = torch.empty_like(logits)
     tiles, (method, weight) = _tiles(logits.shape), _rule(setting)
     if tiles.programs:
         with _on(logits):
-            backward_kernel[(tiles.programs,)](
+            _kernels("backward").backward_kernel[(tiles.programs,)](
                 logits, upstream, _given(noise, logits), _given(x, logits), seed, _table(setting, logits), out,
                 tiles.rows, tiles.classes, setting.temperature, weight,
                 METHOD=method, EVALUATIONS=_softmaxes(setting), INTERVALS=len(setting.lambdas) - 1,
@@ -108,18 +105,21 @@ def backward(
 
 def replay(setting: Setting, like: Tensor, seed: Tensor) -> Tensor:
     """The noise that `forward` makes from this seed: float32 [*like.shape], or [num_noises, ...] for exact_redge."""
-    from catreparam.kernels.triton_forward import replay_kernel
-
     tiles = _tiles(like.shape)
     streams = (setting.num_noises + 1) // 2
     out = torch.empty(streams, *like.shape, dtype=torch.float32, device=like.device)
     for stream in range(streams if tiles.programs else 0):
         with _on(like):
-            replay_kernel[(tiles.programs,)](
+            _kernels("forward").replay_kernel[(tiles.programs,)](
                 out[stream], seed, tiles.rows, tiles.classes, stream,
                 GUMBEL=setting.method == "gumbel_softmax", **tiles.shape,
             )  # fmt: skip
     return torch.cat([out, -out])[: setting.num_noises] if setting.method == "exact_redge" else out[0]
+
+
+def _kernels(name: str) -> Any:
+    """The module of kernels that needs triton at its import."""
+    return importlib.import_module(f"catreparam.kernels.triton_{name}")
 
 
 class _Tiles(NamedTuple):
@@ -136,7 +136,7 @@ def _tiles(shape: torch.Size) -> _Tiles:
     rows = shape.numel() // classes
     width = 1 << (classes - 1).bit_length()
     height = max(1, TILE // width)
-    warps = min(32, max(4, width // 512))
+    warps = max(4, width // 1024)
     return _Tiles(rows, classes, -(-rows // height), {"ROWS": height, "CLASSES": width, "num_warps": warps})
 
 

@@ -4,6 +4,9 @@ A program works on a tile [ROWS, CLASSES], CLASSES being num_classes rounded up 
 padding, logits are -inf, so that its probability is zero. All maths is float32.
 """
 
+# ruff: noqa: SIM108 (a branch on a compile-time constant is clearer as a statement)
+# pyright: reportGeneralTypeIssues=false
+
 import triton
 import triton.language as tl
 
@@ -134,17 +137,33 @@ def evaluate(logits, z, inverse, lam, MATCHED: tl.constexpr):
 
 
 @triton.jit
+def run_to_sample(logits, z, inverse, plan_ptr, evaluations, MATCHED: tl.constexpr):
+    """The relaxed sample: the last softmax of `triton_plan.evaluations`."""
+    probs, before = tl.zeros_like(z), tl.zeros_like(z)
+    for j in range(evaluations):
+        z, peeked = _carry(z, probs, before, plan_ptr + 8 * j)
+        before = probs
+        probs, _ = evaluate(logits, peeked, inverse, tl.load(plan_ptr + 8 * j), MATCHED)
+    return probs
+
+
+@triton.jit
 def run_chain(logits, z, inverse, plan_ptr, EVALUATIONS: tl.constexpr, MATCHED: tl.constexpr):
-    """All softmaxes and shifts of `triton_plan.evaluations` as two tuples; the last softmax is the relaxed sample."""
+    """All softmaxes and shifts of the same chain as two tuples, for the backward pass: unrolled, kept in registers."""
     probs, before = tl.zeros_like(z), tl.zeros_like(z)
     chain = ()
     shifts = ()
     for j in tl.static_range(EVALUATIONS):
-        at = plan_ptr + 8 * j
-        z += tl.load(at + 1) * probs + tl.load(at + 2) * before
-        peeked = z + tl.load(at + 3) * probs
+        z, peeked = _carry(z, probs, before, plan_ptr + 8 * j)
         before = probs
-        probs, shift = evaluate(logits, peeked, inverse, tl.load(at), MATCHED)
+        probs, shift = evaluate(logits, peeked, inverse, tl.load(plan_ptr + 8 * j), MATCHED)
         chain = chain + (probs,)
         shifts = shifts + (shift,)
     return chain, shifts
+
+
+@triton.jit
+def _carry(z, probs, before, at):
+    """z moved to the next evaluation, and where that evaluates."""
+    z += tl.load(at + 1) * probs + tl.load(at + 2) * before
+    return z, z + tl.load(at + 3) * probs
