@@ -3,6 +3,7 @@
 import torch
 
 from catreparam import ESTIMATORS, expectation, make_estimator, takes_objective
+from catreparam.estimators import fewest_samples
 
 REPARAMETERISED = [name for name, function in ESTIMATORS.items() if not takes_objective(function)]
 SCORE_FUNCTION = [name for name, function in ESTIMATORS.items() if takes_objective(function)]
@@ -11,6 +12,7 @@ RELAXED += ["exact_redge", "transport_redge"]
 EXACT_LAW = [name for name in REPARAMETERISED if name not in ("redge", "redge_cov", "reindge")]
 UNBIASED = ["exact", "reinforce", "rloo", "arsm", "rebar", "relax", "unbiased_redge"]
 ALL = list(ESTIMATORS)
+OUTSIDE_TRANSFORMS = ["relax", "reinmax_rloo"]  # not under torch.func and vmap, and they say so
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -18,7 +20,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def samples_needed(name: str) -> int:
-    return 2 if name == "rloo" else 1
+    return fewest_samples(name)
 
 
 def smooth_loss(x: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from catreparam import ESTIMATORS, expectation, make_estimator
-from methods import ALL, RELAXED, REPARAMETERISED, loss_of, samples_needed, seeded, smooth_loss
+from methods import ALL, OUTSIDE_TRANSFORMS, RELAXED, REPARAMETERISED, loss_of, samples_needed, seeded, smooth_loss
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -124,7 +124,7 @@ def test_activation_checkpointing_gives_the_gradient_of_a_plain_run(name):
             assert torch.equal(plain, saved)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "relax"])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in OUTSIDE_TRANSFORMS])
 def test_vmap_with_different_randomness_draws_every_row_by_itself(name):
     logits = torch.zeros(200, 6)
     estimator = make_estimator(name)
@@ -133,7 +133,7 @@ def test_vmap_with_different_randomness_draws_every_row_by_itself(name):
     assert name == "exact" or loss.unique().numel() > 1
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "relax"])
+@pytest.mark.parametrize("name", [name for name in ALL if name not in OUTSIDE_TRANSFORMS])
 def test_func_grad_gives_the_gradient_of_backward(name):
     logits = leaf(6, 4)
     with torch.random.fork_rng():
@@ -144,9 +144,10 @@ def test_func_grad_gives_the_gradient_of_backward(name):
     assert torch.allclose(found, wanted, atol=1e-6)
 
 
-def test_relax_inside_a_function_transform_says_what_to_do():
-    with pytest.raises(RuntimeError, match="relax"):
-        torch.func.grad(lambda logits: loss_of("relax", logits).sum())(torch.zeros(4, 3))
+@pytest.mark.parametrize("name", OUTSIDE_TRANSFORMS)
+def test_a_method_that_no_function_transform_takes_says_what_to_do(name):
+    with pytest.raises(RuntimeError, match=f"{name}.* use "):
+        torch.func.grad(lambda logits: loss_of(name, logits).sum())(torch.zeros(4, 3))
 
 
 @pytest.mark.parametrize("name", ALL)

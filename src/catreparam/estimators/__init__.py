@@ -15,10 +15,11 @@ from catreparam.estimators.gapped import gapped_straight_through, gapped_straigh
 from catreparam.estimators.gumbel_rao import gumbel_rao, gumbel_rao_surrogate
 from catreparam.estimators.gumbel_softmax import gumbel_softmax, gumbel_softmax_surrogate
 from catreparam.estimators.redge import redge, redge_cov, redge_cov_surrogate, redge_surrogate
-from catreparam.estimators.registry import ESTIMATORS, Estimator, make_estimator, takes_objective
+from catreparam.estimators.registry import ESTIMATORS, Estimator, fewest_samples, make_estimator, takes_objective
 from catreparam.estimators.reindge import reindge, reindge_surrogate
 from catreparam.estimators.reinforce import MovingAverageBaseline, reinforce, rloo
 from catreparam.estimators.reinmax import lambda_reinmax, lambda_reinmax_surrogate, reinmax, reinmax_surrogate
+from catreparam.estimators.reinmax_rloo import reinmax_rloo
 from catreparam.estimators.reinmax_variants import (
     reinmax_cv,
     reinmax_cv_surrogate,
@@ -39,6 +40,7 @@ __all__ = [
     "exact_redge",
     "exact_redge_surrogate",
     "expectation",
+    "fewest_samples",
     "gapped_straight_through",
     "gapped_straight_through_surrogate",
     "gumbel_rao",
@@ -61,6 +63,7 @@ __all__ = [
     "reinmax_cv_surrogate",
     "reinmax_rao",
     "reinmax_rao_surrogate",
+    "reinmax_rloo",
     "reinmax_surrogate",
     "relax",
     "rloo",

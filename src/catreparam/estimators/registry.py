@@ -19,6 +19,7 @@ from catreparam.estimators.redge import redge, redge_cov
 from catreparam.estimators.reindge import reindge
 from catreparam.estimators.reinforce import MovingAverageBaseline, reinforce, rloo
 from catreparam.estimators.reinmax import lambda_reinmax, reinmax
+from catreparam.estimators.reinmax_rloo import reinmax_rloo
 from catreparam.estimators.reinmax_variants import reinmax_cv, reinmax_rao
 from catreparam.estimators.straight_through import straight_through
 from catreparam.validation import check_choice
@@ -47,6 +48,7 @@ ESTIMATORS: dict[str, Callable[..., torch.Tensor]] = {
         rebar,
         relax,
         unbiased_redge,
+        reinmax_rloo,
     )
 }
 
@@ -56,7 +58,16 @@ _TAKES_OBJECTIVE = {
 
 # What a made estimator owns when the caller gives none: state that must live from call to call.
 _OWNED = {("reinforce", "baseline"): MovingAverageBaseline, ("relax", "control_variate"): RelaxControlVariate}
-_PER_CALL = ("objective", "logits", "mask", "dim", "generator", "num_samples", "tau", "eps")  # last two: torch's spelling
+_PER_CALL = (
+    "objective",
+    "logits",
+    "mask",
+    "dim",
+    "generator",
+    "num_samples",
+    "tau",
+    "eps",
+)  # last two: torch's spelling
 
 
 class Estimator(functools.partial):
@@ -98,6 +109,12 @@ def make_estimator(name: str, **hyperparameters: Any) -> Estimator:
 def hyperparameter_names(function: Callable[..., Any]) -> list[str]:
     """The keyword-only arguments of an estimator that belong to the method, not to the call."""
     return [name for name in inspect.signature(function).parameters if name not in _PER_CALL]
+
+
+def fewest_samples(estimator: Callable[..., Any] | str) -> int:
+    """How few samples `expectation` can be asked for with this estimator (a name, or a made one): 1, or 2."""
+    name = estimator if isinstance(estimator, str) else getattr(estimator, "name", getattr(estimator, "__name__", ""))
+    return 2 if name in ("rloo", "reinmax_rloo") else 1
 
 
 def takes_objective(estimator: Callable[..., Any]) -> bool:

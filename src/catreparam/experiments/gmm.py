@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from catreparam.categorical import kl_to_uniform
-from catreparam.estimators import expectation
+from catreparam.estimators import expectation, fewest_samples
 from catreparam.experiments.configs import command_of, config_of_folder
 from catreparam.experiments.estimator_specs import build_estimator, normalise_specs
 from catreparam.experiments.records import run_cells
@@ -126,7 +126,7 @@ def fit(
     mixture, method = config.mixture(seed), build_estimator(estimator)
     logits = torch.zeros(config.num_observations, config.num_components, requires_grad=True)
     optimizer, generator = torch.optim.Adam([logits], lr=config.lr), torch.Generator().manual_seed(seed)
-    num_samples = max(config.num_samples, 2) if method.name == "rloo" else config.num_samples
+    num_samples = max(config.num_samples, fewest_samples(method))
     every = max(1, config.num_steps // POINTS)
     steps, gaps, own_losses, seconds = [0], [float(mixture.gap(logits.detach()).mean())], [], 0.0
     for step in range(1, config.num_steps + 1):

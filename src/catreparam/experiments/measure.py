@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from catreparam.estimators import ESTIMATORS, Estimator
+from catreparam.estimators import ESTIMATORS, Estimator, fewest_samples
 from catreparam.experiments.configs import command_of
 from catreparam.experiments.estimator_specs import build_estimator, normalise_specs
 from catreparam.experiments.machine import describe_machine
@@ -111,7 +111,7 @@ def draw_logits(num_variables: int, num_classes: int, scale: float, seed: int) -
 
 def samples_of(estimator: Estimator, num_samples: int) -> int:
     """The number of samples a draw gets: as asked, but two for RLOO, which cannot do with one."""
-    return max(num_samples, 2) if estimator.name == "rloo" else num_samples
+    return max(num_samples, fewest_samples(estimator))
 
 
 def _row(config: Config, name: str, objective: Any, logits: Tensor, reference: Reference, spec: str) -> dict[str, Any]:

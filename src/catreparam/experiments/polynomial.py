@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from catreparam.estimators import expectation
+from catreparam.estimators import expectation, fewest_samples
 from catreparam.experiments.configs import command_of, config_of_folder
 from catreparam.experiments.estimator_specs import build_estimator, normalise_specs
 from catreparam.experiments.records import run_cells
@@ -108,7 +108,7 @@ def optimise(
     optimizer, generator = torch.optim.Adam([logits], lr=config.lr), torch.Generator().manual_seed(seed)
     start = float(objective.expected(logits.detach())) - objective.optimum
     steps, gaps, own_losses, seconds, to_one_percent = [0], [start], [], 0.0, None
-    every, num_samples = max(1, config.num_steps // POINTS), 2 if method.name == "rloo" else 1
+    every, num_samples = max(1, config.num_steps // POINTS), fewest_samples(method)
     for step in range(1, config.num_steps + 1):
         began = time.perf_counter()
         optimizer.zero_grad()

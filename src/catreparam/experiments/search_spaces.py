@@ -53,6 +53,7 @@ SEARCH_SPACES: dict[str, Space] = {
     "exact_redge": {"t1": _T1, "num_noises": _NOISES, "second_order_weight": _WEIGHT},
     "transport_redge": {"t1": _T1, "num_noises": _NOISES, "second_order_weight": _WEIGHT},
     "rebar": {"temperature": Range(0.1, 2.0, 0.5, log=True), "eta": Range(0.0, 1.5, 1.0)},
+    "reinmax_rloo": {"second_order_weight": _WEIGHT},
     "unbiased_redge": {"t1": _T1, "eta": Range(0.0, 1.5, 1.0)},
 }
 

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from catreparam.estimators.expectation import expectation
 from catreparam.estimators.joint import Objective
-from catreparam.estimators.registry import Estimator, make_estimator
+from catreparam.estimators.registry import Estimator, fewest_samples, make_estimator
 from catreparam.gradients.measure import GradientStats, measure
 from catreparam.gradients.reference import reference_gradient
 from catreparam.gradients.timing import seconds_per_draw
@@ -102,7 +102,7 @@ def tune(
     reference = reference_gradient(objective, logits, mask=mask, generator=generator)
     measured = []
     for setting in progress(settings):
-        count = 2 if setting.name == "rloo" else 1
+        count = fewest_samples(setting)
         evaluations = count_evaluations(objective, logits, setting, count, mask)
         stats = measure(
             objective,
@@ -120,7 +120,7 @@ def tune(
             else None
         )
         measured.append((setting, stats, evaluations, trained))
-    counts = [2 if setting.name == "rloo" else 1 for setting in settings]
+    counts = [fewest_samples(setting) for setting in settings]
     seconds = seconds_per_draw(objective, logits, settings, num_samples=counts, num_draws=200, rounds=3, mask=mask)
     return TuneResult(_rank(measured, seconds, criterion, bias_weight), criterion)
 
