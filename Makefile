@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast format lint types shapes statistical check sanitize docs-tables clean
+.PHONY: help install demo test test-fast format lint types shapes statistical check sanitize docs-tables transforms-table clean
 
 help:
 	@echo "make demo         set up, train a categorical VAE on real digits with six estimators, print the table (3 min)"
@@ -64,6 +64,10 @@ sanitize:
 # The committed measurements under docs/results
 docs-tables: $(STAMP)
 	$(BIN)/catreparam measure --num-draws 20000 --folder docs/results/gradients
+
+# docs/transforms.md: every estimator under every transform
+transforms-table: $(STAMP)
+	$(BIN)/python scripts/transforms_table.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache

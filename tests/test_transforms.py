@@ -1,0 +1,62 @@
+"""The cheap columns of docs/transforms.md for every estimator, one estimator for the dear ones; the rest: make transforms-table.
+
+compile, export, vmap, func.grad and checkpointing one by one: test_compile.py and test_contract.py.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from catreparam import ESTIMATORS
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))  # children started by spawn need it too
+
+import transforms_checks  # noqa: E402
+import transforms_table  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::Warning")  # torch's own, while it compiles and shards
+SOME = ["redge", "rloo", "relax"]
+
+
+@pytest.mark.parametrize("column", ["vmap", "func.grad", "checkpoint", "autocast", "pickle", "deepcopy"])
+def test_cheap_transforms_work_or_fail_as_explained(column):
+    assert transforms_table.surprises_in(column, transforms_table.check_column(column)) == []
+
+
+@pytest.mark.parametrize(("column", "names"), [("compile", ["redge"]), ("ONNX", ["straight_through", "rloo"])])
+def test_dear_transforms_work_on_a_sample(column, names):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert transforms_table.surprises_in(column, transforms_table.check_column(column, names), names) == []
+
+
+@pytest.mark.parametrize("column", ["DDP", "FSDP", "spawn", "fork"])
+def test_other_processes_work_on_a_sample(column):
+    assert transforms_table.surprises_in(column, transforms_table.check_column(column, SOME), SOME) == []
+
+
+def test_failures_surprise_and_so_do_exceptions_that_work():
+    assert transforms_table.surprises_in("vmap", {"redge": "boom"}, ["redge"]) == ["redge, vmap: boom"]
+    assert transforms_table.surprises_in("vmap", {}, ["relax"]) != []
+    assert transforms_table.surprises_in("vmap", {"relax": "another reason"}, ["relax"]) != []
+
+
+def test_a_failing_check_is_reported(monkeypatch):
+    def fails(name):
+        raise RuntimeError("broken")
+
+    monkeypatch.setitem(transforms_checks.CHECKS, "vmap", fails)
+    assert transforms_table.check_column("vmap", ["redge"]) == {"redge": "RuntimeError: broken"}
+
+
+def test_the_committed_page_has_a_row_for_every_estimator_and_an_answer_for_every_transform():
+    page = transforms_table.PAGE.read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
+    assert [row.split("`")[1] for row in rows] == list(ESTIMATORS)
+    for row in rows:
+        answers = [cell.strip() for cell in row.split("|")[2:-1]]
+        assert len(answers) == len(transforms_table.COLUMNS)
+        assert all(answer == "yes" or answer.startswith("no [") for answer in answers)
