@@ -147,7 +147,9 @@ def _run_module(module_name: str, words: list[str], program: str) -> int:
     about = f"{module.__doc__}\n{_preset_help(presets)}"
     default = presets[preset] if preset else module.Config()
     config = tyro.cli(module.Config, args=words, prog=program, description=about, default=default)
-    _print_report(module.run(config))
+    report = module.run(config)
+    if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
+        _print_report(report)
     return 0
 
 

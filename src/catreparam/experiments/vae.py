@@ -4,6 +4,7 @@ Every estimator sees the same initial weights and the same batches for the same 
 validation and test images are always measured with exact draws, never with an estimator's own law.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -14,11 +15,13 @@ from pathlib import Path
 from catreparam.data import DATASETS, ImageDataset, load_dataset
 from catreparam.data.binarise import BINARISATIONS
 from catreparam.experiments.configs import command_of, config_of_folder, identity_of
+from catreparam.experiments.data_parallel import Team, check_team, join_team
 from catreparam.experiments.estimator_specs import normalise_specs, try_estimator
 from catreparam.experiments.machine import check_device, describe_machine
 from catreparam.experiments.parallel import run_side_by_side
 from catreparam.experiments.progress import Silent, show_progress
 from catreparam.experiments.run_folder import Interrupted, RunFolder, open_run_folder, writing
+from catreparam.experiments.tensorboard import check_tensorboard
 from catreparam.experiments.vae_report import learning_curves, picture_grid, summary_table
 from catreparam.experiments.vae_runs import VaeTask, is_finished, train_task, trained_model
 from catreparam.models.vae import ACTIVATIONS, NETWORKS
@@ -61,6 +64,8 @@ class Config:
     device: str = "cpu"
     jobs: int = 1
     """Runs side by side, each in a process of its own on one thread. 1: one after the other on torch's threads."""
+    tensorboard: bool = False
+    """Write the curves for TensorBoard too, into FOLDER/tensorboard."""
     folder: Path | None = None
     """Run folder; default runs/vae/NAME, where NAME is made from this config. The same command resumes there."""
 
@@ -78,6 +83,8 @@ class Config:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds must be one or several different integers, got {self.seeds}")
         check_device(self.device)
+        if self.tensorboard:
+            check_tensorboard()
         estimators = normalise_specs(self.estimators)
         for spec in estimators:
             try_estimator(spec, (self.num_latents, self.num_classes), num_samples=self.num_samples)
@@ -139,11 +146,16 @@ PRESETS = {
 def run(config: Config) -> Report:
     """Trains whatever is not trained yet, writes the report into the run folder, and returns it.
 
+    Under torchrun the processes train every model together.
+
     Raises: Interrupted on Ctrl-C, with the report of what there is, already written; MissingData, RunFolderError,
         WriteFailed as their names say.
     """
     config = config.checked()
     dataset = load_dataset(config.dataset)
+    team = join_team(config.device)
+    if team.size > 1:
+        return _run_in_team(config, dataset, team)
     facts = {"machine": describe_machine(config.device, config.jobs)}
     with open_run_folder(config.run_folder(), experiment="vae", config=identity_of(config), facts=facts) as folder:
         try:
@@ -151,6 +163,25 @@ def run(config: Config) -> Report:
         except KeyboardInterrupt:
             raise Interrupted(_write_report(config, dataset, folder), folder.path) from None
         return _write_report(config, dataset, folder)
+
+
+def _run_in_team(config: Config, dataset: ImageDataset, team: Team) -> Report:
+    """As `run`, in every process of a team; the first one holds the folder, and all return its report."""
+    check_team(config.estimators, config.jobs)
+    path = config.run_folder()
+    facts = {"machine": f"{describe_machine(config.device)}, {team.size} processes"}
+    with contextlib.ExitStack() as stack:
+        if team.rank == 0:
+            opened = open_run_folder(path, experiment="vae", config=identity_of(config), facts=facts)
+            stack.enter_context(opened)
+        team.agree(lambda: path.exists())
+        progress = stack.enter_context(show_progress()) if team.rank == 0 else Silent()
+        for task in config.tasks(path):
+            train_task(task, progress, team)
+        if team.rank == 0:
+            _write_report(config, dataset, RunFolder(path))
+        team.agree(lambda: path.exists())
+        return _build_report(config, dataset, RunFolder(path))
 
 
 def report_folder(path: Path) -> Report:

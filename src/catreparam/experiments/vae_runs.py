@@ -10,11 +10,14 @@ from torch import Tensor
 
 from catreparam.data import ImageDataset, load_dataset
 from catreparam.data.binarise import binarise
+from catreparam.experiments.data_parallel import Team
 from catreparam.experiments.estimator_specs import build_estimator
 from catreparam.experiments.progress import Progress
 from catreparam.experiments.run_folder import RunFolder
 from catreparam.experiments.streams import stream
+from catreparam.experiments.tensorboard import scalar_log
 from catreparam.experiments.vae_training import (
+    ALONE,
     Diverged,
     TrainingState,
     evaluate,
@@ -54,40 +57,48 @@ class VaeTask:
         return (record["estimator"], record["seed"]) == (self.spec, self.seed)
 
 
-def train_task(task: VaeTask, progress: Progress) -> str:
-    """Trains from where the checkpoint stands to the last epoch; returns a line on how it went. Does nothing if done."""
+def train_task(task: VaeTask, progress: Progress, team: Team = ALONE) -> str:
+    """Trains from where the checkpoint stands to the last epoch; returns a line on how it went. Does nothing if done.
+
+    In a team every process trains and the first one measures and writes.
+    """
     config, folder = task.config, RunFolder(task.folder)
-    if is_finished(task):
+    if team.agree(lambda: is_finished(task)):
         return "done"
     dataset = _dataset(config.dataset)
     state = new_task_state(task, dataset)
-    _resume(task, state, folder)
+    epoch = team.agree(lambda: _last_good_epoch(task, folder))
+    checkpoint = folder.load_checkpoint(task.checkpoint) if epoch else None
+    if checkpoint:
+        state.load_tensors(checkpoint[0], epoch)
+    if team.rank > 0:
+        return _follow(task, state, dataset, team)
     progress.start(task.name, total=config.num_epochs, done=state.epoch)
     images, train = evaluation_images(config, dataset), dataset.train.to(config.device)
     saved, note = time.monotonic(), "done"
-    while state.epoch < config.num_epochs:
-        try:
-            record = train_and_measure(task, state, train, images)
-        except Diverged as error:
-            folder.append_metrics(
-                {"estimator": task.spec, "seed": task.seed, "epoch": state.epoch, "diverged": str(error)}
-            )
-            progress.say(f"{task.name}: {error}; going on with the next run")
-            return "diverged"
-        folder.append_metrics(record)
-        last = state.epoch == config.num_epochs
-        if last or time.monotonic() - saved >= CHECKPOINT_SECONDS:
-            tensors = state.to_tensors()
-            if last:  # what is only needed to train on goes
-                tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
-            folder.save_checkpoint(task.checkpoint, tensors, {"epoch": state.epoch})
-            saved = time.monotonic()
-        note = f"train {record['train_loss']:.2f}, validation {record['validation_negative_elbo']:.2f}"
-        progress.advance(task.name, note)
+    scalars = scalar_log(folder.path / "tensorboard" / task.checkpoint, enabled=config.tensorboard, after=epoch)
+    with scalars as log:
+        while state.epoch < config.num_epochs:
+            try:
+                record = train_and_measure(task, state, train, images, team)
+            except Diverged as error:
+                said = {"estimator": task.spec, "seed": task.seed, "epoch": state.epoch, "diverged": str(error)}
+                folder.append_metrics(said)
+                progress.say(f"{task.name}: {error}; going on with the next run")
+                return "diverged"
+            folder.append_metrics(record)
+            log(record, state.epoch)
+            if state.epoch == config.num_epochs or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+                _save(task, state, folder)
+                saved = time.monotonic()
+            note = f"train {record['train_loss']:.2f}, validation {record['validation_negative_elbo']:.2f}"
+            progress.advance(task.name, note)
     return note
 
 
-def train_and_measure(task: VaeTask, state: TrainingState, train: Tensor, images: dict[str, Tensor]) -> Record:
+def train_and_measure(
+    task: VaeTask, state: TrainingState, train: Tensor, images: dict[str, Tensor], team: Team = ALONE
+) -> Record:
     """One epoch and its line of the metrics. Raises Diverged."""
     config = task.config
     began = time.perf_counter()
@@ -97,6 +108,7 @@ def train_and_measure(task: VaeTask, state: TrainingState, train: Tensor, images
         binarisation=config.binarisation,
         batch_size=config.batch_size,
         num_samples=config.num_samples,
+        team=team,
     )
     seconds = time.perf_counter() - began
     record: Record = {"estimator": task.spec, "seed": task.seed, "epoch": state.epoch, "seconds": seconds}
@@ -162,8 +174,8 @@ def evaluation_images(config: Any, dataset: ImageDataset) -> dict[str, Tensor]:
     }
 
 
-def _resume(task: VaeTask, state: TrainingState, folder: RunFolder) -> None:
-    """Loads the checkpoint, if it can be trained on, and drops metrics from after it."""
+def _last_good_epoch(task: VaeTask, folder: RunFolder) -> int:
+    """The epoch of the checkpoint, if it can be trained on; metrics from after it are dropped."""
     checkpoint = folder.load_checkpoint(task.checkpoint)
     epoch = checkpoint[1]["epoch"] if checkpoint else 0
     with folder.metrics_lock:  # other workers append meanwhile
@@ -173,8 +185,25 @@ def _resume(task: VaeTask, state: TrainingState, folder: RunFolder) -> None:
             epoch = 0  # metrics were lost by hand: only a fresh start makes the curve whole again
         if len(mine) > epoch:
             folder.replace_metrics([r for r in records if not task.owns(r)] + mine[:epoch])
-    if checkpoint and epoch:
-        state.load_tensors(checkpoint[0], epoch)
+    return epoch
+
+
+def _save(task: VaeTask, state: TrainingState, folder: RunFolder) -> None:
+    tensors = state.to_tensors()
+    if state.epoch == task.config.num_epochs:  # what is only needed to train on goes
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    folder.save_checkpoint(task.checkpoint, tensors, {"epoch": state.epoch})
+
+
+def _follow(task: VaeTask, state: TrainingState, dataset: ImageDataset, team: Team) -> str:
+    """The part of a process that does not write."""
+    train = dataset.train.to(task.config.device)
+    try:
+        while state.epoch < task.config.num_epochs:
+            train_and_measure(task, state, train, {}, team)
+    except Diverged:
+        return "diverged"
+    return "done"
 
 
 @lru_cache(maxsize=2)

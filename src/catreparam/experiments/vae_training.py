@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from catreparam.categorical import draw_one_hot
 from catreparam.data.binarise import binarise
 from catreparam.estimators import Estimator, expectation
+from catreparam.experiments.data_parallel import Team
 from catreparam.experiments.estimator_specs import estimator_state, learned_parameters, restore_estimator
 from catreparam.experiments.streams import stream
 from catreparam.models.vae import CategoricalVAE
@@ -22,6 +23,7 @@ from catreparam.objectives.elbo import (
     negative_reconstruction,
 )
 
+ALONE = Team()
 EVALUATION_CHUNK = 1000  # images at a time, to bound memory
 BOUND_CHUNK = 4000  # images times samples at a time
 
@@ -101,35 +103,47 @@ class EpochStats(NamedTuple):
 
 
 def train_epoch(
-    state: TrainingState, images: Float[Tensor, "n h w"], *, binarisation: str, batch_size: int, num_samples: int
+    state: TrainingState,
+    images: Float[Tensor, "n h w"],
+    *,
+    binarisation: str,
+    batch_size: int,
+    num_samples: int,
+    team: Team = ALONE,
 ) -> EpochStats:
-    """One pass over grey images in random order.
+    """One pass over grey images in random order; a team shares every batch out among its processes.
 
     Raises: Diverged when logits or loss are not finite; the state then is not worth keeping.
     """
     model, generators = state.model.train(), state.generators
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     order = torch.randperm(len(images), generator=generators["batches"]).to(images.device)
     total, clock, steps = torch.zeros((), dtype=torch.float64, device=images.device), 0.0, order.split(batch_size)
     for chosen in steps:
         batch = binarise(images[chosen], binarisation, generator=generators["pixels"])  # [B, h, w]
         began = _now(images)
-        logits = model.encode(batch)  # [B, L, K]
+        own = batch[team.rows(len(batch))]
+        own_logits = model.encode(own)
+        logits = team.gather(own_logits, len(batch))  # [B, L, K]
         if not torch.isfinite(logits).all():
             raise Diverged(f"the encoder's logits stopped being finite in epoch {state.epoch + 1}")
         reconstruction = expectation(
-            negative_reconstruction(model.decode, batch),
+            team.restrict(negative_reconstruction(model.decode, own), len(batch)),
             logits,
             estimator=state.estimator,
             num_samples=num_samples,
             generator=generators["codes"],
         )  # [B]
-        loss = (reconstruction + kl_to_uniform_prior(logits)).mean()
+        kl = team.place(kl_to_uniform_prior(own_logits), len(batch))
+        loss = (reconstruction + kl).sum() / len(batch)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        team.sum_gradients(parameters)
         clock += _now(images) - began
         state.optimizer.step()
         total += loss.detach() * len(chosen)
     state.epoch += 1
+    total = team.total(total)
     if not torch.isfinite(total):
         raise Diverged(f"the loss stopped being finite in epoch {state.epoch}")
     return EpochStats(float(total) / len(images), clock / len(steps))
