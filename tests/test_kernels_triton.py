@@ -145,7 +145,8 @@ def test_kernels_build_for_a_gpu_that_is_not_there(method, tmp_path, monkeypatch
         kernel = getattr(triton_launch._kernels(name), f"{name}_kernel")
         constants = {
             "METHOD": method, "EVALUATIONS": 3, "INTERVALS": 2, "FROM_ZERO": True, "NOISES": 2, "SECOND": True,
-            "HARD": True, "GIVEN_NOISE": False, "GIVEN_X": False, "ROWS": 8, "CLASSES": 4,
+            "CHAIN": method in triton_launch.CHAINS, "NEEDS_X": True, "HARD": True,
+            "GIVEN_NOISE": False, "GIVEN_X": False, "ROWS": 8, "CLASSES": 4,
         }  # fmt: skip
         constants = {key: value for key, value in constants.items() if key in inspect.signature(kernel.fn).parameters}
         others = {"logits_ptr": "*bf16", "upstream_ptr": "*bf16", "out_ptr": "*bf16"}
@@ -153,5 +154,9 @@ def test_kernels_build_for_a_gpu_that_is_not_there(method, tmp_path, monkeypatch
             key: "constexpr" if key in constants else {**TYPES, **others}.get(key, "i32")
             for key in inspect.signature(kernel.fn).parameters
         }
-        built = triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 80, 32))
+        built = triton.compile(
+            ASTSource(kernel, signature, constants),
+            target=GPUTarget("cuda", 80, 32),
+            options={"enable_fp_fusion": True},
+        )
         assert len(built.asm["cubin"]) > 0

@@ -22,11 +22,14 @@ from catreparam.kernels.triton_rows import (
 @triton.jit
 def backward_kernel(
     logits_ptr, upstream_ptr, noise_ptr, x_ptr, seed_ptr, plan_ptr, out_ptr, rows, classes, temperature, weight,
-    METHOD: tl.constexpr, EVALUATIONS: tl.constexpr, INTERVALS: tl.constexpr, FROM_ZERO: tl.constexpr,
-    NOISES: tl.constexpr, SECOND: tl.constexpr, GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, ROWS: tl.constexpr,
-    CLASSES: tl.constexpr,
+    METHOD: tl.constexpr, CHAIN: tl.constexpr, EVALUATIONS: tl.constexpr, INTERVALS: tl.constexpr,
+    FROM_ZERO: tl.constexpr, NEEDS_X: tl.constexpr, NOISES: tl.constexpr, SECOND: tl.constexpr,
+    GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """out [rows, classes] = the gradient with respect to logits. SECOND: whether weight is not zero."""
+    """out [rows, classes] = the gradient with respect to logits. SECOND: whether weight is not zero.
+
+    CHAIN: whether the sample comes from the end of the diffusion. NEEDS_X: whether the gradient depends on the sample.
+    """
     element, exists = tile_elements(rows, classes, ROWS, CLASSES)
     logits = read_logits(logits_ptr, element, exists, classes, CLASSES)
     upstream = tl.load(upstream_ptr + element, mask=exists, other=0.0).to(tl.float32)
@@ -34,7 +37,7 @@ def backward_kernel(
     if METHOD == "gumbel_softmax":
         noise = read_gumbel(noise_ptr, seed, element, exists, GIVEN_NOISE)
         gradient = covariance(softmax((logits + noise) / temperature), upstream) / temperature
-    elif METHOD == "redge" or METHOD == "redge_cov" or METHOD == "reindge":
+    elif CHAIN:
         noise = read_normal(noise_ptr, seed, element, exists, 0, 0, GIVEN_NOISE)
         if METHOD == "redge_cov":
             gradient = _matched_gradient(logits, upstream, noise, plan_ptr, EVALUATIONS)
@@ -50,7 +53,7 @@ def backward_kernel(
     else:
         probs = softmax(logits)
         x = probs
-        if SECOND or METHOD == "exact_redge" or METHOD == "reinmax":
+        if NEEDS_X:
             x = read_sample(x_ptr, seed, element, exists, probs, GIVEN_X, CLASSES)
         if METHOD == "exact_redge":
             gradient = _exact_gradient(

@@ -23,10 +23,13 @@ from catreparam.kernels.triton_rows import (
 @triton.jit
 def forward_kernel(
     logits_ptr, noise_ptr, x_ptr, seed_ptr, plan_ptr, out_ptr, flag_ptr, rows, classes, evaluations, temperature,
-    METHOD: tl.constexpr, NOISES: tl.constexpr, HARD: tl.constexpr,
+    METHOD: tl.constexpr, CHAIN: tl.constexpr, NOISES: tl.constexpr, HARD: tl.constexpr,
     GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """out [rows, classes] = the sample; flag [1] = 1 if a row holds NaN or +inf or allows no class."""
+    """out [rows, classes] = the sample; flag [1] = 1 if a row holds NaN or +inf or allows no class.
+
+    CHAIN: whether the sample comes from the end of the diffusion.
+    """
     element, exists = tile_elements(rows, classes, ROWS, CLASSES)
     logits = read_logits(logits_ptr, element, exists, classes, CLASSES)
     _flag_invalid(flag_ptr, logits)
@@ -37,7 +40,7 @@ def forward_kernel(
             out = one_hot_of_largest(logits + noise, CLASSES)
         else:
             out = softmax((logits + noise) / temperature)
-    elif METHOD == "redge" or METHOD == "redge_cov" or METHOD == "reindge":
+    elif CHAIN:
         z = read_normal(noise_ptr, seed, element, exists, 0, 0, GIVEN_NOISE)
         inverse = z
         if METHOD == "redge_cov":

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from catreparam.kernels import triton_plan
 from catreparam.kernels.library import DTYPES, Setting
+from catreparam.kernels.twins import needs_sample
 
 OLDEST = (3, 3)  # the first release whose kernels keep a chain of tiles in a tuple
 MOST_CLASSES = 16384  # a row is held by one program
@@ -73,7 +74,7 @@ def forward(
             _kernels("forward").forward_kernel[(tiles.programs,)](
                 logits, _given(noise, logits), _given(x, logits), seed, _table(setting, logits), out, flag,
                 tiles.rows, tiles.classes, _softmaxes(setting), setting.temperature,
-                METHOD=setting.method, NOISES=setting.num_noises, HARD=setting.hard,
+                METHOD=setting.method, CHAIN=setting.method in CHAINS, NOISES=setting.num_noises, HARD=setting.hard,
                 GIVEN_NOISE=noise is not None, GIVEN_X=x is not None, **tiles.shape,
             )  # fmt: skip
     return out, flag
@@ -96,8 +97,9 @@ def backward(
             _kernels("backward").backward_kernel[(tiles.programs,)](
                 logits, upstream, _given(noise, logits), _given(x, logits), seed, _table(setting, logits), out,
                 tiles.rows, tiles.classes, setting.temperature, weight,
-                METHOD=method, EVALUATIONS=_softmaxes(setting), INTERVALS=len(setting.lambdas) - 1,
-                FROM_ZERO=setting.lambdas[0] == 0.0, NOISES=setting.num_noises, SECOND=weight != 0.0,
+                METHOD=method, CHAIN=method in CHAINS, EVALUATIONS=_softmaxes(setting),
+                INTERVALS=len(setting.lambdas) - 1, FROM_ZERO=setting.lambdas[0] == 0.0, NEEDS_X=needs_sample(setting),
+                NOISES=setting.num_noises, SECOND=weight != 0.0,
                 GIVEN_NOISE=noise is not None, GIVEN_X=x is not None, **tiles.shape,
             )  # fmt: skip
     return out
@@ -126,7 +128,7 @@ class _Tiles(NamedTuple):
     rows: int
     classes: int
     programs: int
-    shape: dict[str, Any]  # what shapes the kernel: compile-time sizes and the number of warps
+    shape: dict[str, Any]  # what shapes the kernel: compile-time sizes and options
 
 
 @functools.lru_cache(maxsize=4096)
@@ -136,8 +138,9 @@ def _tiles(shape: torch.Size) -> _Tiles:
     rows = shape.numel() // classes
     width = 1 << (classes - 1).bit_length()
     height = max(1, TILE // width)
+    sizes = {"ROWS": height, "CLASSES": width}
     warps = max(4, width // 1024)
-    return _Tiles(rows, classes, -(-rows // height), {"ROWS": height, "CLASSES": width, "num_warps": warps})
+    return _Tiles(rows, classes, -(-rows // height), {**sizes, "num_warps": warps, "enable_fp_fusion": True})
 
 
 def _rule(setting: Setting) -> tuple[str, float]:
