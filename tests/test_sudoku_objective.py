@@ -31,8 +31,12 @@ def test_penalty_is_zero_exactly_on_solved_boards():
     swapped = solution.clone()
     swapped[0, [0, 1]] = solution[0, [1, 0]]
     broken = one_hot(swapped - 1, 9).float()
-    assert float(sudoku_penalty(x)) == 0 and bool(is_solved(x)) and bool(is_exact(x, solution))
-    assert float(sudoku_penalty(broken)) > 0 and not bool(is_solved(broken)) and not bool(is_exact(broken, solution))
+    assert float(sudoku_penalty(x)) == 0
+    assert bool(is_solved(x))
+    assert bool(is_exact(x, solution))
+    assert float(sudoku_penalty(broken)) > 0
+    assert not bool(is_solved(broken))
+    assert not bool(is_exact(broken, solution))
 
 
 def test_gradient_is_twice_the_excess_over_the_three_units_of_a_cell():

@@ -14,7 +14,7 @@ from typing import Any
 
 import safetensors.torch
 
-from catreparam.data.sudoku import check_no_overlap, format_puzzle, held_back_puzzles, read_puzzle
+from catreparam.data.sudoku import CLUES, check_no_overlap, format_puzzle, held_back_puzzles, read_puzzle
 from catreparam.data.sudoku_solver import dig, random_solution
 from catreparam.experiments.configs import command_of, config_of_folder, identity_of
 from catreparam.experiments.machine import describe_machine
@@ -148,10 +148,10 @@ def _training_puzzles(config: Config, folder: RunFolder, progress: Progress) -> 
                 file.flush()
                 progress.advance("digging puzzles", "")
             os.fsync(file.fileno())
-    pairs = [tuple(read_puzzle(text) for text in line.split()) for line in lines[: config.num_puzzles]]
-    solutions = [solution for _, solution in pairs]
-    check_no_overlap(solutions, [puzzle for level in ("hard", "medium", "easy") for puzzle in held_back_puzzles(level)])
-    return [puzzle for puzzle, _ in pairs], solutions
+        solutions = [read_puzzle(line.split()[1]) for line in lines]
+        check_no_overlap(solutions, [puzzle for level in CLUES for puzzle in held_back_puzzles(level)])
+    pairs = [[read_puzzle(text) for text in line.split()] for line in lines[: config.num_puzzles]]
+    return [puzzle for puzzle, _ in pairs], [solution for _, solution in pairs]
 
 
 def _write_report(config: Config, folder: RunFolder) -> Report:
@@ -180,9 +180,9 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
 
 def _row(config: Config, name: str, step: int, records: list[Record], folder: RunFolder) -> Record | None:
     path = folder.path / "weights" / f"sudoku_{name}.safetensors"
-    until = [record for record in records if record["step"] <= step]
-    if not path.exists() or not until:
+    place = next((i for i, record in enumerate(records) if record["step"] >= step), None)
+    if not path.exists() or place is None:
         return None
-    seconds = sum(record["seconds"] for record in until)
-    row = {"length": name, "step": step, "boards": step * config.batch_size, "loss": until[-1]["loss"]}
+    seconds = sum(record["seconds"] for record in records[: place + 1])
+    row = {"length": name, "step": step, "boards": step * config.batch_size, "loss": records[place]["loss"]}
     return row | {"seconds": seconds, "file": str(path)}
