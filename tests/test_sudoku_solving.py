@@ -56,7 +56,7 @@ def test_gradients_alone_solve_easy_puzzles():
 
 def test_the_shipped_prior_solves_easy_puzzles_with_guidance_and_keeps_the_clues():
     puzzles = boards("easy", 6)
-    settings = Settings(rounds=10, steps=10)
+    settings = Settings(rounds=10, steps=10, num_samples=1)
     solved = solve_with_prior(puzzles, load_prior("long"), "redge:t1=0.9", settings, generator=stream())
     solutions = boards_to_tensor([solve(puzzle) for puzzle in puzzles.tolist()])
     assert int((solved.last == solutions).all(-1).sum()) >= 5
@@ -87,7 +87,7 @@ def test_boards_are_shown_as_text_and_in_colour():
     digits = "".join(symbol for symbol in board_text(puzzle, puzzle) if symbol in "123456789.")
     assert digits == format_puzzle(puzzle)
     wrong = [*puzzle[:80], 0]
-    wrong[[cell for cell in range(9) if not puzzle[cell]][0]] = next(digit for digit in puzzle[:9] if digit)
+    wrong[next(cell for cell in range(9) if not puzzle[cell])] = next(digit for digit in puzzle[:9] if digit)
     styles = {str(span.style) for span in board_panel(wrong, solve(puzzle), puzzle, "a title").renderable.spans}
     assert {"bold", "bold red", "red", "dim"} <= styles
 

@@ -66,11 +66,13 @@ class Config:
     """Held-back puzzles of each level; there are 1,000."""
     num_rounds: int = 20
     """Rounds of unmasking."""
-    num_steps: int = 50
+    num_steps: int = 20
     """Steps of Adam in each round."""
     lr: float = 0.1
-    kl_weight: float = 0.3
+    kl_weight: float = 0.1
     """Weight of the KL to the prior; the penalty has weight 1."""
+    num_samples: int = 4
+    """Draws per step and puzzle with a prior (rloo needs at least 2)."""
     order: str = "confidence"
     """confidence | ancestral: which cells a round reveals (the paper: ancestral, at random)."""
     commit: str = "argmax"
@@ -79,8 +81,8 @@ class Config:
     """Steps of Adam without prior."""
     free_lr: float = 0.1
     """Learning rate without prior."""
-    num_samples: int = 1
-    """Draws per step and puzzle (rloo needs at least 2)."""
+    free_samples: int = 1
+    """Draws per step and puzzle without prior."""
     restarts: int = 2
     """Attempts without prior, and for --puzzle; the best board counts as best so far."""
     seed: int = 0
@@ -91,7 +93,16 @@ class Config:
 
     def checked(self) -> "Config":
         """This config with estimators in one spelling. Raises ValueError or TypeError naming the bad value."""
-        for name in ("num_puzzles", "num_rounds", "num_steps", "free_steps", "num_samples", "restarts", "jobs"):
+        for name in (
+            "num_puzzles",
+            "num_rounds",
+            "num_steps",
+            "free_steps",
+            "num_samples",
+            "free_samples",
+            "restarts",
+            "jobs",
+        ):
             check_count(name, getattr(self, name))
         if self.num_puzzles > HELD_BACK_COUNT:
             raise ValueError(f"num_puzzles must be at most {HELD_BACK_COUNT}, got {self.num_puzzles}")
@@ -111,7 +122,7 @@ class Config:
                 load_prior(prior)
         estimators = normalise_specs(self.estimators)
         for spec in estimators:
-            try_estimator(spec, (81, 9), num_samples=self.num_samples)
+            try_estimator(spec, (81, 9), num_samples=min(self.num_samples, self.free_samples))
         return dataclasses.replace(self, estimators=estimators)
 
     def settings(self) -> Settings:
@@ -126,6 +137,7 @@ class Config:
             free_steps=self.free_steps,
             free_lr=self.free_lr,
             num_samples=self.num_samples,
+            free_samples=self.free_samples,
             stop_when_solved=bool(self.puzzle),
         )
 
@@ -151,7 +163,9 @@ PRESETS = {
         num_puzzles=1000,
         order="ancestral",
         commit="sample",
+        num_steps=50,
         kl_weight=1.0,
+        num_samples=1,
         free_steps=2000,
         free_lr=0.05,
         restarts=1,

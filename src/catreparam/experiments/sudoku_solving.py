@@ -23,17 +23,18 @@ Watch = Callable[
 
 @dataclass(frozen=True)
 class Settings:
-    """How hard to try. `rounds`, `steps`, `kl_weight`, `order` and `commit` concern the prior, `free_…` the case without."""
+    """How hard to try: `free_…` without prior, the others with one; see the fields of the experiment's Config."""
 
     rounds: int = 20
-    steps: int = 50
+    steps: int = 20
     lr: float = 0.1
-    kl_weight: float = 0.3
+    kl_weight: float = 0.1
+    num_samples: int = 4
     order: str = "confidence"
     commit: str = "argmax"
     free_steps: int = 1000
     free_lr: float = 0.1
-    num_samples: int = 1
+    free_samples: int = 1
     every: int = 20  # steps without prior between two looks at the argmax
     stop_when_solved: bool = False  # as soon as one board of the batch is: for attempts at one puzzle
 
@@ -113,7 +114,7 @@ def solve_without_prior(
         num_steps=total,
         lr=settings.free_lr,
         kl_weight=0.0,
-        num_samples=settings.num_samples,
+        num_samples=settings.free_samples,
         tokens=to_tokens(puzzles),
         track_best=True,
         callback=look,
