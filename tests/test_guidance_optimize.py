@@ -189,6 +189,8 @@ def test_gradient_clipping_bounds_each_sequence():
     assert seen[0][1] > 1e3 * seen[0][0] > 0
     assert float(free.tilt.abs().max()) == pytest.approx(0.5, rel=1e-3)
     assert float(clipped.tilt.abs().max()) < 0.01  # Adam's epsilon of 1e-8 shows the clipping at this size
+    one, two = clipped.tilt.abs().amax((1, 2)).tolist()
+    assert 0.2 < one / two < 5  # each sequence by its own norm, whatever the other's
 
 
 def test_early_stop_at_a_target_needs_every_sequence():

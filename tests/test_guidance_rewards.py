@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from catreparam import make_estimator
-from catreparam.guidance import BlackBoxError, BlackBoxReward, EarlyStop, codebook_embed, optimize_logits
+from catreparam.guidance import BlackBoxError, BlackBoxReward, EarlyStop, codebook_embed, on_images, optimize_logits
 from guidance_bed import linear_reward
 from methods import seeded
 
@@ -186,3 +186,18 @@ def test_optimising_through_codebook_embed_equals_the_product():
         rewards.append(lambda x, embed=embed: -(embed(x) - target).square().sum((1, 2)))
     left, right = (optimize_logits(PRIOR, reward, estimator="redge", generator=seeded()) for reward in rewards)
     assert torch.allclose(left.logits, right.logits, atol=1e-4)
+
+
+def test_rewards_on_images_keep_rows_and_columns():
+    codebook = torch.arange(7.0).reshape(7, 1)
+    tokens = torch.tensor([[0, 1, 2, 3, 4, 5]])
+    x = torch.nn.functional.one_hot(tokens, 7).float().requires_grad_()
+    seen = []
+    reward = on_images(lambda image: image[:, 0, 1].sum(-1), lambda z: seen.append(z) or z, codebook, grid=(2, 3))
+    assert reward(x).tolist() == [12.0]
+    assert seen[0].shape == (1, 1, 2, 3)
+    gradient = torch.autograd.grad(reward(x).sum(), x)[0]
+    assert torch.equal(gradient[0, 3:], codebook.T.expand(3, 7))
+    assert not bool(gradient[0, :3].any())
+    with pytest.raises(ValueError, match="a grid of 2 x 2 does not fit 6 positions"):
+        on_images(lambda image: image.sum((1, 2, 3)), lambda z: z, codebook, grid=(2, 2))(x)

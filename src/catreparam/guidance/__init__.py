@@ -1,7 +1,7 @@
 """Reward guidance of discrete diffusion models: optimise logits against a reward and the KL divergence to a prior."""
 
 from catreparam.guidance.best_of_n import best_of_n
-from catreparam.guidance.embedding import codebook_embed
+from catreparam.guidance.embedding import codebook_embed, on_embeddings, on_images
 from catreparam.guidance.embedding_guidance import QuantizedExpectation, aps, entrgi, entropy_mixing
 from catreparam.guidance.generate import RoundInfo, guided_sample
 from catreparam.guidance.optimize import OptimizedLogits, StepInfo, optimize_logits
@@ -30,6 +30,8 @@ __all__ = [
     "entrgi",
     "entropy_mixing",
     "guided_sample",
+    "on_embeddings",
+    "on_images",
     "optimize_logits",
     "smc",
     "svdd",

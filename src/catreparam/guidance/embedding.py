@@ -1,5 +1,6 @@
 """Embeddings of one-hot tokens without the product: an index lookup forward, one matrix product backward."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from catreparam.guidance.rewards import is_hard
-from catreparam.validation import inside_transform
+from catreparam.validation import check_count, inside_transform
 
 
 def codebook_embed(
@@ -30,6 +31,43 @@ def codebook_embed(
     if inside_transform() or torch.compiler.is_compiling() or not is_hard(x):
         return x @ codebook
     return _Lookup.apply(x, codebook)
+
+
+def on_embeddings(
+    score: Callable[[Tensor], Tensor], codebook: Float[Tensor, "num_codes dim"]
+) -> Callable[[Tensor], Tensor]:
+    """A reward from a score of embedded tokens [B, L, dim] -> [B].
+
+    >>> reward = on_embeddings(lambda embedded: embedded.sum((1, 2)), torch.tensor([[1.0], [2.0], [3.0]]))
+    >>> reward(torch.eye(3)[None, [2, 0]])
+    tensor([4.])
+    """
+    return lambda x: score(codebook_embed(x, codebook))
+
+
+def on_images(
+    score: Callable[[Tensor], Tensor],
+    decoder: Callable[[Tensor], Tensor],
+    codebook: Float[Tensor, "num_codes dim"],
+    *,
+    grid: tuple[int, int],
+) -> Callable[[Tensor], Tensor]:
+    """A reward from a score of decoded images -> [B]; `decoder` maps embeddings [B, dim, height, width] to images.
+
+    `grid` is (height, width), positions row by row. Raises ValueError when it does not have L cells.
+
+    >>> reward = on_images(lambda image: image.amax((1, 2, 3)), lambda z: 2 * z, torch.tensor([[1.0], [2.0]]), grid=(1, 2))
+    >>> reward(torch.eye(2)[None])
+    tensor([4.])
+    """
+    height, width = check_count("height", grid[0]), check_count("width", grid[1])
+
+    def reward(x: Tensor) -> Tensor:
+        if x.shape[1] != height * width:
+            raise ValueError(f"a grid of {height} x {width} does not fit {x.shape[1]} positions")
+        return score(decoder(codebook_embed(x, codebook).mT.unflatten(-1, (height, width))))
+
+    return reward
 
 
 class _Lookup(torch.autograd.Function):

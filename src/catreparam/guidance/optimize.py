@@ -98,29 +98,13 @@ def optimize_logits(
     for step in range(num_steps if problem.num_free else 0):
         progress = step / num_steps
         adam.param_groups[0]["lr"] = _at(lr, progress)
-        with torch.enable_grad():
-            logits = problem.log_prior + tilt
-            loss = expectation(
-                problem.loss,
-                logits,
-                estimator=estimator.at(progress) if isinstance(estimator, Annealed) else estimator,
-                num_samples=num_samples,
-                generator=generator,
-            )
-            gradient = problem.gradient(loss, tilt, step)
-        apart = divergence(logits.detach(), problem.log_prior)
-        gradient = gradient.add_(apart.gradient, alpha=kl_weight)
-        norm = torch.linalg.vector_norm(gradient, dim=(1, 2))
-        if max_grad_norm is not None:
-            gradient.mul_((max_grad_norm / norm.clamp_min(max_grad_norm)).reshape(-1, 1, 1))
-        info = StepInfo(step, -loss.detach(), apart.kl.sum(-1), apart.entropy.sum(-1), norm, problem.viewer(tilt))
+        now = estimator.at(progress) if isinstance(estimator, Annealed) else estimator
+        tilt.grad, info = _gradient(problem, tilt, step, now, num_samples, kl_weight, max_grad_norm, generator)
         _record(trace, info)
         stop = callback is not None and callback(info) is True
         stop = stopper.update(info.reward, info.kl * kl_weight) or stop
-        tilt.grad = gradient
-        del logits, loss, apart, gradient
         adam.step()
-        tilt.grad = None
+        tilt.grad = None  # as large as the logits
         if stop:
             break
     tilt = tilt.detach()
@@ -145,6 +129,29 @@ def _checked_prior(prior_logits: Tensor, generator: Generator | None) -> Tensor:
 
 def _at(value: Schedule, progress: float) -> float:
     return check_number("lr", value(progress) if callable(value) else value, above=0.0)
+
+
+def _gradient(
+    problem: Problem,
+    tilt: Tensor,
+    step: int,
+    estimator: str | Callable[..., Tensor],
+    num_samples: int,
+    kl_weight: float,
+    max_grad_norm: float | None,
+    generator: Generator | None,
+) -> tuple[Tensor, StepInfo]:
+    """The (clipped) gradient of the objective in the tilt [B, M, V], and what the step saw."""
+    with torch.enable_grad():
+        logits = problem.log_prior + tilt
+        loss = expectation(problem.loss, logits, estimator=estimator, num_samples=num_samples, generator=generator)
+        gradient = problem.gradient(loss, tilt, step)
+    apart = divergence(logits.detach(), problem.log_prior)
+    gradient.add_(apart.gradient, alpha=kl_weight)
+    norm = torch.linalg.vector_norm(gradient, dim=(1, 2))
+    if max_grad_norm is not None:
+        gradient.mul_((max_grad_norm / norm.clamp_min(max_grad_norm)).reshape(-1, 1, 1))
+    return gradient, StepInfo(step, -loss.detach(), apart.kl.sum(-1), apart.entropy.sum(-1), norm, problem.viewer(tilt))
 
 
 def _record(trace: Trace, info: StepInfo) -> None:
