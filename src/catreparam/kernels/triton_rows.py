@@ -100,8 +100,8 @@ def read_gumbel(noise_ptr, seed, element, exists, GIVEN: tl.constexpr):
 
 @triton.jit
 def one_hot_of_largest(score, CLASSES: tl.constexpr):
-    """One-hot rows at the first largest entry."""
-    winner = tl.argmax(score, 1, keep_dims=True)
+    """One-hot rows at the first largest entry; NaN, in rows that are invalid anyway, never wins."""
+    winner = tl.argmax(tl.where(score == score, score, float("-inf")), 1, keep_dims=True)
     return (tl.arange(0, CLASSES)[None, :] == winner).to(tl.float32)
 
 
