@@ -33,7 +33,7 @@ Record = dict[str, Any]
 
 CHUNK_VALUES = 2**21  # logits at a time
 NUM_CHUNKS = 20  # of every cell, for the halves and the standard errors
-FLOOR = 1e-5  # of logarithmic plots
+FLOOR = 1e-7  # of logarithmic plots
 DISTANCES = {"total_variation": "Total variation", "wasserstein": "Wasserstein distance"}
 NOTE = (
     "Columns are numbers of steps (denoiser evaluations). Distance between the law of the hard sample and softmax(logits): "
@@ -221,6 +221,6 @@ def _curves(config: Config, distance: str, t1: float, records: list[Record]) -> 
     for spec in config.estimators:
         points = {n: _mean_over_seeds(records, distance, spec, t1, n) for n in config.num_steps}
         known = {n: point for n, point in points.items() if point}
-        curves.append(Curve(spec, list(known), [max(mean, FLOOR) for mean, _ in known.values()]))
-    note = f"Values below {FLOOR:g}, and estimates that chance made negative, are drawn at {FLOOR:g}."
+        curves.append(Curve(spec, list(known), [max(mean, error, FLOOR) for mean, error in known.values()]))
+    note = "Values below their standard error are drawn at it: so low, a curve shows the noise of the measurement."
     return Plot(f"{DISTANCES[distance]}, t1 = {t1:g}", "number of steps", "distance", curves, note, log_y=True)

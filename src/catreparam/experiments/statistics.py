@@ -64,6 +64,10 @@ def t_quantile(degrees: int) -> float:
 
 
 def band(runs: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    """Mean and half-width of the 95 % interval of curves, point by point, as far as all go; no band from one curve."""
+    """Mean and half-width of the 95 % interval of curves, point by point, as far as all go; no band from fewer than three.
+
+    Two curves would give a band of twelve standard errors that hides everything else.
+    """
     points = [mean_and_interval(values) for values in zip(*runs, strict=False)]
-    return [mean for mean, _ in points], [half for _, half in points if half is not None]
+    halves = [half for _, half in points if half is not None] if len(runs) > 2 else []
+    return [mean for mean, _ in points], halves

@@ -49,7 +49,7 @@ def build_report(sweep: Any, folder: RunFolder, *, unfinished: int) -> Report:
         table=_final_table(sweep, records, finals),
         plots=[*_curves(study, finals), *_sensitivity(sweep, records), *_history(sweep, records)],
         grids=study.grids(first, folder.path),
-        appendix={"Search trials": _search_table(sweep, records)},
+        appendix={"Final runs in detail": _detail_table(finals), "Search trials": _search_table(sweep, records)},
         facts={**study.facts(), **_facts(sweep), "machine": machine},
         command=command_of(f"catreparam sweep {study.name}", sweep.config),
         location=str(folder.path / "report.html"),
@@ -64,23 +64,21 @@ def _final_table(sweep: Any, records: list[Record], finals: dict[str, list[Recor
         row: Record = {"estimator": spec, "state": _state(sweep, records, spec), "seeds": len(runs)}
         if runs:
             values = compared[spec]
-            row |= {"setting": runs[0]["spec"], "lr": runs[0]["lr"]}
+            row |= {"setting": _setting(runs[0]["spec"], spec), "lr": runs[0]["lr"]}
             row |= {"test": values["mean"], "test_ci": values["half"]}
             row |= {"difference": values["difference"], "difference_ci": values["difference_half"]}
             row["validation"] = fmean(r["validation"] for r in runs)
-            row |= {c.key: fmean(r[c.key] for r in runs) for c in EXTRAS if all(c.key in r for r in runs)}
         rows.append(row)
     rows.sort(key=lambda row: row.get("test", float("inf")))
-    spec = ".6f" if sweep.study.log_y else ".2f"
+    number = ".6f" if sweep.study.log_y else ".2f"
     columns = [
         Column("estimator", "estimator"),
-        Column("setting", "setting"),
-        Column("lr", "learning rate", ".2e"),
-        Column("test", sweep.study.value_title, spec, "test_ci", lowest_is_best=True),
-        Column("difference", "difference to the best", spec, "difference_ci"),
-        Column("validation", "validation", spec),
-        *EXTRAS,
+        Column("test", sweep.study.value_title, number, "test_ci", lowest_is_best=True),
+        Column("difference", "difference to the best", number, "difference_ci"),
+        Column("validation", "validation", number),
         Column("seeds", "seeds"),
+        Column("lr", "learning rate", ".2e"),
+        Column("setting", "setting"),
         Column("state", "state"),
     ]
     dull = {c.key for c in columns if all(row.get(c.key) in (None, "done") for row in rows)}
@@ -89,13 +87,24 @@ def _final_table(sweep: Any, records: list[Record], finals: dict[str, list[Recor
     return Table([column for column in columns if column.key not in dull], rows, NOTE)
 
 
+def _detail_table(finals: dict[str, list[Record]]) -> Table:
+    rows: list[Record] = []
+    for spec, runs in finals.items():
+        if runs:
+            means = {c.key: fmean(r[c.key] for r in runs) for c in EXTRAS if all(c.key in r for r in runs)}
+            rows.append({"estimator": spec, **means})
+    columns = [Column("estimator", "estimator"), *(c for c in EXTRAS if any(c.key in row for row in rows))]
+    return Table(columns, rows, "Means over the final runs. Times are of this sweep and not interleaved.")
+
+
 def _search_table(sweep: Any, records: list[Record]) -> Table:
     rows = []
     for record in records:
         if record["phase"] == "search":
-            row = {key: record[key] for key in ("estimator", "number", "state")}
             lr = record["point"].get("lr", sweep.config.lr_range[0])
-            row |= {"setting": spec_at(record["estimator"], record["point"]), "lr": lr}
+            row: Record = {key: record[key] for key in ("estimator", "number", "state")}
+            row |= {"setting": _setting(spec_at(record["estimator"], record["point"]), record["estimator"])}
+            row |= {"lr": lr}
             rows.append(row | {"validation": record.get("validation")})
     order = list(sweep.config.estimators)
     rows.sort(key=lambda row: (order.index(row["estimator"]), row["number"]))
@@ -111,7 +120,7 @@ def _search_table(sweep: Any, records: list[Record]) -> Table:
 
 def _curves(study: Any, finals: dict[str, list[Record]]) -> list[Plot]:
     names = dict.fromkeys(name for runs in finals.values() for r in runs for name in r["curves"] if name != "step")
-    note = f"Final runs: mean over seeds, the band is its 95 % interval.{' Logarithmic.' * study.log_y}"
+    note = f"Final runs: mean over seeds, the band is its 95 % interval, with three or more.{' Logarithmic.' * study.log_y}"
     plots = []
     for name in names:
         curves = []
@@ -183,6 +192,11 @@ def _facts(sweep: Any) -> dict[str, str]:
         "search": f"Optuna, sampler {config.sampler}, pruner {config.pruner}, on validation values",
         "seeds": seeds,
     }
+
+
+def _setting(spec: str, estimator: str) -> str:
+    """What the search added to an estimator: `t1=0.5,num_noises=2`."""
+    return spec.removeprefix(estimator).lstrip(":,").replace(",", ", ") or "–"
 
 
 def _finals(records: list[Record], spec: str) -> list[Record]:

@@ -47,7 +47,7 @@ PRESETS = {
     "quick": Config(
         num_trials=3,
         seeds=(0, 1),
-        vae=VaeConfig(dataset="digits8", num_latents=20, num_epochs=15),
+        vae=VaeConfig(dataset="digits8", num_latents=20, num_epochs=40),
         folder=Path("runs/sweep-vae-quick"),
     ),
     "paper": Config(

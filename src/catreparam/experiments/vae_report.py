@@ -19,7 +19,7 @@ Record = dict[str, Any]
 RecordsOfSeed = list[list[Record]]  # one list of epochs, in order, per seed
 
 Y_LABEL = "−ELBO (nats per image)"
-BAND_NOTE = "Mean over seeds; with several, the band is the 95 % interval."
+BAND_NOTE = "Mean over seeds; the band is the 95 % interval, with three seeds or more."
 COLUMNS = (
     Column("estimator", "estimator"),
     Column("test_negative_elbo", "test −ELBO", ".2f", "test_negative_elbo_ci", lowest_is_best=True),

@@ -35,13 +35,18 @@ def _tables(table: Table) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(column.title)}</th>' for column in table.columns)
+    head = "".join(_heading(table, column) for column in table.columns)
     best = [table.best_row(column) for column in table.columns]
     rows = "".join(
         "<tr>" + "".join(_cell(column, row, i == best[j], j) for j, column in enumerate(table.columns)) + "</tr>\n"
         for i, row in enumerate(table.rows)
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
+
+
+def _heading(table: Table, column: Column) -> str:
+    text = any(isinstance(row.get(column.key), str) for row in table.rows)
+    return f'<th scope="col"{" class=text" * text}>{escape(column.title)}</th>'
 
 
 def _cell(column: Column, row, is_best: bool, index: int) -> str:
