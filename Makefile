@@ -8,13 +8,13 @@ STAMP := $(VENV)/.installed
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast format lint types shapes statistical check sanitize docs-tables transforms-table clean
+.PHONY: help install demo test test-fast format lint types shapes statistical check sanitize docs docs-tables transforms-table release-check clean
 
 help:
 	@echo "make demo         set up, train a categorical VAE on real digits with six estimators, print the table (3 min)"
 	@echo "make test         set up, run the whole test suite"
 	@echo "make check        lint, types, import contracts, tests, shape checks: what CI runs"
-	@echo "make format | lint | types | shapes | statistical | test-fast | sanitize | docs-tables | clean"
+	@echo "make format | lint | types | shapes | statistical | test-fast | sanitize | docs | docs-tables | release-check | clean"
 
 install: $(STAMP)
 
@@ -56,6 +56,15 @@ types: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 check: lint types test shapes
+
+# The site, in site/: warnings, dead links and anything loaded from elsewhere are errors
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
+	$(BIN)/python scripts/check_site.py site
+
+# Wheel and sdist, metadata, and both installed in clean environments
+release-check: $(STAMP)
+	VENV=$(VENV) scripts/release_check.sh
 
 # Kernels under AddressSanitizer and UndefinedBehaviourSanitizer, three instruction sets (some minutes)
 sanitize:

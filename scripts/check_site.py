@@ -1,0 +1,71 @@
+"""Checks a built site: every link and anchor leads somewhere, nothing is loaded from elsewhere, no formula was left as TeX.
+
+python scripts/check_site.py site
+"""
+
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+LOADS = {("img", "src"), ("script", "src"), ("link", "href"), ("iframe", "src"), ("source", "src")}
+NOT_LOADED = {"canonical", "prev", "next", "sitemap"}  # values of <link rel=…> that name a page and load nothing
+
+
+def main() -> None:
+    problems = find_problems(Path(sys.argv[1] if len(sys.argv) > 1 else "site"))
+    print("\n".join(problems) if problems else "site: every link leads somewhere, nothing is loaded from elsewhere")
+    sys.exit(bool(problems))
+
+
+def find_problems(site: Path) -> list[str]:
+    """One line for every dead link, foreign resource and unrendered formula in the HTML files below `site`."""
+    pages = {path.resolve(): _read(path) for path in sorted(site.rglob("*.html"))}
+    if not pages:
+        return [f"{site}: no HTML files; build the site first"]
+    problems = []
+    for path, page in pages.items():
+        name = path.relative_to(site.resolve())
+        if page.unrendered:
+            problems.append(f"{name}: a formula was left as TeX")
+        for tag, attribute, target in page.links:
+            parts = urlsplit(target)
+            if parts.scheme or parts.netloc:
+                if (tag, attribute) in LOADS and parts.scheme != "data":
+                    problems.append(f"{name}: loads {target}")
+                continue
+            if name.name == "404.html":  # served from any depth: its links are absolute
+                continue
+            file = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not file.exists():
+                problems.append(f"{name}: dead link {target}")
+            elif parts.fragment and file in pages and "=" not in parts.fragment:  # k=v: a state of the playground
+                if unquote(parts.fragment) not in pages[file].anchors | {"__skip", "__codelineno"}:
+                    problems.append(f"{name}: no anchor {target}")
+    return problems
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[tuple[str, str, str]] = []
+        self.anchors: set[str] = set()
+        self.unrendered = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {key: value or "" for key, value in attrs}
+        self.anchors |= {values[key] for key in ("id", "name") if key in values}
+        self.unrendered |= "arithmatex" in values.get("class", "")
+        if tag == "link" and values.get("rel") in NOT_LOADED:
+            return
+        self.links += [(tag, key, values[key]) for key in ("href", "src") if values.get(key)]
+
+
+def _read(path: Path) -> _Page:
+    page = _Page()
+    page.feed(path.read_text(encoding="utf-8"))
+    return page
+
+
+if __name__ == "__main__":
+    main()
