@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from torch import Generator, Tensor
+
 from catreparam.data.sudoku import CLUES, HELD_BACK_COUNT, held_back_puzzles
 from catreparam.data.sudoku_solver import solve
 from catreparam.experiments.configs import command_of, config_of_folder
@@ -27,6 +29,7 @@ from catreparam.experiments.sudoku_solving import (
     Settings,
     Solved,
     count_violations,
+    solve_in_attempts,
     solve_with_prior,
     solve_without_prior,
 )
@@ -83,8 +86,10 @@ class Config:
     """Learning rate without prior."""
     free_samples: int = 1
     """Draws per step and puzzle without prior."""
+    attempts: int = 1
+    """Attempts with a prior; puzzles that are not solved yet are tried again, the best board counts as best so far."""
     restarts: int = 2
-    """Attempts without prior, and for --puzzle; the best board counts as best so far."""
+    """The same without prior. With --puzzle: attempts side by side, at least."""
     seed: int = 0
     jobs: int = 1
     """Cells of the table side by side, each on one thread."""
@@ -206,6 +211,7 @@ def measure(config: Config, level: str, prior: str, method: str) -> Record:
     counts = {name: count_violations(boards_to_tensor(boards)).tolist() for name, boards in _named(last, argmax, best)}
     spread = stdev(counts["last"]) if len(last) > 1 else 0.0
     weights = [len(chunk) / len(puzzles) for chunk in chunks]
+    attempts = sum(w * part.attempts for w, part in zip(weights, solved, strict=True))
     return {
         "n": len(puzzles),
         "exact": int((boards_to_tensor(last) == solutions).all(-1).sum()),
@@ -215,8 +221,9 @@ def measure(config: Config, level: str, prior: str, method: str) -> Record:
         "violations_argmax": fmean(counts["argmax"]),
         "violations_best": fmean(counts["best"]),
         "seconds": seconds / len(puzzles),
-        "model": solved[0].evaluations.model,
-        "reward": solved[0].evaluations.reward,
+        "model": solved[0].evaluations.model * attempts,
+        "reward": solved[0].evaluations.reward * attempts,
+        "attempts": attempts,
         "curve": [
             (points[0][0], sum(w * y for w, (_, y) in zip(weights, points, strict=True)))
             for points in zip(*(part.curve for part in solved), strict=True)
@@ -228,20 +235,20 @@ def _named(last: list, argmax: list, best: list) -> list[tuple[str, list]]:
     return [("last", last), ("argmax", argmax), ("best", best)]
 
 
-def _solve(config: Config, puzzles, prior: str, method: str, generator) -> Solved:
-    if prior not in FREE:
-        return solve_with_prior(puzzles, load_prior(prior), method, config.settings(), generator=generator)
-    tries = [
-        solve_without_prior(
-            puzzles, method, config.settings(), exclude_peers=prior == "none_excluded", generator=generator
+def _solve(config: Config, puzzles: Tensor, prior: str, method: str, generator: Generator) -> Solved:
+    settings = config.settings()
+    if prior in FREE:
+        excluded = prior == "none_excluded"
+        return solve_in_attempts(
+            lambda left: solve_without_prior(left, method, settings, exclude_peers=excluded, generator=generator),
+            puzzles,
+            config.restarts,
         )
-        for _ in range(config.restarts)
-    ]
-    best = tries[0].best
-    for other in tries[1:]:
-        better = count_violations(other.best) < count_violations(best)
-        best = other.best.where(better[:, None], best)
-    return dataclasses.replace(tries[0], best=best)
+    model = load_prior(prior)
+    most = 1 if method == "unguided_argmax" and config.order == "confidence" else config.attempts  # nothing is random
+    return solve_in_attempts(
+        lambda left: solve_with_prior(left, model, method, settings, generator=generator), puzzles, most
+    )
 
 
 def _write_report(config: Config, folder: RunFolder) -> Report:

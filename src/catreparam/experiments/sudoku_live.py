@@ -38,7 +38,8 @@ def solve_live(config: "Config") -> Report:
     puzzle = read_puzzle(config.puzzle)
     solve(puzzle)  # only to tell a puzzle without solution from one that was not solved
     prior, method = config.priors[0], config.estimators[0]
-    puzzles = boards_to_tensor([puzzle] * config.restarts)
+    copies = max(config.attempts, config.restarts)
+    puzzles = boards_to_tensor([puzzle] * copies)
     generator = stream(config.seed, "sudoku puzzle")
     began = time.perf_counter()
     with _show(puzzle) as watch:
@@ -55,7 +56,7 @@ def solve_live(config: "Config") -> Report:
     count = count_violations(solved.best)
     chosen = int(count.argmin())
     print(board_text(solved.best[chosen].tolist(), puzzle))
-    row = {"method": method, "prior": prior, "violations": int(count[chosen]), "attempts": config.restarts}
+    row = {"method": method, "prior": prior, "violations": int(count[chosen]), "attempts": copies}
     return Report(
         title="Solved" if row["violations"] == 0 else "Not solved",
         summary=f"{sum(digit > 0 for digit in puzzle)} clues.",

@@ -17,16 +17,16 @@ COLUMNS = (
     Column("violations", "violations: last", ".2f", "violations_half"),
     Column("violations_best", "best so far", ".2f"),
     Column("seconds", "CPU s / puzzle", ".3f"),
-    Column("model", "model evaluations"),
-    Column("reward", "penalty evaluations"),
+    Column("model", "model evaluations", ".0f"),
+    Column("reward", "penalty evaluations", ".0f"),
     Column("n", "n"),
 )
 NOTE = (
-    "Rates in per cent with 95 % Wilson intervals, over puzzles. Exact match and last: the finished board (without prior: a "
-    "sample of the last logits). Argmax: the most probable digits of the last logits. Best so far: the board with fewest "
-    "violations among everything seen on the way (and over restarts). Violations: digits missing from the 27 units of a board, "
-    "± the half-width of a 95 % interval. Every puzzle has one solution. Evaluations are per puzzle and restart; times are "
-    "processor seconds of one thread, in batches."
+    "Rates in per cent with 95 % Wilson intervals, over puzzles. Exact match and last: the finished board of the first attempt "
+    "(without prior: a sample of the last logits). Argmax: the most probable digits of its last logits. Best so far: the board "
+    "with fewest violations among everything seen on the way, in all attempts. Violations: digits missing from the 27 units of "
+    "a board, ± the half-width of a 95 % interval. Every puzzle has one solution. Evaluations and processor seconds (of one "
+    "thread, in batches) are per puzzle, all attempts together."
 )
 
 

@@ -1,7 +1,7 @@
 """Solving Sudoku boards by gradients: logits on their own, or guided by a masked-diffusion prior, with any estimator."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Int
@@ -73,12 +73,31 @@ class Solved:
     argmax: Boards
     best: Boards
     curve: list[tuple[int, float]]  # (step or round, mean violations of the argmax)
-    evaluations: Evaluations
+    evaluations: Evaluations  # of one attempt
+    attempts: float = 1.0  # made per puzzle, on average
 
 
 def count_violations(boards: Boards) -> Int[Tensor, " B"]:
     """Digits missing from rows, columns and boxes of full boards."""
     return violations(one_hot(boards - 1, 9).float())
+
+
+def solve_in_attempts(attempt: Callable[[Boards], Solved], puzzles: Boards, most: int) -> Solved:
+    """Up to `most` attempts at each puzzle; those that have violations left are tried again.
+
+    The best board is the best of all attempts; everything else is the first attempt's.
+    """
+    first = attempt(puzzles)
+    best, count, made = first.best.clone(), count_violations(first.best), len(puzzles)
+    for _ in range(most - 1):
+        left = (count > 0).nonzero()[:, 0]
+        if len(left) == 0:
+            break
+        boards = attempt(puzzles[left]).best
+        better = count_violations(boards) < count[left]
+        best[left[better]] = boards[better]
+        count, made = count_violations(best), made + len(left)
+    return replace(first, best=best, attempts=made / len(puzzles))
 
 
 def solve_without_prior(
