@@ -64,6 +64,8 @@ class Config:
     """Rounds of unmasking."""
     num_steps: int = 10
     """Steps of Adam in a round."""
+    num_samples: int = 1
+    """Draws a step, for methods that optimise logits; their steps are cut to keep the evaluations."""
     lr: float = 0.5
     forgetting: float = 0.0
     """Part of the earlier rounds' optimisation that a round forgets; 1 starts every round at the prior."""
@@ -81,7 +83,7 @@ class Config:
 
     def checked(self) -> "Config":
         """This config with methods in one spelling. Raises ValueError or TypeError naming the bad value."""
-        for name in ("num_images", "num_rounds", "num_steps", "jobs"):
+        for name in ("num_images", "num_rounds", "num_steps", "num_samples", "jobs"):
             check_count(name, getattr(self, name))
         check_number("lr", self.lr, above=0.0)
         check_number("forgetting", self.forgetting, least=0.0, most=1.0)
@@ -184,6 +186,7 @@ def generate_cell(config: Config, method: str, strength: float, seed: int) -> Re
         budget=config.budget,
         codebook=models.vq.codebook,
         lr=config.lr,
+        num_samples=config.num_samples,
         forgetting=config.forgetting,
         order=config.order,
         checkpoint=state if gradient else None,
