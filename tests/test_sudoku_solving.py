@@ -14,12 +14,15 @@ from catreparam.experiments.sudoku_board import board_panel, board_text
 from catreparam.experiments.sudoku_solving import (
     Best,
     Settings,
+    Solved,
     count_violations,
+    solve_in_attempts,
     solve_with_prior,
     solve_without_prior,
 )
 from catreparam.experiments.sudoku_training import boards_to_tensor
 from catreparam.experiments.sudoku_weights import load_prior
+from catreparam.guidance import Evaluations
 from catreparam.objectives.sudoku import allowed_digits
 
 FAST = Settings(rounds=4, steps=5, free_steps=60)
@@ -139,3 +142,22 @@ def test_bad_input_gives_one_line_and_exit_code_2(words, message, capsys):
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1
     assert message in errors[0]
+
+
+def test_unsolved_puzzles_are_tried_again_and_the_best_board_is_kept():
+    solution = boards_to_tensor([solve([0] * 81)])
+    wrong = torch.ones_like(solution)
+    asked = []
+
+    def attempt(puzzles: torch.Tensor) -> Solved:
+        asked.append(puzzles[:, 0].tolist())
+        found = torch.stack([(solution if place < len(asked) else wrong)[0] for place in puzzles[:, 0].tolist()])
+        return Solved(found, found, found, [(len(asked), 0.0)], Evaluations(model=1))
+
+    puzzles = torch.arange(4)[:, None].expand(4, 81)  # puzzle i is solved in attempt i + 1
+    solved = solve_in_attempts(attempt, puzzles, 3)
+    assert asked == [[0, 1, 2, 3], [1, 2, 3], [2, 3]]
+    assert count_violations(solved.best).tolist() == [0, 0, 0, 216]
+    assert count_violations(solved.last).tolist() == [0, 216, 216, 216]
+    assert solved.attempts == 9 / 4
+    assert solved.curve == [(1, 0.0)]

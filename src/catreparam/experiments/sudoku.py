@@ -78,15 +78,15 @@ class Config:
     """Draws per step and puzzle with a prior (rloo needs at least 2)."""
     order: str = "confidence"
     """confidence | ancestral: which cells a round reveals (the paper: ancestral, at random)."""
-    commit: str = "argmax"
-    """argmax | sample | best: what a guided round proposes for the cells that it reveals."""
+    commit: str = "sample"
+    """sample | argmax | best: what a guided round proposes for the cells that it reveals."""
     free_steps: int = 1000
     """Steps of Adam without prior."""
     free_lr: float = 0.1
     """Learning rate without prior."""
     free_samples: int = 1
     """Draws per step and puzzle without prior."""
-    attempts: int = 1
+    attempts: int = 5
     """Attempts with a prior; puzzles that are not solved yet are tried again, the best board counts as best so far."""
     restarts: int = 2
     """The same without prior. With --puzzle: attempts side by side, at least."""
@@ -167,7 +167,7 @@ PRESETS = {
         estimators=("straight_through", "gumbel_softmax", "reinmax", "redge:num_steps=2,t1=0.9", "reindge"),
         num_puzzles=1000,
         order="ancestral",
-        commit="sample",
+        attempts=1,
         num_steps=50,
         kl_weight=1.0,
         num_samples=1,

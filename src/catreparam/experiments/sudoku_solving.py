@@ -31,7 +31,7 @@ class Settings:
     kl_weight: float = 0.1
     num_samples: int = 4
     order: str = "confidence"
-    commit: str = "argmax"
+    commit: str = "sample"
     free_steps: int = 1000
     free_lr: float = 0.1
     free_samples: int = 1
