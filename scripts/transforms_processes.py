@@ -17,12 +17,16 @@ WORLD = 2
 Errors = dict[str, str]
 
 
-def in_two_processes(check: Callable[[str], None], names: list[str]) -> Errors:
-    """Runs the check for every name in two gloo processes; the error of each that failed in one of them."""
+def in_two_processes(checks: list[Callable[[str], None]], names: list[str]) -> Errors:
+    """Runs the checks for every name in two spawned gloo processes; the error of each that failed in one of them.
+
+    The processes are sent made estimators, too, and use them.
+    """
     context = torch.multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (check.__name__, names, os.path.join(folder, "store"), queue)
+        sent = [make_estimator(name) for name in names]
+        arguments = ([check.__name__ for check in checks], names, sent, os.path.join(folder, "store"), queue)
         processes = [context.Process(target=_rank, args=(rank, *arguments)) for rank in range(WORLD)]
         for process in processes:
             process.start()
@@ -80,21 +84,23 @@ def in_child(method: str, names: list[str]) -> Errors:
         child.kill()
 
 
-def _rank(rank: int, check: str, names: list[str], store: str, queue) -> None:
+def _rank(rank: int, checks: list[str], names: list[str], sent: list, store: str, queue) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=WORLD)
-    queue.put(_errors({"ddp": ddp, "fsdp": fsdp}[check], names))
+    errors = _use_sent(names, sent)
+    for check in checks:
+        errors |= _errors({"ddp": ddp, "fsdp": fsdp}[check], names)
+    queue.put(errors)
     torch.distributed.destroy_process_group()
 
 
-def _child(names: list[str], estimators: list, queue) -> None:
-    errors = _errors(_use, names)
-    for name, estimator in zip(names, estimators, strict=True):
-        try:
-            loss_of(estimator, torch.zeros(3, 4))
-        except Exception as error:
-            errors[name] = f"{type(error).__name__}: {error}"
-    queue.put(errors)
+def _child(names: list[str], sent: list, queue) -> None:
+    queue.put(_errors(_use, names) | _use_sent(names, sent))
+
+
+def _use_sent(names: list[str], sent: list) -> Errors:
+    made = dict(zip(names, sent, strict=True))
+    return _errors(lambda name: loss_of(made[name], torch.zeros(3, 4)).sum().item(), names)
 
 
 def _use(name: str) -> None:

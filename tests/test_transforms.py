@@ -1,4 +1,4 @@
-"""The cheap columns of docs/transforms.md for every estimator, one estimator for the dear ones; the rest: make transforms-table.
+"""The cheap columns of docs/transforms.md for every estimator, the dear ones for a sample; the rest: make transforms-table.
 
 compile, export, vmap, func.grad and checkpointing one by one: test_compile.py and test_contract.py.
 """
@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from catreparam import ESTIMATORS
+from catreparam.schedules import LinearSchedule
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))  # children started by spawn need it too
 
 import transforms_checks  # noqa: E402
+import transforms_processes  # noqa: E402
 import transforms_table  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning")  # torch's own, while it compiles and shards
@@ -33,9 +35,33 @@ def test_dear_transforms_work_on_a_sample(column, names):
         assert transforms_table.surprises_in(column, transforms_table.check_column(column, names), names) == []
 
 
-@pytest.mark.parametrize("column", ["DDP", "FSDP", "spawn", "fork"])
-def test_other_processes_work_on_a_sample(column):
-    assert transforms_table.surprises_in(column, transforms_table.check_column(column, SOME), SOME) == []
+def test_spawned_processes_with_ddp_and_fsdp_work_on_a_sample():
+    checks = [transforms_processes.ddp, transforms_processes.fsdp]
+    assert transforms_processes.in_two_processes(checks, SOME) == {}
+
+
+def test_forked_processes_work_on_a_sample():
+    assert transforms_table.check_column("fork", SOME) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("redge", "t1"), ("exact_redge", "t1"), ("gumbel_softmax", "temperature"), ("lambda_reinmax", "weight")],
+)
+def test_a_hyperparameter_that_changes_compiles_again_without_a_graph_break(name, key):
+    torch._dynamo.reset()
+    schedule, weights = LinearSchedule(0.9, 0.3, num_steps=3), torch.arange(4.0)
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def loss(logits, value):
+        return (ESTIMATORS[name](logits, **{key: value}) * weights).sum()
+
+    for _ in range(3):
+        logits = torch.randn(5, 4, requires_grad=True)
+        loss(logits, schedule.value).backward()
+        schedule.step()
+        assert bool(logits.grad.isfinite().all())
+    torch._dynamo.reset()
 
 
 def test_failures_surprise_and_so_do_exceptions_that_work():

@@ -109,7 +109,7 @@ def _new_schedule(grid: str, num_steps: int, t1: float) -> NoiseSchedule:
     check_count("num_steps", num_steps)
     check_number("t1", t1, above=0.0, most=1.0)
     top = (1.0 - t1) / t1
-    if not math.isfinite(top):
+    if not top < math.inf:
         raise ValueError(f"t1 must be large enough for (1 - t1) / t1 to be finite, got {t1}")
     if num_steps == 1:
         return NoiseSchedule((top,))

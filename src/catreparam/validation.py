@@ -118,7 +118,8 @@ def check_number(
     """Returns `value` as a float if it is a finite real number with above < value, least <= value <= most."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a real number, got {value!r}")
-    if not math.isfinite(value) or not value > above or not least <= value <= most:
+    finite = -math.inf < value < math.inf  # in comparisons that torch.compile can trace for a value that changes
+    if not finite or not value > above or not least <= value <= most:
         low = f"greater than {above:g}" if above > -math.inf else f"at least {least:g}" if least > -math.inf else ""
         high = f"at most {most:g}" if most < math.inf else ""
         wanted = " and ".join(part for part in (low, high) if part) or "finite"
