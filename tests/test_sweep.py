@@ -254,7 +254,7 @@ def test_a_sweep_of_a_study_in_closed_form(study, tmp_path, capsys):
     words += [f"--{study}.num-steps", "20", "--folder", str(tmp_path)]
     assert main(words) == 0
     assert main(words) == 0
-    assert "reinmax:temperature=" in capsys.readouterr().out
+    assert "temperature=" in capsys.readouterr().out
     assert len(records_of(tmp_path)) == 2 + 2
 
 
