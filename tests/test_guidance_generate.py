@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from catreparam import make_estimator
-from catreparam.guidance import BlackBoxReward, EarlyStop, guided_sample
+from catreparam.guidance import BlackBoxReward, EarlyStop, RewardError, guided_sample
 from catreparam.masked_diffusion import ClassifierFree, as_denoiser, sample
 from guidance_bed import LINEAR_WEIGHTS, chain, linear_reward, pair_reward, product, uniform
 from methods import seeded
@@ -91,6 +91,18 @@ def test_the_warm_start_begins_where_the_last_round_ended():
     assert firsts[1.0] == pytest.approx(0.0, abs=1e-6)
 
 
+def test_positions_masked_again_keep_their_tilt():
+    """A uniform prior and a linear reward: after convergence every masked position starts at the same divergence."""
+    settings = {"denoiser": uniform(3), "reward": linear_reward, "estimator": "exact", "num_steps": 80}
+    settings["lr"] = lambda progress: 0.2 * (1 - progress) + 2e-3
+    result = guide(**settings, tokens=torch.full((1, 4), 3), num_rounds=6, remask_sigma=1.0, generator=seeded(3))
+    starts = [row for row in result.trace.rows if row["step"] == 0]
+    optimum = torch.log_softmax(LINEAR_WEIGHTS, -1)
+    one = float((optimum.exp() * (optimum + torch.tensor(3.0).log())).sum())
+    assert [row["kl"] for row in starts[1:]] == pytest.approx([one * row["masked"] for row in starts[1:]], rel=0.05)
+    assert len({row["masked"] for row in starts}) < len(starts)  # some were masked again
+
+
 def test_commit_argmax_and_best():
     assert bool((guide(denoiser=uniform(3), reward=linear_reward, commit="argmax", kl_weight=0.0).tokens == 2).all())
     seen = []
@@ -138,6 +150,13 @@ def test_the_same_seed_repeats_and_the_global_generator_is_left_alone():
     assert torch.equal(one.tokens, two.tokens)
     assert one.trace.rows == two.trace.rows
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_nan_reward_names_round_and_step():
+    calls = iter(range(100))
+    broken = lambda x: pair_reward(x) * (float("nan") if next(calls) == 7 else 1.0)  # noqa: E731
+    with pytest.raises(RewardError, match=r"round 1: the reward returned nan at step 2 for sequence\(s\) 0, 1, 2;"):
+        guide(reward=broken)
 
 
 def test_nothing_to_generate_is_fine():

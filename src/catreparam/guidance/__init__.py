@@ -5,7 +5,7 @@ from catreparam.guidance.embedding import codebook_embed, on_embeddings, on_imag
 from catreparam.guidance.embedding_guidance import QuantizedExpectation, aps, entrgi, entropy_mixing
 from catreparam.guidance.generate import RoundInfo, guided_sample
 from catreparam.guidance.optimize import OptimizedLogits, StepInfo, optimize_logits
-from catreparam.guidance.rewards import BlackBoxError, BlackBoxReward, Reward
+from catreparam.guidance.rewards import BlackBoxError, BlackBoxReward, Reward, RewardError
 from catreparam.guidance.smc import smc
 from catreparam.guidance.stopping import Annealed, EarlyStop
 from catreparam.guidance.svdd import svdd
@@ -21,6 +21,7 @@ __all__ = [
     "OptimizedLogits",
     "QuantizedExpectation",
     "Reward",
+    "RewardError",
     "RoundInfo",
     "StepInfo",
     "Trace",

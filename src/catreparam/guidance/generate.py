@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from catreparam.guidance.divergence import divergence
 from catreparam.guidance.optimize import OptimizedLogits, Schedule, optimize_logits
 from catreparam.guidance.particles import reward_of
-from catreparam.guidance.rewards import Reward
+from catreparam.guidance.rewards import Reward, RewardError
 from catreparam.guidance.state import Checkpoint, GuidedState, fingerprint
 from catreparam.guidance.stopping import Annealed, EarlyStop
 from catreparam.guidance.trace import Evaluations, Generation, Trace
@@ -86,23 +86,26 @@ def guided_sample(
     while state.round_index < num_rounds and not state.stopped and not process.is_done(state.tokens):
         masked = process.masked(state.tokens)
         prior = process.prior(state.tokens)
-        optimized = optimize_logits(
-            prior,
-            reward,
-            estimator=estimator,
-            num_steps=num_steps,
-            lr=lr,
-            kl_weight=kl_weight,
-            num_samples=num_samples,
-            tokens=state.tokens,
-            frozen=~masked,
-            warm_start=state.tilt,
-            forgetting=forgetting,
-            max_grad_norm=max_grad_norm,
-            early_stop=early_stop,
-            track_best=commit == "best",
-            generator=generator,
-        )
+        try:
+            optimized = optimize_logits(
+                prior,
+                reward,
+                estimator=estimator,
+                num_steps=num_steps,
+                lr=lr,
+                kl_weight=kl_weight,
+                num_samples=num_samples,
+                tokens=state.tokens,
+                frozen=~masked,
+                warm_start=state.tilt,
+                forgetting=forgetting,
+                max_grad_norm=max_grad_norm,
+                early_stop=early_stop,
+                track_best=commit == "best",
+                generator=generator,
+            )
+        except RewardError as error:
+            raise RewardError(f"round {state.round_index}: {error}") from error
         clean, log_prob = _propose(optimized, commit, generator)
         after = process.step(state.tokens, clean, log_prob, state.round_index)
         info = RoundInfo(state.round_index, num_rounds, after, clean, optimized)
@@ -150,7 +153,7 @@ def _next_state(
     return GuidedState(
         round_index=state.round_index + 1,
         tokens=after,
-        tilt=optimized.tilt if keep else None,
+        tilt=_kept_tilt(state, process, optimized) if keep else None,
         kl=state.kl + torch.where(revealed, kl, 0.0).sum(-1).float(),
         prior_log_prob=state.prior_log_prob + torch.where(revealed, _log_prob(log_prior, clean), 0.0).sum(-1).float(),
         trace=trace,
@@ -158,6 +161,13 @@ def _next_state(
         vocab_size=prior.shape[-1],
         stopped=stopped,
     )
+
+
+def _kept_tilt(state: GuidedState, process: ReverseProcess, optimized: OptimizedLogits) -> Tensor:
+    """The tilt for the next round; where tokens were revealed and may be masked again, that of their last optimisation."""
+    if state.tilt is None or process.unmasking.remask_sigma == 0:
+        return optimized.tilt
+    return torch.where(process.masked(state.tokens).unsqueeze(-1), optimized.tilt, state.tilt)
 
 
 def _log_prob(logits: Tensor, tokens: Tensor) -> Tensor:

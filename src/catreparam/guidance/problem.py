@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from catreparam.categorical import one_hot_like
-from catreparam.guidance.rewards import Reward, check_rewards, is_hard
+from catreparam.guidance.rewards import Reward, RewardError, check_rewards, is_hard
 from catreparam.guidance.trace import Evaluations
 from catreparam.masked_diffusion import carry_over
 
@@ -81,16 +81,16 @@ class Problem:
         return -rewards
 
     def gradient(self, loss: Tensor, tilt: Tensor, step: int) -> Tensor:
-        """The gradient of the summed loss. Raises ValueError if either is not finite, or if there is no gradient."""
+        """The gradient of the summed loss. Raises RewardError if either is not finite, or if there is no gradient."""
         check_rewards(-loss, tilt.shape[0], f"at step {step}")
         if not loss.requires_grad:
-            raise ValueError(
+            raise RewardError(
                 "the reward does not depend on x differentiably (detached, or built from argmax?); wrap a reward without "
                 "gradient as BlackBoxReward and use a score-function estimator (rloo, reinforce, arsm)"
             )
         (gradient,) = torch.autograd.grad(loss.sum(), tilt)
         if not bool(torch.isfinite(gradient.sum())):
-            raise ValueError(f"the gradient of the reward is not finite at step {step}; check the reward's derivative")
+            raise RewardError(f"the gradient of the reward is not finite at step {step}; check the reward's derivative")
         return gradient
 
     def complete(self, rows: Tensor) -> Tensor:

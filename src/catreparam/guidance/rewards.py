@@ -22,6 +22,10 @@ class Reward(Protocol):
         ...
 
 
+class RewardError(ValueError):
+    """A reward returned something unusable: not finite, of the wrong shape, or without the gradient that is needed."""
+
+
 class BlackBoxError(ValueError):
     """A gradient of a black-box reward was asked for."""
 
@@ -66,13 +70,13 @@ def check_rewards(rewards: Any, batch: int, where: str) -> Tensor:
         got = rewards.dtype if isinstance(rewards, Tensor) else type(rewards).__name__
         raise TypeError(f"a reward must return a floating torch.Tensor [B], got {got}")
     if rewards.shape != (batch,):
-        raise ValueError(f"a reward must return one number per sequence, [{batch}], got shape {tuple(rewards.shape)}")
+        raise RewardError(f"a reward must return one number per sequence, [{batch}], got shape {tuple(rewards.shape)}")
     finite = torch.isfinite(rewards.detach())
     if not bool(finite.all()):
         bad = (~finite).nonzero().flatten().tolist()
         shown = ", ".join(str(index) for index in bad[:5]) + (", …" if len(bad) > 5 else "")
         value = float(rewards.detach()[bad[0]])
-        raise ValueError(
+        raise RewardError(
             f"the reward returned {value} {where} for sequence(s) {shown}; it must be finite (clamp it, or check its input)"
         )
     return rewards
