@@ -28,8 +28,8 @@ def reinmax_rloo(
                spaced, with an offset and an order of their own, so that each sample alone follows the law. ReinMax (its
                second-order part times `second_order_weight`) and the score function, whose baseline is the other half's
                mean loss, are taken from the same samples. w in [0, 1] is the least-squares weight of ReinMax against the
-               other half's score function, which is independent and unbiased; examples of even place use the weight of those of odd
-               place and the reverse, so that w is independent of what it weighs. A single example uses w = 1.
+               other half's score function, which is independent and unbiased; examples of even place use the weight of
+               those of odd place and the reverse: w is independent of what it weighs. A single example uses w = 1.
     Bias:      w times ReinMax's. Where ReinMax is good (many variables, each of little weight) w is near 1 and stratification
                leaves two thirds of its variance; where its bias is large (few variables, peaked laws) w is near 0.
     Cost:      num_samples >= 2 evaluations of f and of its gradient, as ReinMax with as many samples.
@@ -50,7 +50,7 @@ def reinmax_rloo(
             "reinmax_rloo carries the losses to the backward pass and cannot run inside torch.func transforms or torch.vmap; "
             "call it outside, or use reinmax or rloo"
         )
-    return _loss(objective, logits, second_order_weight, num_samples, mask, generator)
+    return _loss(objective, logits, second_order_weight, num_samples, mask, generator)  # pyright: ignore[reportCallIssue]
 
 
 @torch.compiler.disable  # a compiler would run the two halves of the backward pass without what they tell each other
