@@ -5,6 +5,7 @@ import torch
 
 import catreparam as c
 from catreparam import ESTIMATORS, expectation, make_estimator
+from catreparam.estimators import fewest_samples
 from methods import ALL, REPARAMETERISED, SCORE_FUNCTION, loss_of, seeded
 
 GOOD = torch.zeros(4, 3)
@@ -149,7 +150,7 @@ def test_rloo_needs_two_samples():
     ids=["per-class", "wrong-batch", "float", "integer"],
 )
 def test_losses_of_the_wrong_shape_are_named(name, objective, error, message):
-    num_samples = 2 if name == "rloo" else 1
+    num_samples = fewest_samples(name)
     with pytest.raises(error, match=message):
         expectation(objective, GOOD.clone().requires_grad_(), estimator=name, num_samples=num_samples)
 

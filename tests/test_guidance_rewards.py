@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from catreparam import make_estimator
+from catreparam.estimators import fewest_samples
 from catreparam.guidance import BlackBoxError, BlackBoxReward, EarlyStop, codebook_embed, on_images, optimize_logits
 from guidance_bed import linear_reward
 from methods import seeded
@@ -56,7 +57,7 @@ def bad_at(step: int, value: float):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["reinmax", "rloo"])
 def test_a_reward_that_is_not_finite_is_one_error_with_the_step(name, value):
-    samples = 2 if name == "rloo" else 1
+    samples = fewest_samples(name)
     with pytest.raises(ValueError, match=r"the reward returned -?(nan|inf) at step 3 for sequence\(s\) 1;"):
         optimize_logits(PRIOR, bad_at(3 * samples, value), estimator=name, num_samples=samples)
 
