@@ -238,7 +238,9 @@ def _trace_plots(config: "Config", records: list[Record]) -> list[Plot]:
                 curves.append(Curve(method, list(range(len(values))), values))
         if curves:
             note = "Mean over the images; every round starts anew from the prior of what is revealed."
-            plots.append(Plot(f"{'KL' if key == 'kl' else key.capitalize()} while optimising", "step", key, curves, note))
+            plots.append(
+                Plot(f"{'KL' if key == 'kl' else key.capitalize()} while optimising", "step", key, curves, note)
+            )
     return plots
 
 
