@@ -30,9 +30,11 @@ def in_two_processes(checks: list[Callable[[str], None]], names: list[str]) -> E
         processes = [context.Process(target=_rank, args=(rank, *arguments)) for rank in range(WORLD)]
         for process in processes:
             process.start()
-        found = [queue.get() for _ in processes]
         for process in processes:
             process.join()
+        if any(process.exitcode for process in processes):
+            return dict.fromkeys(names, f"a process ended with status {[process.exitcode for process in processes]}")
+        found = [queue.get() for _ in processes]
     return {name: error for errors in found for name, error in errors.items()}
 
 
@@ -90,7 +92,7 @@ def _rank(rank: int, checks: list[str], names: list[str], sent: list, store: str
     errors = _use_sent(names, sent)
     for check in checks:
         errors |= _errors({"ddp": ddp, "fsdp": fsdp}[check], names)
-    queue.put(errors)
+    queue.put({name: error[:500] for name, error in errors.items()})  # short enough to wait in the pipe
     torch.distributed.destroy_process_group()
 
 

@@ -1,11 +1,13 @@
 """Runs every transform on every estimator and writes docs/transforms.md: yes, or a no that is explained and expected.
 
-python scripts/transforms_table.py [--only TRANSFORM ...] [--output docs/transforms.md]
+python scripts/transforms_table.py [--only TRANSFORM ...] [--resume] [--output docs/transforms.md]
 
-Ends with status 1 if anything fails that is not explained in EXCEPTIONS, or works although it is said to fail.
+Each finished column is kept under runs/transforms; --resume does not run those again. Ends with status 1 if anything fails
+that is not explained in EXCEPTIONS, or works although it is said to fail.
 """
 
 import argparse
+import json
 import logging
 import re
 import sys
@@ -48,21 +50,28 @@ EXCEPTIONS: dict[tuple[str, str], tuple[int, str]] = {
     ("reinmax_rloo", "vmap"): (4, "carries the losses"),
     ("reinmax_rloo", "func.grad"): (4, "carries the losses"),
 }
-PAGE = Path(__file__).parent.parent / "docs" / "transforms.md"
+ROOT = Path(__file__).parent.parent
+PAGE, KEPT = ROOT / "docs" / "transforms.md", ROOT / "runs" / "transforms"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=COLUMNS, help="check these transforms and write nothing")
+    parser.add_argument("--resume", action="store_true", help="take finished columns from runs/transforms")
     parser.add_argument("--output", type=Path, default=PAGE, help="the page whose table is replaced")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     errors: dict[str, dict[str, str]] = {}
     for column in arguments.only or COLUMNS:
-        begin = time.perf_counter()
-        errors[column] = check_column(column)
+        begin, kept = time.perf_counter(), KEPT / f"{column}.json"
+        if arguments.resume and kept.exists():
+            errors[column] = json.loads(kept.read_text(encoding="utf-8"))
+        else:
+            errors[column] = check_column(column)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(errors[column]), encoding="utf-8")
         failed = ", ".join(errors[column]) or "none"
         print(f"{column}: {time.perf_counter() - begin:.0f} s, no for: {failed}", file=sys.stderr, flush=True)
     surprises = [text for column in errors for text in surprises_in(column, errors[column])]
