@@ -22,7 +22,7 @@ from catreparam.experiments.parallel import run_side_by_side
 from catreparam.experiments.progress import Silent, show_progress
 from catreparam.experiments.run_folder import Interrupted, RunFolder, open_run_folder, writing
 from catreparam.experiments.tensorboard import check_tensorboard
-from catreparam.experiments.vae_report import learning_curves, picture_grid, summary_table
+from catreparam.experiments.vae_report import further_table, learning_curves, picture_grid, summary_table
 from catreparam.experiments.vae_runs import VaeTask, is_finished, train_task, trained_model
 from catreparam.models.vae import ACTIVATIONS, NETWORKS
 from catreparam.report import ImageGrid, Report, write_report
@@ -220,14 +220,16 @@ def _build_report(config: Config, dataset: ImageDataset, folder: RunFolder) -> R
     records = folder.read_metrics()
     specs, machine = config.estimators, folder.read_config()["facts"]["machine"]
     tasks = config.tasks(folder.path)
+    table = summary_table(records, specs, config.num_epochs, _table_note(config))
     unfinished = sum(not is_finished(task, records) for task in tasks)
     return Report(
         title=f"Categorical VAE on {config.dataset} ({config.binarisation})",
         summary=f"{len(specs)} estimator{'s' * (len(specs) > 1)}, {config.num_latents} codes of "
         f"{config.num_classes} classes, {config.num_epochs} epochs. Negative ELBO in nats per image: lower is better.",
-        table=summary_table(records, specs, config.num_epochs, _table_note(config)),
+        table=table,
         plots=learning_curves(records, specs),
         grids=_grids(config, dataset, folder),
+        appendix={"Further measures": further_table(table)},
         facts=_facts(config, dataset, machine),
         command=command_of("catreparam run vae", config),
         location=str(folder.path / "report.html"),
@@ -246,10 +248,10 @@ def _table_note(config: Config) -> str:
         config.iwae_samples
     )
     return (
-        f"{config.dataset}, binarisation {config.binarisation}. Values at the epoch with the best validation −ELBO, "
-        f"except “last epoch”. Measured with {config.num_evaluation_samples} exact draws per image. ± is half the 95 % "
-        f"interval over seeds; differences to the best are paired by seed.{bound} Active latents (last epoch): those whose "
-        "class probabilities have a variance over test images above 0.01, summed over classes. Seconds are the median "
+        f"{config.dataset}, binarisation {config.binarisation}. Values at the epoch with the best validation −ELBO, except "
+        f"where the last epoch is named. Measured with {config.num_evaluation_samples} exact draws per image. ± is half the "
+        f"95 % interval over seeds; differences to the best are paired by seed.{bound} Active latents (last epoch): those "
+        "whose class probabilities have a variance over test images above 0.01, summed over classes. Seconds are the median "
         "training time of an epoch, without evaluation; ms per gradient that of one step's forward and backward pass."
     )
 

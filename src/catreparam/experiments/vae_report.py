@@ -24,19 +24,22 @@ COLUMNS = (
     Column("estimator", "estimator"),
     Column("test_negative_elbo", "test −ELBO", ".2f", "test_negative_elbo_ci", lowest_is_best=True),
     Column("difference", "difference to the best", ".2f", "difference_ci"),
-    Column("validation_negative_elbo", "validation −ELBO", ".2f", "validation_negative_elbo_ci", lowest_is_best=True),
     Column("train_negative_elbo", "train −ELBO", ".2f", "train_negative_elbo_ci", lowest_is_best=True),
-    Column("test_kl", "KL (test)", ".2f"),
-    Column(
-        "final_test_negative_elbo", "test −ELBO, last epoch", ".2f", "final_test_negative_elbo_ci", lowest_is_best=True
-    ),
     Column("test_iwae", "IWAE (test)", ".2f", "test_iwae_ci", lowest_is_best=True),
     Column("test_active_latents", "active latents", ".1f"),
-    Column("best_epoch", "best epoch", ".0f"),
     Column("seconds_per_epoch", "seconds / epoch", ".2f", lowest_is_best=True),
     Column("milliseconds_per_gradient", "ms / gradient", ".2f", lowest_is_best=True),
     Column("seeds", "seeds"),
     Column("state", "state"),
+)
+FURTHER_COLUMNS = (
+    Column("estimator", "estimator"),
+    Column("validation_negative_elbo", "validation −ELBO", ".2f", "validation_negative_elbo_ci", lowest_is_best=True),
+    Column("test_kl", "KL (test)", ".2f", "test_kl_ci"),
+    Column("best_epoch", "best epoch", ".0f"),
+    Column(
+        "final_test_negative_elbo", "test −ELBO, last epoch", ".2f", "final_test_negative_elbo_ci", lowest_is_best=True
+    ),
 )
 
 
@@ -49,6 +52,11 @@ def summary_table(records: Sequence[Record], specs: Sequence[str], num_epochs: i
     rows.sort(key=lambda row: (row.get("test_negative_elbo") is None, row.get("test_negative_elbo") or 0.0))
     dull = {column.key for column in COLUMNS if all(row.get(column.key) in (None, "done") for row in rows)}
     return Table([column for column in COLUMNS if column.key not in dull], rows, note)
+
+
+def further_table(table: Table) -> Table:
+    """What the summary table has no room for, from its rows."""
+    return Table(FURTHER_COLUMNS, [row for row in table.rows if "best_epoch" in row], table.note)
 
 
 def learning_curves(records: Sequence[Record], specs: Sequence[str]) -> list[Plot]:
