@@ -50,7 +50,8 @@ class PyroMethods:
         from pyro.distributions.score_parts import ScoreParts
 
         log_prob = self.log_prob(x, *args, **kwargs)  # type: ignore[attr-defined]
-        return ScoreParts(log_prob, 0, log_prob) if x.requires_grad else ScoreParts(log_prob, log_prob, 0)
+        zero: Any = 0  # as Pyro writes it; its types ask for a tensor
+        return ScoreParts(log_prob, zero, log_prob) if x.requires_grad else ScoreParts(log_prob, log_prob, zero)
 
 
 def _pyro_mixin() -> Any:
