@@ -39,9 +39,8 @@ def find_problems(site: Path) -> list[str]:
             file = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             if not file.exists():
                 problems.append(f"{name}: dead link {target}")
-            elif parts.fragment and file in pages and "=" not in parts.fragment:  # k=v: a state of the playground
-                if unquote(parts.fragment) not in pages[file].anchors | {"__skip", "__codelineno"}:
-                    problems.append(f"{name}: no anchor {target}")
+            elif file in pages and not _has_anchor(pages[file], unquote(parts.fragment)):
+                problems.append(f"{name}: no anchor {target}")
     return problems
 
 
@@ -59,6 +58,11 @@ class _Page(HTMLParser):
         if tag == "link" and values.get("rel") in NOT_LOADED:
             return
         self.links += [(tag, key, values[key]) for key in ("href", "src") if values.get(key)]
+
+
+def _has_anchor(page: _Page, fragment: str) -> bool:
+    # k=v is a state of the playground, not a place
+    return not fragment or fragment in page.anchors or "=" in fragment or fragment == "__skip"
 
 
 def _read(path: Path) -> _Page:

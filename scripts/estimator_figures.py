@@ -3,7 +3,8 @@
     python scripts/estimator_figures.py            # all, to docs/assets/estimators/<name>.svg
     python scripts/estimator_figures.py redge      # some
 
-Three classes with logits (s, 0, -s/2) and the loss f(x) = (w . x)^3: curved enough for the bias of second-order methods to show.
+Three classes with logits (s, 0, -s/2) and the loss f(x) = (w . x)^3: curved enough for
+the bias of second-order methods to show.
 """
 
 import sys
@@ -49,7 +50,7 @@ def loss(x: torch.Tensor) -> torch.Tensor:
 def slopes(name: str, position: float) -> torch.Tensor:
     """The estimate of dE[f]/ds from each of NUM_DRAWS independent draws."""
     logits = (position * DIRECTION).expand(NUM_DRAWS, 3).clone().requires_grad_()
-    num_samples = 2 if name == "rloo" else 1
+    num_samples = {"rloo": 2, "reinmax_rloo": 4}.get(name, 1)
     generator = torch.Generator().manual_seed(0)
     estimator = make_estimator(name)
     value = expectation(loss, logits, estimator=estimator, num_samples=num_samples, generator=generator)

@@ -1,44 +1,56 @@
-"""The README's and the docs' Python blocks run, and the examples print what they promise."""
+"""The README's and the docs' Python blocks run, every page is on the site, every estimator has a page and a figure."""
 
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from catreparam import ESTIMATORS
+
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def page_id(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_python_blocks_run_top_to_bottom(page):
-    names: dict[str, object] = {}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+    names: dict[str, object] = {"__name__": "page"}
+    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M):
         exec(compile(block, str(page), "exec"), names)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_links_lead_to_files_that_exist(page):
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", prose):
         assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
-def test_examples_are_short_and_print_a_table(example, monkeypatch, capsys):
-    assert len(example.read_text(encoding="utf-8").splitlines()) < 60
-    module = runpy.run_path(str(example))
-    main = module["main"]
-    for size in ("NUM_NOISES", "NUM_ROWS"):
-        if size in module:
-            monkeypatch.setitem(main.__globals__, size, 20)
-    main()
-    assert "|---|" in capsys.readouterr().out
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_has_a_page_with_a_figure(name):
+    text = (ROOT / "docs" / "estimators" / f"{name}.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    assert headings[0].startswith(f"`{name}`")
+    assert {"Idea", "Gradient", "When not to use it", "Use", "References"} <= set(headings)
+    assert all(f"| {row} |" in text for row in ("Bias", "Law of x", "Cost"))
+    figure = ROOT / "docs" / "assets" / "estimators" / f"{name}.svg"
+    assert f"../assets/estimators/{name}.svg" in text
+    assert "<svg" in figure.read_text(encoding="utf-8")
+
+
+def test_every_page_is_reachable_from_the_navigation():
+    listed = set(re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M))
+    written = {page.relative_to(ROOT / "docs").as_posix() for page in PAGES[1:]}
+    assert listed == written
 
 
 def test_importing_the_package_needs_no_optional_dependency():
-    optional = ("tyro", "rich", "matplotlib", "sklearn", "safetensors")
+    optional = ("tyro", "rich", "matplotlib", "sklearn", "safetensors", "jax")
     code = f"import sys, catreparam; print([name for name in {optional} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

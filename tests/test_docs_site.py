@@ -1,0 +1,73 @@
+"""The tools that build the site: formulas, docstrings, the link checker."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write(folder: Path, **pages: str) -> Path:
+    for name, body in pages.items():
+        (folder / f"{name}.html").write_text(f"<html><body>{body}</body></html>", encoding="utf-8")
+    return folder
+
+
+GOOD = '<h1 id="top">A</h1><a href="b.html#part">b</a><a href="#top">top</a><a href="https://example.org">out</a>'
+
+
+def test_a_good_site_has_no_problems(tmp_path):
+    assert load("check_site").find_problems(write(tmp_path, a=GOOD, b='<h2 id="part">B</h2>')) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ('<a href="missing.html">x</a>', "dead link missing.html"),
+        ('<img src="images/no.png">', "dead link images/no.png"),
+        ('<a href="a.html#nowhere">x</a>', "no anchor a.html#nowhere"),
+        ('<script src="https://cdn.example.org/x.js"></script>', "loads https://cdn.example.org/x.js"),
+        ('<link rel="stylesheet" href="//fonts.example.org/x.css">', "loads //fonts.example.org/x.css"),
+        ('<span class="arithmatex">x</span>', "left as TeX"),
+    ],
+    ids=["page", "image", "anchor", "script", "stylesheet", "formula"],
+)
+def test_the_checker_names_what_is_wrong(tmp_path, body, problem):
+    problems = load("check_site").find_problems(write(tmp_path, a=GOOD, b='<h2 id="part">B</h2>', c=body))
+    assert len(problems) == 1
+    assert problem in problems[0]
+
+
+def test_an_empty_folder_is_a_problem(tmp_path):
+    assert "build the site first" in load("check_site").find_problems(tmp_path)[0]
+
+
+def test_formulas_become_mathml():
+    pytest.importorskip("latex2mathml", reason="pip install 'catreparam[docs]'")
+    html = load("site_maths").on_page_content(
+        r'<p><span class="arithmatex">\(a &lt; b\)</span></p><div class="arithmatex">\[\frac{1}{2}\]</div>'
+    )
+    assert html.count("<math") == 2
+    assert "<mfrac>" in html
+    assert "arithmatex" not in html
+    assert "<mo>&#x0003C;</mo>" in html
+
+
+def test_docstrings_become_markdown():
+    pytest.importorskip("griffe", reason="pip install 'catreparam[docs]'")
+    text = load("site_docstrings").to_markdown(
+        "Draws x [*batch].\n\nBias:      none for <p, u>,\n           ever.\nCost:      one `a_b`.\n\n>>> f(1)\n2\n\n"
+        "Reference: A 2026, https://example.org/a_b."
+    )
+    assert text == (
+        "Draws x \\[\\*batch\\].\n\n\n- **Bias:** none for &lt;p, u>,\n  ever.\n- **Cost:** one `a_b`.\n\n\n"
+        "```pycon\n>>> f(1)\n2\n```\n\n\n- **Reference:** A 2026, <https://example.org/a_b>."
+    )
