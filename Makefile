@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LIGHT := $(VENV)/.installed-experiments
 
 # Idle threads of torch sleep instead of spinning against whatever else runs on the machine.
 export OMP_WAIT_POLICY ?= passive
@@ -18,15 +19,20 @@ help:
 
 install: $(STAMP)
 
+# Two installs: all that the experiments need, and with it all that the tests, the documentation and CI need.
 # torch first: other packages would pull a build of several GB
-$(STAMP): pyproject.toml constraints.txt
+$(LIGHT): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("catreparam needs Python 3.10 or newer, found %d.%d" % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[experiments]'
+	touch $(LIGHT)
+
+$(STAMP): $(LIGHT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP)
+demo: $(LIGHT)
 	$(BIN)/catreparam run vae --preset demo
 
 test: $(STAMP)
