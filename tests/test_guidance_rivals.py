@@ -20,7 +20,7 @@ from catreparam.guidance import (
 )
 from catreparam.guidance.particles import selection_kl
 from catreparam.guidance.smc import _resampled
-from catreparam.masked_diffusion import ClassifierFree, as_denoiser
+from catreparam.masked_diffusion import ClassifierFree, TableDenoiser, as_denoiser
 from guidance_bed import chain, linear_reward, pair_reward, product, uniform
 from methods import seeded
 
@@ -244,6 +244,30 @@ def test_conditions_follow_their_sequences(name):
     denoiser = as_denoiser(model, mask_token=3)
     result = METHODS[name](denoiser, pair_reward, masked(4), condition={"label": label}, **ONE_BY_ONE)
     assert torch.equal(result.tokens, label.unsqueeze(-1).expand(4, 3))
+
+
+@pytest.mark.parametrize("lookahead", [True, False])
+def test_lookahead_values_states_by_what_the_denoiser_makes_of_them(lookahead):
+    """All positions equal: once one is revealed the denoiser knows the rest, but the draw that revealed it did not."""
+    alike = torch.full((3, 3, 3), -torch.inf)
+    alike[range(3), range(3), range(3)] = 0.0
+    seen = []
+
+    def reward(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.argmax(-1))
+        return linear_reward(x)
+
+    svdd(
+        TableDenoiser(alike),
+        reward,
+        masked(20),
+        num_candidates=2,
+        lookahead=lookahead,
+        generator=seeded(),
+        **ONE_BY_ONE,
+    )
+    first = torch.cat(seen[:2])  # the values of the first round
+    assert bool((first == first[:, :1]).all()) == lookahead
 
 
 def test_chunks_of_candidates_keep_the_best():
