@@ -57,22 +57,16 @@ class Loss(torch.nn.Module):
 
 
 def compile_dynamic(name: str) -> None:
-    """fullgraph with inductor: gradients are finite for several batch sizes, and not every size has a graph of its own."""
-    estimator, count, graphs = make_estimator(name), samples_of(name), 0
-    torch._dynamo.reset()
+    """fullgraph, forward and backward: gradients are finite for several batch sizes, and sizes share their graph.
 
-    def backend(graph, inputs):
-        nonlocal graphs
-        graphs += 1
-        return torch._inductor.compile(graph, inputs)
+    The graph is run as it is; see `compile_inductor` for the code that inductor makes of it.
+    """
+    _compile(name, lambda graph, _: graph.forward)
 
-    compiled = torch.compile(lambda logits: loss_of(estimator, logits, count), fullgraph=True, backend=backend)
-    for size in (6, 9, 5, 8, 7):
-        logits = torch.randn(size, 4)
-        torch._dynamo.mark_dynamic(logits, 0)
-        _check_gradient(compiled, logits)
-    assert graphs <= 2, f"{graphs} graphs for five batch sizes"  # reinforce makes a second one when its baseline moves
-    torch._dynamo.reset()
+
+def compile_inductor(name: str) -> None:
+    """The same with inductor's code, which takes its time."""
+    _compile(name, torch._inductor.compile)
 
 
 def export(name: str) -> None:
@@ -171,6 +165,24 @@ CHECKS: dict[str, Callable[[str], None]] = {
     "pickle": pickling,
     "deepcopy": deepcopy,
 }
+
+
+def _compile(name: str, backend: Callable) -> None:
+    estimator, count, graphs = make_estimator(name), samples_of(name), 0
+    torch._dynamo.reset()
+
+    def counting(graph, inputs):
+        nonlocal graphs
+        graphs += 1
+        return backend(graph, inputs)
+
+    compiled = torch.compile(lambda logits: loss_of(estimator, logits, count), fullgraph=True, backend=counting)
+    for size in (6, 9, 5, 8, 7):
+        logits = torch.randn(size, 4)
+        torch._dynamo.mark_dynamic(logits, 0)
+        _check_gradient(compiled, logits)
+    assert graphs <= 2, f"{graphs} graphs for five batch sizes"  # reinforce makes a second one when its baseline moves
+    torch._dynamo.reset()
 
 
 def _sampler(name: str) -> Sampler:

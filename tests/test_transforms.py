@@ -28,11 +28,15 @@ def test_cheap_transforms_work_or_fail_as_explained(column):
     assert transforms_table.surprises_in(column, transforms_table.check_column(column)) == []
 
 
-@pytest.mark.parametrize(("column", "names"), [("compile", ["redge"]), ("ONNX", ["straight_through", "rloo"])])
+@pytest.mark.parametrize(("column", "names"), [("compile", SOME), ("ONNX", ["straight_through", "rloo"])])
 def test_dear_transforms_work_on_a_sample(column, names):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         assert transforms_table.surprises_in(column, transforms_table.check_column(column, names), names) == []
+
+
+def test_inductor_compiles_redge_for_any_batch_size():
+    transforms_checks.compile_inductor("redge")
 
 
 def test_spawned_processes_with_ddp_and_fsdp_work_on_a_sample():
