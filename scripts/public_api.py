@@ -25,8 +25,12 @@ def public_names(modules: tuple[str, ...] = MODULES) -> list[str]:
 def _signature(value: object) -> str:
     if not callable(value) or not (inspect.isfunction(value) or inspect.isclass(value)):
         return ""
+    try:
+        signature = inspect.signature(value)
+    except ValueError:  # a class without an __init__ of its own in Python, such as a partial
+        return ""
     parameters = []
-    for parameter in inspect.signature(value).parameters.values():
+    for parameter in signature.parameters.values():
         star = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
         mark = "key " if parameter.kind is parameter.KEYWORD_ONLY else ""
         default = "" if parameter.default is parameter.empty else "=" + _short(parameter.default)

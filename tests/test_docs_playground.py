@@ -25,8 +25,10 @@ def open_page(tmp_path: Path, fragment: str, script: str = "") -> tuple[dict, st
     """The numbers that the page shows for the state in its address, and its HTML after scripts ran."""
     (tmp_path / "playground.js").write_text((DOCS / "assets" / "playground.js").read_text(encoding="utf-8"))
     page = tmp_path / "page.html"
+    after = f'addEventListener("load", () => {{{script}}});'
     page.write_text(
-        f'<meta charset="utf-8"><div id="playground"></div><script src="playground.js"></script><script>addEventListener("load", () => {{{script}}});</script>'
+        '<meta charset="utf-8"><div id="playground"></div><script src="playground.js"></script>'
+        f"<script>{after}</script>"
     )
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--virtual-time-budget=2000", "--dump-dom", f"{page.as_uri()}#{fragment}"]
