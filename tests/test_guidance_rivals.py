@@ -351,6 +351,7 @@ def test_entropy_mixing_is_soft_where_sure_and_hard_where_uncertain():
 def test_quantized_expectation_is_the_nearest_allowed_code():
     codebook, logits = torch.randn(6, 3, generator=seeded(1)), torch.randn(2, 4, 6, generator=seeded())
     logits[..., 2] = -torch.inf
+    codebook[2] = (logits.softmax(-1) @ codebook)[0, 0]  # nearest of all in the first row, but forbidden
     logits.requires_grad_()
     x = QuantizedExpectation(codebook)(logits)
     q = logits.detach().softmax(-1)
