@@ -50,13 +50,13 @@ class Config:
 
     reward: str = "class:3"
     """class:3 | class:all | logit:3 | ink:0.2 | symmetry | imagenet:281 (with the extra packages)."""
-    estimator: tuple[str, ...] = ("straight_through", "reinmax", "exact_redge")
+    estimator: tuple[str, ...] = ("straight_through", "reinmax", "exact_redge:t1=0.7,num_noises=4")
     """Estimators, each with hyperparameters if wanted: exact_redge:num_noises=2,t1=0.5."""
     rivals: tuple[str, ...] = ("unguided", "best_of_n")
     """Other methods: unguided best_of_n svdd svdd_direct smc aps entrgi."""
-    kl_weights: tuple[float, ...] = (0.25, 1.0, 4.0)
+    kl_weights: tuple[float, ...] = (0.02, 0.1, 0.5)
     """Weights of the KL to the prior, for methods that optimise logits."""
-    reward_weights: tuple[float, ...] = (1.0, 4.0)
+    reward_weights: tuple[float, ...] = (1.0, 8.0)
     """Weights of the reward, for svdd and smc."""
     num_images: int = 50
     """Images for each method, weight and seed."""
@@ -66,10 +66,10 @@ class Config:
     """Steps of Adam in a round."""
     num_samples: int = 1
     """Draws a step, for methods that optimise logits; their steps are cut to keep the evaluations."""
-    lr: float = 0.5
+    lr: float = 0.15
     forgetting: float = 0.0
     """Part of the earlier rounds' optimisation that a round forgets; 1 starts every round at the prior."""
-    order: str = "ancestral"
+    order: str = "confidence"
     """ancestral | random | confidence | halton: which tokens are revealed first."""
     label: int | None = None
     """Condition the prior on a class; by default it is unconditional."""
@@ -132,13 +132,14 @@ class Config:
 
 
 PRESETS = {
-    "quick": Config(num_images=20, kl_weights=(1.0,), rivals=("unguided", "best_of_n"), num_steps=5),
+    "quick": Config(num_images=20, kl_weights=(0.05,), folder=Path("runs/guide-quick")),
     "paper": Config(
         reward="class:all",
-        estimator=(*ESTIMATORS, "exact_redge:second_order_weight=1.0,num_noises=2"),
+        estimator=(*ESTIMATORS, "exact_redge:t1=0.7,num_noises=4"),
         rivals=RIVALS,
-        kl_weights=(0.25, 0.5, 1.0, 2.0, 4.0),
+        kl_weights=(0.02, 0.05, 0.1, 0.2, 0.5),
         reward_weights=(0.5, 1.0, 2.0, 8.0),
+        folder=Path("runs/guide-paper"),
         num_images=100,
         seeds=(0, 1, 2),
     ),
