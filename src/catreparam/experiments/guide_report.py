@@ -114,7 +114,7 @@ def proportion_half(share: float, n: int) -> float:
     """Half the width of Agresti and Coull's 95 % interval of a proportion.
 
     >>> round(proportion_half(0.5, 100), 3), round(proportion_half(1.0, 100), 3)
-    (0.096, 0.019)
+    (0.096, 0.026)
     """
     z = 1.96
     centre = (share * n + z * z / 2) / (n + z * z)

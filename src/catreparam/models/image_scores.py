@@ -15,8 +15,8 @@ Score = Callable[[Tensor], Tensor]  # images -> [batch]
 def ink_score(target: float) -> Score:
     """Minus the distance of the mean grey level from `target`, in per cent of full scale, squared.
 
-    >>> ink_score(0.2)(torch.full((1, 4, 4), 0.1)).item()
-    -100.0
+    >>> ink_score(0.25)(torch.zeros(1, 4, 4)).item()
+    -625.0
     """
     check_number("target", target, least=0.0, most=1.0)
     return lambda images: -(100 * (images.flatten(1).mean(1) - target)).square()
