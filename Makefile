@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CODE := src tests conftest.py hatch_build.py scripts examples benchmarks
 LIGHT := $(VENV)/.installed-experiments
 
 # Idle threads of torch sleep instead of spinning against whatever else runs on the machine.
@@ -50,12 +51,12 @@ shapes: $(STAMP)
 		-k "not vmap and not func_grad and not ten_million and not converge"
 
 format: $(STAMP)
-	$(BIN)/ruff format src tests conftest.py
-	$(BIN)/ruff check --fix src tests conftest.py
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
 
 lint: $(STAMP)
-	$(BIN)/ruff format --check src tests conftest.py
-	$(BIN)/ruff check src tests conftest.py
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
 	$(BIN)/lint-imports
 
 types: $(STAMP)

@@ -19,7 +19,7 @@ def loss_of(x: torch.Tensor) -> torch.Tensor:
 
 
 def clashes(x: torch.Tensor) -> torch.Tensor:
-    together = torch.stack([x[..., GUESTS == guest, :].sum(-2) for guest in range(3)], -2)  # [*batch, guests, slots]
+    together = torch.stack([x[..., guest == GUESTS, :].sum(-2) for guest in range(3)], -2)  # [*batch, guests, slots]
     return (together * (together - 1)).sum((-1, -2)) / 2
 
 

@@ -51,8 +51,8 @@ def main() -> None:
     print(f"| choice of row | error, {NUM_SEEDS} seeds | rows in use of {NUM_CODES} |\n|---|---:|---:|")
     for name in (None, "straight_through", "reinmax"):
         runs = [train(make_estimator(name) if name else None, pixels, seed) for seed in range(NUM_SEEDS)]
-        columns = [", ".join(f"{value:.{digits}f}" for value in values) for digits, values in zip((4, 1), zip(*runs))]
-        print(f"| {name or 'nearest, copied (VQ-VAE)'} | {' | '.join(columns)} |")
+        errors, rows = ", ".join(f"{error:.4f}" for error, _ in runs), ", ".join(f"{used:.1f}" for _, used in runs)
+        print(f"| {name or 'nearest, copied (VQ-VAE)'} | {errors} | {rows} |")
 
 
 if __name__ == "__main__":

@@ -77,9 +77,9 @@ def in_child(method: str, names: list[str]) -> Errors:
     child = context.Process(target=_child, args=(names, [make_estimator(name) for name in names], queue))
     child.start()
     try:
-        return queue.get(timeout=300)
+        return queue.get(timeout=120)
     except Exception:
-        return dict.fromkeys(names, "the child gave no answer in 300 s")
+        return dict.fromkeys(names, "the child gave no answer in 120 s")
     finally:
         if child.is_alive():
             child.join(timeout=5)
@@ -97,6 +97,7 @@ def _rank(rank: int, checks: list[str], names: list[str], sent: list, store: str
 
 
 def _child(names: list[str], sent: list, queue) -> None:
+    torch.set_num_threads(1)  # torch's own threads do not survive a fork: its operations would wait for them for ever
     queue.put(_errors(_use, names) | _use_sent(names, sent))
 
 

@@ -47,7 +47,9 @@ def test_the_help_of_an_experiment_explains_every_option(capsys):
         cli.main(["run", "vae", "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert all(option in text for option in ("--estimators", "--num-latents", "--binarisation", "--preset quick|demo|paper"))
+    assert all(
+        option in text for option in ("--estimators", "--num-latents", "--binarisation", "--preset quick|demo|paper")
+    )
 
 
 def test_list_names_every_estimator_data_set_and_experiment(capsys):
