@@ -6,7 +6,15 @@ python scripts/public_api.py > tests/public_api.txt
 import importlib
 import inspect
 
-MODULES = ("catreparam", "catreparam.jax")
+MODULES = (
+    "catreparam",
+    "catreparam.distributions",
+    "catreparam.guidance",
+    "catreparam.jax",
+    "catreparam.masked_diffusion",
+    "catreparam.nn",
+    "catreparam.schedules",
+)
 
 
 def main() -> None:
