@@ -81,8 +81,8 @@ def _on_dask(function: Any, tasks: Sequence[Any], jobs: int, address: str, is_do
 
 
 def _on_ray(function: Any, tasks: Sequence[Any], jobs: int, address: str, is_done: Any) -> Iterator[Any]:
-    import ray
-    from ray.util.joblib import register_ray
+    import ray  # pyright: ignore[reportMissingImports]
+    from ray.util.joblib import register_ray  # pyright: ignore[reportMissingImports]
 
     ray.init(address=address or None, log_to_driver=False, configure_logging=False)
     try:
@@ -138,7 +138,7 @@ def _on_one_thread(function: Callable[[Task], Result], index: int, task: Task) -
 def _lost_worker_errors(engine: str) -> tuple[type[BaseException], ...]:
     """What tells that a worker, not the task, failed."""
     if engine == "ray":
-        from ray.exceptions import RayError
+        from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]
 
         return (RayError,)
     if engine == "dask":

@@ -36,6 +36,6 @@ def _add(writer: Any, values: Mapping[str, Any], step: int) -> None:
 def check_tensorboard() -> None:
     """Raises ValueError unless TensorBoard is installed."""
     try:
-        import tensorboard  # noqa: F401
+        import tensorboard  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError("--tensorboard needs the package: pip install 'catreparam[tensorboard]'") from error
