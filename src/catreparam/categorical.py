@@ -133,7 +133,8 @@ def kl(logits: Rows, prior_logits: Rows) -> Float[Tensor, "*batch"]:
     0.0
     """
     log_p, log_q = torch.log_softmax(logits, -1), torch.log_softmax(prior_logits, -1)
-    return torch.where(log_p == -torch.inf, 0.0, log_p.exp() * (finite(log_p) - log_q)).sum(-1)
+    reference = torch.where(log_p == -torch.inf, 0.0, log_q)  # 0 * inf has no derivative, so it must not be formed
+    return (log_p.exp() * (finite(log_p) - reference)).sum(-1)
 
 
 def kl_to_uniform(logits: Rows) -> Float[Tensor, "*batch"]:
