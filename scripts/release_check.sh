@@ -2,7 +2,7 @@
 # Builds wheel and sdist, checks their metadata, installs each in a clean environment and takes a first gradient there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python="$PWD/${VENV:-.venv}/bin/python"
+python="$(cd "${VENV:-.venv}/bin" && pwd)/python"  # VENV may be relative or absolute
 constraints="$PWD/constraints.txt"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
