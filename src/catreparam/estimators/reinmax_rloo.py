@@ -31,7 +31,7 @@ def reinmax_rloo(
                other half's score function, which is independent and unbiased; examples of even place use the weight of
                those of odd place and the reverse: w is independent of what it weighs. A single example uses w = 1.
     Bias:      w times ReinMax's. Where ReinMax is good (many variables, each of little weight) w is near 1 and stratification
-               leaves two thirds of its variance; where its bias is large (few variables, peaked laws) w is near 0.
+               leaves four fifths of its variance; where its bias is large (few variables, peaked laws) w is near 0.
     Cost:      num_samples >= 2 evaluations of f and of its gradient, as ReinMax with as many samples.
     Raises:    ValueError for num_samples < 2 or a weight outside [0, 2]; TypeError or ValueError for bad input and losses
                of the wrong shape.

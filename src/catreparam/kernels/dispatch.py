@@ -17,12 +17,8 @@ from catreparam.kernels.library import DTYPES, Setting
 from catreparam.validation import check_choice, check_generator, check_logits, check_mask
 
 ENVIRONMENT = "CATREPARAM_KERNELS"
-PATHS = (
-    "compiled",
-    "triton",
-    "torch",
-    "naive",
-)  # in order of preference; the environment variable names the first to try
+# In order of preference; the environment variable names the first to try.
+PATHS = ("compiled", "triton", "torch", "naive")
 
 
 def sample(
