@@ -10,12 +10,13 @@ LIGHT := $(VENV)/.installed-experiments
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast format lint types shapes statistical check sanitize docs docs-tables transforms-table release-check clean
+.PHONY: help install demo test test-fast format lint types shapes statistical check sanitize docs docs-tables reproduce transforms-table release-check clean
 
 help:
 	@echo "make demo         set up, train a categorical VAE on real digits with six estimators, print the table (3 min)"
 	@echo "make test         set up, run the whole test suite"
 	@echo "make check        lint, types, import contracts, tests, shape checks: what CI runs"
+	@echo "make reproduce    set up, rebuild the studies under docs/results (under an hour on two cores)"
 	@echo "make format | lint | types | shapes | statistical | test-fast | sanitize | docs | docs-tables | release-check | clean"
 
 install: $(STAMP)
@@ -80,6 +81,10 @@ sanitize:
 # The committed measurements under docs/results
 docs-tables: $(STAMP)
 	$(BIN)/catreparam measure --num-draws 20000 --folder docs/results/gradients
+
+# The studies under docs/results: tables, pages, curves (under an hour on two cores); what is done already is not done again
+reproduce: $(LIGHT)
+	$(BIN)/python scripts/reproduce.py
 
 # docs/transforms.md: every estimator under every transform
 transforms-table: $(STAMP)

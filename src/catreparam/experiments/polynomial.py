@@ -60,6 +60,8 @@ class Config:
     target: float = 0.45
     num_variables: int = 128
     batch_size: int = 256
+    num_samples: int = 1
+    """Draws per row of the batch and step; estimators that need more (rloo: 2) take the fewest they can."""
     num_steps: int = 1000
     """Steps of Adam."""
     lr: float = 0.05
@@ -71,7 +73,7 @@ class Config:
 
     def checked(self) -> "Config":
         """This config with estimators in one spelling. Raises ValueError or TypeError naming the bad value."""
-        for name in ("num_variables", "batch_size", "num_steps", "jobs"):
+        for name in ("num_variables", "batch_size", "num_samples", "num_steps", "jobs"):
             check_count(name, getattr(self, name))
         check_number("lr", self.lr, above=0.0)
         if not self.powers or not self.seeds:
@@ -108,7 +110,7 @@ def optimise(
     optimizer, generator = torch.optim.Adam([logits], lr=config.lr), torch.Generator().manual_seed(seed)
     start = float(objective.expected(logits.detach())) - objective.optimum
     steps, gaps, own_losses, seconds, to_one_percent = [0], [start], [], 0.0, None
-    every, num_samples = max(1, config.num_steps // POINTS), fewest_samples(method)
+    every, num_samples = max(1, config.num_steps // POINTS), max(config.num_samples, fewest_samples(method))
     for step in range(1, config.num_steps + 1):
         began = time.perf_counter()
         optimizer.zero_grad()
@@ -139,7 +141,8 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
     rows = [row for power in config.powers for row in _rows(config, power, records)]
     report = Report(
         title=f"Polynomial programming ({config.extension} extension)",
-        summary=f"{config.num_variables} binary variables, {config.batch_size} samples and {config.num_steps} steps of Adam.",
+        summary=f"{config.num_variables} binary variables, {config.num_steps} steps of Adam on batches of {config.batch_size} with "
+        f"{config.num_samples} draw(s) each, or the fewest that an estimator takes.",
         table=Table(COLUMNS, rows, NOTE, group="problem"),
         plots=[_curves(config, power, records) for power in config.powers],
         facts={"machine": folder.read_config()["facts"]["machine"], "seeds": ", ".join(map(str, config.seeds))},

@@ -18,6 +18,7 @@ from catreparam.experiments.progress import Progress, show_progress
 from catreparam.experiments.run_folder import Interrupted, RunFolder, open_run_folder, writing
 from catreparam.experiments.search_spaces import space_of
 from catreparam.experiments.sweep_report import build_report
+from catreparam.experiments.sweep_settings import Settings, read_settings, refuse_other_settings, write_settings
 from catreparam.experiments.sweep_trials import PRUNERS, SAMPLERS, Trial, is_recorded, run_trial, settle
 from catreparam.report import Report, write_report
 from catreparam.validation import check_choice, check_count, check_number
@@ -34,7 +35,9 @@ class SweepConfig:
     search_seeds: tuple[int, ...] = (1000,)
     """Seeds of every search trial; its value is the mean over them. Different from the final seeds."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Seeds of the final runs, with each estimator's best setting."""
+    """Seeds of the final runs, with each estimator's best setting. Without any, the sweep ends with the search."""
+    settings: Path | None = None
+    """The settings.json of an earlier sweep: its best settings are used, nothing is searched."""
     lr_range: tuple[float, float] = (2e-4, 5e-3)
     """Learning rates searched, on a logarithmic scale; twice the same number fixes it."""
     sampler: str = "tpe"
@@ -62,8 +65,12 @@ class SweepConfig:
             raise ValueError(f"lr_range must be two numbers, the smaller first, got {self.lr_range}")
         for name in ("seeds", "search_seeds"):
             values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name} must be one or several different integers, got {values}")
+            if len(set(values)) != len(values):
+                raise ValueError(f"{name} must be different integers, got {values}")
+        if not self.search_seeds:
+            raise ValueError("search_seeds must name at least one seed")
+        if self.settings and not self.seeds:
+            raise ValueError("nothing to do: --settings leaves out the search and no --seeds the final runs")
         if both := sorted(set(self.seeds) & set(self.search_seeds)):
             raise ValueError(f"seeds and search_seeds must differ, both hold {both}")
         return dataclasses.replace(self, estimators=normalise_specs(self.estimators))
@@ -76,9 +83,12 @@ class Sweep:
     config: SweepConfig
     study: Any = field(hash=False)
     folder: Path
+    settings: Settings | None = field(default=None, hash=False)
 
     def searches(self) -> list[Trial]:
-        """All search trials, one of every estimator before the next."""
+        """All search trials, one of every estimator before the next; none if the settings are given."""
+        if self.settings is not None:
+            return []
         numbers = itertools.product(range(self.config.num_trials), self.config.estimators)
         return [Trial(self, "search", spec, number) for number, spec in numbers if number < self.needed(spec)]
 
@@ -99,12 +109,16 @@ def run_sweep(config: Any, study: Any) -> Report:
 
     Raises: Interrupted on Ctrl-C, with the report of what there is; RunFolderError if another sweep runs in the folder or
         it holds something else; WriteFailed when the disk is full. The same command goes on after each of them.
+        ValueError if the file of settings is not one, of another study, or lacks an estimator.
     """
     path = config.folder or Path(f"runs/sweep-{study.name}")
+    settings = read_settings(config.settings, study.name, config.estimators) if config.settings else None
     facts = {"machine": describe_machine(jobs=config.jobs)}
     name = f"sweep-{study.name}"
     with open_run_folder(path, experiment=name, config=identity_of(config), facts=facts) as folder:
-        sweep = Sweep(config, study, folder.path.resolve())
+        sweep = Sweep(config, study, folder.path.resolve(), settings)
+        if settings is not None:
+            refuse_other_settings(folder, settings)
         try:
             with show_progress() as progress:
                 for spec in config.estimators:
@@ -120,7 +134,9 @@ def report_sweep(kind: type, study_of: Any, path: Path) -> Report:
     """Writes the report of a sweep's folder anew and returns it. Runs nothing."""
     config, folder = config_of_folder(kind, path)
     config = config.checked()
-    return _write_report(Sweep(config, study_of(config), folder.path.resolve()), folder)
+    study = study_of(config)
+    settings = read_settings(config.settings, study.name, config.estimators) if config.settings else None
+    return _write_report(Sweep(config, study, folder.path.resolve(), settings), folder)
 
 
 def _run_phase(name: str, sweep: Sweep, trials: list[Trial], progress: Progress) -> None:
@@ -143,6 +159,8 @@ def _run_phase(name: str, sweep: Sweep, trials: list[Trial], progress: Progress)
 def _write_report(sweep: Sweep, folder: RunFolder) -> Report:
     unfinished = [trial for trial in [*sweep.searches(), *sweep.finals()] if not is_recorded(trial)]
     report = build_report(sweep, folder, unfinished=len(unfinished))
+    if sweep.settings is None:
+        write_settings(sweep, folder, report.command)
     with writing(folder.path / "report.html"):
         write_report(report, folder.path)
     return report

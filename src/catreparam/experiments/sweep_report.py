@@ -7,7 +7,7 @@ from catreparam.experiments.configs import command_of
 from catreparam.experiments.run_folder import RunFolder
 from catreparam.experiments.search_spaces import Range, space_of, spec_at
 from catreparam.experiments.statistics import band, compare
-from catreparam.experiments.sweep_trials import best_of
+from catreparam.experiments.sweep_trials import setting_of
 from catreparam.report import Column, Curve, Plot, Report, Table
 
 Record = dict[str, Any]
@@ -44,12 +44,11 @@ def build_report(sweep: Any, folder: RunFolder, *, unfinished: int) -> Report:
     machine = folder.read_config()["facts"]["machine"]
     return Report(
         title=f"Sweep of the {study.name} study",
-        summary=f"{len(finals)} estimators, up to {sweep.config.num_trials} search trials each, "
-        f"{len(sweep.config.seeds)} final runs with the best setting of each. {study.value_title}: lower is better.",
+        summary=_summary(sweep),
         table=_final_table(sweep, records, finals),
         plots=[*_curves(study, finals), *_sensitivity(sweep, records), *_history(sweep, records)],
         grids=study.grids(first, folder.path),
-        appendix={"Final runs in detail": _detail_table(finals), "Search trials": _search_table(sweep, records)},
+        appendix=_appendix(sweep, finals, records),
         facts={**study.facts(), **_facts(sweep), "machine": machine},
         command=command_of(f"catreparam sweep {study.name}", sweep.config),
         location=str(folder.path / "report.html"),
@@ -57,19 +56,42 @@ def build_report(sweep: Any, folder: RunFolder, *, unfinished: int) -> Report:
     )
 
 
+def _summary(sweep: Any) -> str:
+    config = sweep.config
+    parts = [f"{len(config.estimators)} estimators"]
+    if sweep.settings is None:
+        parts.append(f"up to {config.num_trials} search trials each")
+    if config.seeds:
+        parts.append(f"{len(config.seeds)} final runs with the best setting of each")
+    return f"{', '.join(parts)}. {sweep.study.value_title}: lower is better."
+
+
+def _appendix(sweep: Any, finals: dict[str, list[Record]], records: list[Record]) -> dict[str, Table]:
+    tables = {}
+    if sweep.config.seeds:
+        tables["Final runs in detail"] = _detail_table(finals)
+    if sweep.settings is None:
+        tables["Search trials"] = _search_table(sweep, records)
+    return tables
+
+
 def _final_table(sweep: Any, records: list[Record], finals: dict[str, list[Record]]) -> Table:
     compared = compare({spec: {r["number"]: r["test"] for r in runs} for spec, runs in finals.items()})
     rows: list[Record] = []
     for spec, runs in finals.items():
         row: Record = {"estimator": spec, "state": _state(sweep, records, spec), "seeds": len(runs)}
+        setting = setting_of(sweep, records, spec)
+        if setting:
+            row |= {"setting": _setting(setting["spec"], spec), "lr": setting["lr"]}
         if runs:
             values = compared[spec]
-            row |= {"setting": _setting(runs[0]["spec"], spec), "lr": runs[0]["lr"]}
             row |= {"test": values["mean"], "test_ci": values["half"]}
             row |= {"difference": values["difference"], "difference_ci": values["difference_half"]}
             row["validation"] = fmean(r["validation"] for r in runs)
+        elif setting and not sweep.config.seeds:
+            row["validation"] = setting["validation"]
         rows.append(row)
-    rows.sort(key=lambda row: row.get("test", float("inf")))
+    rows.sort(key=lambda row: (row.get("test", float("inf")), row.get("validation", float("inf"))))
     number = ".6f" if sweep.study.log_y else ".2f"
     columns = [
         Column("estimator", "estimator"),
@@ -84,7 +106,13 @@ def _final_table(sweep: Any, records: list[Record], finals: dict[str, list[Recor
     dull = {c.key for c in columns if all(row.get(c.key) in (None, "done") for row in rows)}
     if all(row.get("validation") == row.get("test") for row in rows):
         dull.add("validation")  # closed form: the same number
-    return Table([column for column in columns if column.key not in dull], rows, NOTE)
+    note = NOTE
+    if not sweep.config.seeds:
+        dull.add("seeds")
+        note = (
+            "Validation values of the best search trial of each estimator: the choice has made them a little too good."
+        )
+    return Table([column for column in columns if column.key not in dull], rows, note)
 
 
 def _detail_table(finals: dict[str, list[Record]]) -> Table:
@@ -187,7 +215,10 @@ def _history(sweep: Any, records: list[Record]) -> list[Plot]:
 
 def _facts(sweep: Any) -> dict[str, str]:
     config = sweep.config
-    seeds = f"search {', '.join(map(str, config.search_seeds))}; final {', '.join(map(str, config.seeds))}"
+    final = ", ".join(map(str, config.seeds)) or "none"
+    seeds = f"search {', '.join(map(str, config.search_seeds))}; final {final}"
+    if sweep.settings is not None:
+        return {"settings": str(config.settings), "seeds": ", ".join(map(str, config.seeds))}
     return {
         "search": f"Optuna, sampler {config.sampler}, pruner {config.pruner}, on validation values",
         "seeds": seeds,
@@ -212,5 +243,5 @@ def _state(sweep: Any, records: list[Record], spec: str) -> str:
     mine = [r for r in records if r["phase"] == "final" and r["estimator"] == spec]
     failed = [r for r in mine if r["state"] != "complete"]
     if failed:
-        return f"{len(failed)} diverged" if best_of(sweep, records, spec) else "every trial diverged"
+        return f"{len(failed)} diverged" if setting_of(sweep, records, spec) else "every trial diverged"
     return "done" if len(mine) == len(sweep.config.seeds) else f"{len(mine)} of {len(sweep.config.seeds)} final runs"

@@ -95,6 +95,17 @@ def best_of(sweep: Any, records: list[Record], spec: str) -> Record | None:
     return min(mine, key=lambda record: (record["validation"], record["number"]), default=None)
 
 
+def setting_of(sweep: Any, records: list[Record], spec: str) -> Record | None:
+    """What an estimator's final runs use: {"spec", "lr"}, given with the sweep or the best of its search; None without."""
+    if sweep.settings is not None:
+        return sweep.settings[spec]
+    best = best_of(sweep, records, spec)
+    if best is None:
+        return None
+    lr = best["point"].get("lr", sweep.config.lr_range[0])
+    return {"spec": spec_at(spec, best["point"]), "lr": lr, "validation": best["validation"], "trial": best["number"]}
+
+
 def settle(sweep: Any, spec: str) -> None:
     """Brings Optuna's journal in line with metrics.jsonl after a kill: no trial of a dead worker stays running."""
     path = _journal_path(sweep, spec)
@@ -166,12 +177,12 @@ def _search_value(trial: Trial, point: Record, asked: Any) -> float:
 
 def _final(trial: Trial) -> Record:
     sweep = trial.sweep
-    best = best_of(sweep, RunFolder(sweep.folder).read_metrics(), trial.estimator)
+    setting = setting_of(sweep, RunFolder(sweep.folder).read_metrics(), trial.estimator)
     record: Record = {"phase": "final", "estimator": trial.estimator, "number": trial.number}
-    if best is None:
+    if setting is None:
         record |= {"state": "no setting: every search trial diverged"}
     else:
-        spec, lr = spec_at(trial.estimator, best["point"]), best["point"].get("lr", sweep.config.lr_range[0])
+        spec, lr = setting["spec"], setting["lr"]
         record |= {"spec": spec, "lr": lr, "state": "complete"}
         try:
             record |= sweep.study.final(spec, lr, trial.number, sweep.folder)

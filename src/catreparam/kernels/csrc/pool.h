@@ -13,6 +13,36 @@
 
 namespace catreparam {
 
+// Chunks 0 ... chunks - 1 dealt out in equal ranges, one per seat. A thread takes its own range first: the same rows stay with
+// the same thread from call to call, and what forward left for backward is in that core's cache. Then it helps the others.
+class Deal {
+ public:
+  static constexpr int kMostSeats = 64;
+
+  Deal(int64_t chunks, int threads) : seats_(threads < kMostSeats ? threads : kMostSeats) {
+    for (int64_t seat = 0; seat < seats_; ++seat) {
+      ranges_[seat].next.store(chunks * seat / seats_, std::memory_order_relaxed);
+      ranges_[seat].end = chunks * (seat + 1) / seats_;
+    }
+  }
+
+  template <typename Work>
+  void take_chunks(int seat, Work work) {
+    for (int i = 0; i < seats_; ++i) {
+      Range& range = ranges_[(seat + i) % seats_];
+      for (int64_t chunk; (chunk = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) work(chunk);
+    }
+  }
+
+ private:
+  struct alignas(64) Range {
+    std::atomic<int64_t> next;
+    int64_t end;
+  };
+  const int seats_;
+  Range ranges_[kMostSeats];
+};
+
 class Pool {
  public:
   using Work = void (*)(void* context, int64_t chunk);
@@ -21,10 +51,10 @@ class Pool {
   // a thread that has not begun: the caller takes whatever is left. A second caller at the same time works alone.
   static void run(int64_t chunks, int threads, Work work, void* context) {
     if (threads > 1 && chunks > 1) {
-      if (const ParallelRegion region = torch_team()) {
-        Shared shared{work, context, chunks, {0}};
+      if (const Team team = torch_team(); team.region != nullptr) {
+        Shared shared{work, context, team.thread_number, Deal(chunks, threads)};
         // As many threads as torch uses, whatever the chunks: the runtime would end and start threads to change that.
-        region([](void* all) { take_chunks(*static_cast<Shared*>(all)); }, &shared, (unsigned)threads, 0);
+        team.region([](void* all) { static_cast<Shared*>(all)->take_chunks(); }, &shared, (unsigned)threads, 0);
         return;
       }
     }
@@ -41,14 +71,13 @@ class Pool {
   struct Shared {
     Work work;
     void* context;
-    int64_t chunks;
-    std::atomic<int64_t> next;
-  };
+    int (*thread_number)();
+    Deal deal;
 
-  static void take_chunks(Shared& shared) {
-    for (int64_t chunk; (chunk = shared.next.fetch_add(1, std::memory_order_relaxed)) < shared.chunks;)
-      shared.work(shared.context, chunk);
-  }
+    void take_chunks() {
+      deal.take_chunks(thread_number(), [this](int64_t chunk) { work(context, chunk); });
+    }
+  };
 
   static Pool* current() {
     static std::atomic<Pool*> shared{nullptr};

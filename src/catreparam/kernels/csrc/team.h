@@ -16,6 +16,12 @@ namespace catreparam {
 
 using ParallelRegion = void (*)(void (*body)(void*), void* context, unsigned threads, unsigned flags);
 
+struct Team {
+  int owner;  // process id
+  ParallelRegion region;  // null: there is no team to be used
+  int (*thread_number)();
+};
+
 #if defined(__linux__)
 
 // Whether this process was forked and has not executed a program since (PF_FORKNOEXEC in the kernel's flags).
@@ -32,24 +38,21 @@ inline bool forked_without_exec() {
   return (flags & 0x40) != 0;
 }
 
-struct Team {
-  pid_t owner;
-  ParallelRegion region;
-};
-
 inline Team find_team() {
-  const bool usable = !forked_without_exec();
-  return {getpid(), usable ? reinterpret_cast<ParallelRegion>(dlsym(RTLD_DEFAULT, "GOMP_parallel")) : nullptr};
+  if (forked_without_exec()) return {getpid(), nullptr, nullptr};
+  const auto region = reinterpret_cast<ParallelRegion>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+  const auto thread_number = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"));
+  return {getpid(), thread_number != nullptr ? region : nullptr, thread_number};
 }
 
-inline ParallelRegion torch_team() {
+inline Team torch_team() {
   static const Team team = find_team();
-  return team.owner == getpid() ? team.region : nullptr;
+  return team.owner == getpid() ? team : Team{};
 }
 
 #else
 
-inline ParallelRegion torch_team() { return nullptr; }
+inline Team torch_team() { return {}; }
 
 #endif
 

@@ -1,0 +1,131 @@
+"""Rebuilds the studies under docs/results: polynomial programming, the categorical VAE on three latent shapes, the law.
+
+python scripts/reproduce.py [--only STUDY ...] [--tune] [--jobs N]
+
+Every study is a command of catreparam with a run folder under runs/reproduce; the same call goes on after a kill. Tables,
+pages and the pictures of the documentation are copied to docs/results/STUDY. Hyperparameters come from its settings.json;
+--tune searches them anew first (half as long again).
+"""
+
+import argparse
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from catreparam.cli import main as catreparam
+from catreparam.experiments import law, sweep_polynomial, sweep_vae
+from catreparam.report import Plot
+from catreparam.report.figures import plot_to_svg
+
+RUNS, RESULTS = Path("runs/reproduce"), Path("docs/results")
+
+VAE_ESTIMATORS = "straight_through gumbel_softmax gumbel_rao:num_noises=10 reinmax redge exact_redge rloo reinmax_rloo"
+POLYNOMIAL_ESTIMATORS = VAE_ESTIMATORS.replace(" redge ", " redge reindge ")
+SEEDS = "--seeds 0 1 2 3 4"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A command, its options, the options of its search, and the titles of the plots that the documentation shows."""
+
+    command: str
+    options: str
+    search: str = ""
+    plots: tuple[str, ...] = ()
+
+
+def vae(num_latents: int, num_classes: int, activation: str) -> Study:
+    """Four draws a step; the search sees half of the epochs."""
+    return Study(
+        "sweep vae",
+        f"--estimators {VAE_ESTIMATORS} --vae.dataset mnist5k --vae.num-latents {num_latents} --vae.num-classes {num_classes} "
+        f"--vae.activation {activation} --vae.num-epochs 30 --vae.num-samples 4 --vae.iwae-samples 64",
+        search="--num-trials 6 --search-seeds 1000 --lr-range 5e-4 3e-3 --vae.num-epochs 15",
+        plots=("Test −ELBO", "Train −ELBO"),
+    )
+
+
+def polynomial(power: str) -> Study:
+    """Two draws a step, which `rloo` needs."""
+    return Study(
+        "sweep polynomial",
+        f"--estimators {POLYNOMIAL_ESTIMATORS} --polynomial.powers {power} --polynomial.num-samples 2",
+        search="--num-trials 10 --search-seeds 1000",
+        plots=("Gap to the optimum",),
+    )
+
+
+STUDIES = {
+    "polynomial-1.5": polynomial("1.5"),
+    "polynomial-2": polynomial("2"),
+    "polynomial-3": polynomial("3"),
+    "law": Study("run law", "--seeds 0 1 2", plots=("Total variation, t1 = 0.1", "Total variation, t1 = 0.5")),
+    "vae-48x2": vae(48, 2, "leaky_relu"),
+    "vae-reinmax-8x4": vae(4, 8, "relu"),
+    "vae-reinmax-4x24": vae(24, 4, "relu"),
+}
+REPORTS = {
+    "sweep vae": sweep_vae.report_folder,
+    "sweep polynomial": sweep_polynomial.report_folder,
+    "run law": law.report_folder,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only", nargs="+", choices=STUDIES, default=list(STUDIES), metavar="STUDY", help=", ".join(STUDIES)
+    )
+    parser.add_argument("--tune", action="store_true", help="search the hyperparameters anew")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, each on one thread")
+    arguments = parser.parse_args()
+    begin = time.perf_counter()
+    for name in arguments.only:
+        study, settings = STUDIES[name], RESULTS / name / "settings.json"
+        print(f"\n== {name}, after {(time.perf_counter() - begin) / 60:.0f} min", flush=True)
+        if arguments.tune and study.search:
+            folder = RUNS / f"{name}-search"
+            run(study, f"{study.options} {study.search} --seeds", folder, arguments.jobs)
+            publish(folder, RESULTS / name / "search")
+            shutil.copy(folder / "settings.json", settings)
+        options = f"{study.options} {SEEDS} --settings {settings}" if study.search else study.options
+        run(study, options, RUNS / name, arguments.jobs)
+        publish(RUNS / name, RESULTS / name)
+        draw(study, name, RUNS / name)
+    print(f"\nAll done in {(time.perf_counter() - begin) / 60:.0f} min.")
+    return 0
+
+
+def run(study: Study, options: str, folder: Path, jobs: int) -> None:
+    """Runs or resumes a command; ends the script as the command ends."""
+    status = catreparam([*study.command.split(), *options.split(), "--jobs", str(jobs), "--folder", str(folder)])
+    if status:
+        sys.exit(status)
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Copies page and tables; what only serves to resume stays."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in [folder / "report.html", *folder.glob("*.md"), *folder.glob("*.csv")]:
+        shutil.copy(path, target)
+
+
+def draw(study: Study, name: str, folder: Path) -> None:
+    """The plots that the documentation shows, as pictures of their own."""
+    report = REPORTS[study.command](folder)
+    labels = list(dict.fromkeys(curve.label for plot in report.plots for curve in plot.curves))
+    for plot in report.plots:
+        if plot.title in study.plots:
+            (RESULTS / name / f"{slug(plot)}.svg").write_text(plot_to_svg(plot, labels), encoding="utf-8")
+
+
+def slug(plot: Plot) -> str:
+    """Test −ELBO -> test-elbo."""
+    words = "".join(c if c.isascii() and c.isalnum() else " " for c in plot.title.lower()).split()
+    return "-".join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
