@@ -99,18 +99,32 @@ void ask_for_large_pages(void* memory, int64_t bytes) {
 #endif
 }
 
+// About how many nanoseconds a row takes one thread: measured with AVX-512, which is what costs of splitting compare with.
+double row_cost(const Task& task) {
+  const Call& call = task.call;
+  const double softmaxes = call.num_evaluations * (call.method == kExactRedge ? 2.0 * call.num_noises : 1.0);
+  if (call.classes == 2) return task.pass == Pass::kBackward && call.kept ? 0.3 : 2.5 + 0.7 * softmaxes;
+  const double noise = task.pass == Pass::kBackward && call.kept ? 0.0 : 1.1;
+  return (double)call.classes * (0.5 + noise + 0.3 * softmaxes);
+}
+
+constexpr double kChunk = 6000;  // nanoseconds: small enough to share out evenly
+constexpr double kHandOver = 4000, kHandOverPerThread = 1000;
+
 int32_t run(Task& task, int threads) {
   Call& call = task.call;
   if (call.rows == 0 || call.classes == 0) return 0;
   const int64_t item = task.pass == Pass::kReplay || call.dtype == kFloat32 ? 4 : 2;
   ask_for_large_pages(call.out, call.rows * call.classes * item);
   task.scratch_bytes = active->scratch_bytes(call);
-  // Chunks of about 16,000 class evaluations: a few microseconds, small enough to share out evenly.
-  const int64_t row_cost = call.classes * (2 + call.num_evaluations * (call.method == kExactRedge ? call.num_noises : 1));
-  int64_t rows = 16384 / row_cost;
-  rows = call.classes > 128 ? (rows > 1 ? rows : 1) : (rows + kRowAlignment) / kRowAlignment * kRowAlignment;
-  task.rows_per_chunk = rows;
-  const int64_t chunks = (call.rows + rows - 1) / rows;
+  const double cost = row_cost(task);
+  if ((double)call.rows * cost < kHandOver + kHandOverPerThread * threads) threads = 1;
+  // The same number of chunks for every thread, whatever is left over in the last.
+  const int64_t seats = threads < 1 ? 1 : threads;
+  const int64_t each = (int64_t)((double)call.rows * cost / (kChunk * (double)seats)) + 1;
+  const int64_t rows = (call.rows + seats * each - 1) / (seats * each);
+  task.rows_per_chunk = call.classes > 128 ? rows : (rows + kRowAlignment - 1) / kRowAlignment * kRowAlignment;
+  const int64_t chunks = (call.rows + task.rows_per_chunk - 1) / task.rows_per_chunk;
   Pool::run(chunks, threads, work_on_chunk, &task);
   return task.flags.load();
 }

@@ -94,25 +94,21 @@ class Pool {
   explicit Pool(pid_t owner) : owner_(owner) {}
 
   void run_together(int64_t chunks, int threads, Work work, void* context) {
+    Deal deal(chunks, threads);
     {
       std::lock_guard<std::mutex> lock(state_);
       work_ = work;
       context_ = context;
-      chunks_ = chunks;
-      next_.store(0, std::memory_order_relaxed);
-      seats_ = threads - 1 < chunks - 1 ? threads - 1 : (int)(chunks - 1);
+      deal_ = &deal;
+      seats_ = (int)(threads < chunks ? threads : chunks) - 1;
       grow(seats_);
       ++job_;
     }
     wake_.notify_all();
-    take_chunks(work, context, chunks);
+    deal.take_chunks(0, [=](int64_t chunk) { work(context, chunk); });
     std::unique_lock<std::mutex> lock(state_);
     seats_ = 0;  // whoever wakes up now is too late
     done_.wait(lock, [this] { return working_ == 0; });
-  }
-
-  void take_chunks(Work work, void* context, int64_t chunks) {
-    for (int64_t chunk; (chunk = next_.fetch_add(1, std::memory_order_relaxed)) < chunks;) work(context, chunk);
   }
 
   void grow(int wanted) {
@@ -129,13 +125,13 @@ class Pool {
       wake_.wait(lock, [&] { return job_ != seen; });
       seen = job_;
       if (seats_ == 0) continue;
-      --seats_;
+      const int seat = seats_--;
       ++working_;
       const Work work = work_;
       void* const context = context_;
-      const int64_t chunks = chunks_;
+      Deal* const deal = deal_;
       lock.unlock();
-      take_chunks(work, context, chunks);
+      deal->take_chunks(seat, [=](int64_t chunk) { work(context, chunk); });
       lock.lock();
       if (--working_ == 0) done_.notify_one();
     }
@@ -144,10 +140,9 @@ class Pool {
   const pid_t owner_;
   std::mutex busy_, state_;
   std::condition_variable wake_, done_;
-  std::atomic<int64_t> next_{0};
   Work work_ = nullptr;
   void* context_ = nullptr;
-  int64_t chunks_ = 0;
+  Deal* deal_ = nullptr;  // on the stack of the caller, who waits for all that took a seat
   int seats_ = 0, working_ = 0, started_ = 0;
   uint64_t job_ = 0;
 };
