@@ -18,11 +18,11 @@ extern "C" {
 int32_t catreparam_choose_instruction_set(const char*);
 void* catreparam_make_plan(const Setting*);
 void catreparam_free_plan(void*);
-int32_t catreparam_forward(const void*, int32_t, int64_t, int64_t, int32_t, uint64_t, const void*, const float*, const float*,
-                           float*, void*);
-int32_t catreparam_backward(const void*, int32_t, int64_t, int64_t, int32_t, uint64_t, const void*, const float*, const float*,
-                            float*, const void*, void*);
-int64_t catreparam_kept_floats(const void*, int64_t, int64_t);
+void* catreparam_make_job(const void*, int32_t, int64_t, int64_t);
+void catreparam_free_job(void*);
+int64_t catreparam_kept_floats(const void*);
+int32_t catreparam_forward(const void*, int32_t, uint64_t, const void*, float*, void*, const float*, const float*);
+int32_t catreparam_backward(const void*, int32_t, uint64_t, const void*, float*, void*, const float*, const float*, const void*);
 int32_t catreparam_replay(const void*, int64_t, int64_t, int32_t, uint64_t, float*);
 }
 
@@ -45,21 +45,23 @@ static void check(void* plan, const Setting& setting, int32_t dtype, int64_t row
       std::memcpy(logits.data() + 2 * i, &h, 2);
     }
   std::memcpy(upstream.data(), logits.data(), count * item);
+  void* job = catreparam_make_job(plan, dtype, rows, classes);
   for (int explicit_noise = 0; explicit_noise < 2; ++explicit_noise) {
     const float* n = explicit_noise ? noise.data() : nullptr;
     const float* h = explicit_noise ? x.data() : nullptr;
     for (int32_t threads : {1, 3}) {
-      catreparam_forward(plan, dtype, rows, classes, threads, 7, logits.data(), n, h, nullptr, out.data());
-      catreparam_backward(plan, dtype, rows, classes, threads, 7, logits.data(), n, h, nullptr, upstream.data(), gradient.data());
-      const size_t floats = (size_t)catreparam_kept_floats(plan, rows, classes);
+      catreparam_forward(job, threads, 7, logits.data(), nullptr, out.data(), n, h);
+      catreparam_backward(job, threads, 7, logits.data(), nullptr, gradient.data(), n, h, upstream.data());
+      const size_t floats = (size_t)catreparam_kept_floats(job);
       void* kept = nullptr;
       if (floats == 0 || posix_memalign(&kept, 64, 4 * floats) != 0) continue;
       float* room = static_cast<float*>(kept);
-      catreparam_forward(plan, dtype, rows, classes, threads, 7, logits.data(), n, h, room, out.data());
-      catreparam_backward(plan, dtype, rows, classes, threads, 7, logits.data(), n, h, room, upstream.data(), gradient.data());
+      catreparam_forward(job, threads, 7, logits.data(), room, out.data(), n, h);
+      catreparam_backward(job, threads, 7, logits.data(), room, gradient.data(), n, h, upstream.data());
       std::free(kept);
     }
   }
+  catreparam_free_job(job);
   std::vector<float> replayed(count * (size_t)((setting.num_noises + 1) / 2));
   catreparam_replay(plan, rows, classes, 2, 7, replayed.data());
 }

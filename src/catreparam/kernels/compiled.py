@@ -6,6 +6,8 @@ the chain where that is no memory to speak of (`library.KEPT_BYTES`).
 
 from __future__ import annotations
 
+import ctypes
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,10 +48,29 @@ def sample_eagerly(
     setting: Setting, rows: Tensor, generator: Generator | None, noise: Tensor | None = None, x: Tensor | None = None
 ) -> Tensor:
     """`sample` where `is_traced()` is False."""
-    seed = torch.randint(LARGEST_SEED, (), generator=generator).item()
-    if rows.requires_grad and torch.is_grad_enabled():
-        return _Sample.apply(rows, setting, seed, noise, x)
-    return _checked(setting, rows, int(seed), noise, x)
+    seed = _draw_seed(generator)
+    if not (rows.requires_grad and torch.is_grad_enabled()):
+        return _checked(setting, rows, seed, noise, x)
+    if noise is None and x is None:
+        return _Sample.apply(rows, setting, seed)
+    return _Given.apply(rows, noise, x, setting, seed)
+
+
+class _SeedPlace(threading.local):
+    """An int64 tensor of this thread and its memory: filling it and looking is faster than making one and `item()`."""
+
+    def __init__(self) -> None:
+        with torch.inference_mode(False):
+            self.tensor = torch.empty((), dtype=torch.int64, device="cpu")
+        self.value = ctypes.c_int64.from_address(self.tensor.data_ptr())
+
+
+_seed_place = _SeedPlace()
+
+
+def _draw_seed(generator: Generator | None) -> int:
+    _seed_place.tensor.random_(LARGEST_SEED, generator=generator)
+    return _seed_place.value.value
 
 
 def is_traced() -> bool:
@@ -67,7 +88,7 @@ def _checked(
     seed: int,
     noise: Tensor | None = None,
     x: Tensor | None = None,
-    kept: library.Room | None = None,
+    kept: library.Kept | None = None,
 ) -> Tensor:
     out, flags = library.forward(setting, rows, seed, noise, x, kept)
     if flags & library.INVALID:
@@ -76,20 +97,43 @@ def _checked(
 
 
 class _Sample(torch.autograd.Function):
+    """The usual call, with as few steps as there can be: a small one takes no longer than they do."""
+
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, setting: Setting, seed: int, noise: Tensor | None, x: Tensor | None) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, setting: Setting, seed: int) -> Tensor:
+        ctx.save_for_backward(rows)
+        kept = library.room_to_keep(setting, rows)
+        ctx.call = setting, seed, kept
+        return _checked(setting, rows, seed, None, None, kept)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        (rows,) = ctx.saved_tensors
+        setting, seed, kept = ctx.call
+        if torch.is_grad_enabled():  # create_graph=True: second derivatives are the naive twin's
+            noise, x = _replay(setting, rows.detach(), seed)
+            return naive_gradient(setting, rows, upstream, noise, x), None, None
+        return library.backward(setting, rows, upstream, seed, None, None, kept), None, None
+
+
+class _Given(torch.autograd.Function):
+    """The same with noise and sample given."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, noise: Tensor | None, x: Tensor | None, setting: Setting, seed: int) -> Tensor:
         ctx.save_for_backward(rows, noise, x)
-        ctx.setting, ctx.seed, ctx.kept = setting, seed, library.room_to_keep(setting, rows)
-        return _checked(setting, rows, seed, noise, x, ctx.kept)
+        ctx.call = setting, seed
+        return _checked(setting, rows, seed, noise, x)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, noise, x = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: second derivatives are the naive twin's
-            replayed = _replay(ctx.setting, rows.detach(), ctx.seed)
-            noise, x = (given if given is not None else made for given, made in zip((noise, x), replayed, strict=True))
-            return naive_gradient(ctx.setting, rows, upstream, noise, x), None, None, None, None
-        return library.backward(ctx.setting, rows, upstream, ctx.seed, noise, x, ctx.kept), None, None, None, None
+        setting, seed = ctx.call
+        if not torch.is_grad_enabled():
+            return library.backward(setting, rows, upstream, seed, noise, x), None, None, None, None
+        replayed = _replay(setting, rows.detach(), seed)
+        noise, x = (given if given is not None else made for given, made in zip((noise, x), replayed, strict=True))
+        return naive_gradient(setting, rows, upstream, noise, x), None, None, None, None
 
 
 def _replay(setting: Setting, rows: Tensor, seed: int) -> tuple[Tensor | None, Tensor | None]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-VERSION = 2
+VERSION = 3
 METHODS = {
     name: number
     for number, name in enumerate(
@@ -75,7 +75,7 @@ def instruction_set() -> str:
 
 def choose_instruction_set(name: str) -> bool:
     """Switches the kernels of this process to generic, avx2 or avx512 ("": the best there is); False if it cannot."""
-    _prepare.cache_clear()  # what is kept depends on the width of a vector
+    _job.cache_clear()  # what is kept depends on the width of a vector
     return _library.catreparam_choose_instruction_set(name.encode()) == 0
 
 
@@ -94,14 +94,13 @@ def forward(
     """
     logits = logits if logits.is_contiguous() else logits.contiguous()
     out = torch.empty_like(logits)
-    plan, rows, classes, _ = _prepare(setting, logits.shape)
+    job = _job(setting, logits.shape, logits.dtype)
     flags = _library.catreparam_forward(
-        plan, DTYPES[logits.dtype], rows, classes, torch.get_num_threads(), seed, logits.data_ptr(),
-        noise if noise is None else _explicit(noise), x if x is None else _explicit(x),
-        kept if kept is None else kept.address, out.data_ptr(),
+        job.address, torch.get_num_threads(), seed, logits.data_ptr(), kept if kept is None else kept.address,
+        out.data_ptr(), noise if noise is None else _explicit(noise), x if x is None else _explicit(x),
     )  # fmt: skip
     if flags & OUT_OF_MEMORY:
-        raise MemoryError(f"no memory for the scratch of {classes} classes and {len(setting.lambdas)} steps")
+        raise _out_of_memory(setting, logits)
     return out, flags
 
 
@@ -119,47 +118,62 @@ def backward(
     if upstream.dtype != logits.dtype or not upstream.is_contiguous():
         upstream = upstream.to(logits.dtype).contiguous()
     out = torch.empty_like(logits)
-    plan, rows, classes, _ = _prepare(setting, logits.shape)
+    job = _job(setting, logits.shape, logits.dtype)
     flags = _library.catreparam_backward(
-        plan, DTYPES[logits.dtype], rows, classes, torch.get_num_threads(), seed, logits.data_ptr(),
-        noise if noise is None else _explicit(noise), x if x is None else _explicit(x),
-        kept if kept is None else kept.address, upstream.data_ptr(), out.data_ptr(),
+        job.address, torch.get_num_threads(), seed, logits.data_ptr(), kept if kept is None else kept.address,
+        out.data_ptr(), noise if noise is None else _explicit(noise), x if x is None else _explicit(x),
+        upstream.data_ptr(),
     )  # fmt: skip
     if flags & OUT_OF_MEMORY:
-        raise MemoryError(f"no memory for the scratch of {classes} classes and {len(setting.lambdas)} steps")
+        raise _out_of_memory(setting, logits)
     return out
 
 
-class Room:
-    """Memory that a forward pass fills for its backward pass. Later calls use it again: fresh pages cost more than filling."""
+def _out_of_memory(setting: Setting, logits: Tensor) -> MemoryError:
+    return MemoryError(f"no memory for the scratch of {logits.shape[-1]} classes and {len(setting.lambdas)} steps")
 
-    __slots__ = ("address", "floats", "memory")
+
+class Room:
+    """Memory that a forward pass fills for its backward pass."""
+
+    __slots__ = ("address", "memory")
+
+    def __init__(self, memory: Tensor) -> None:
+        self.memory = memory
+        self.address = memory.data_ptr()
+
+
+class SharedRoom(Room):
+    """One that later calls use again: fresh pages cost more than filling them."""
+
+    __slots__ = ()
 
     def __init__(self, floats: int) -> None:
-        spare = _spare.get(floats)
         try:
-            self.memory = spare.pop() if spare else torch.empty(floats)
-        except IndexError:  # another thread was faster
-            self.memory = torch.empty(floats)
-        self.floats = floats
-        self.address = self.memory.data_ptr()
+            super().__init__(_spare[floats].pop())
+        except (KeyError, IndexError):
+            super().__init__(torch.empty(floats))
 
     def __del__(self) -> None:
-        if len(_spare) >= MOST_SPARE and self.floats not in _spare:
+        floats = self.memory.numel()
+        if len(_spare) >= MOST_SPARE and floats not in _spare:
             _spare.clear()
-        spare = _spare.setdefault(self.floats, [])
+        spare = _spare.setdefault(floats, [])
         if len(spare) < MOST_SPARE:
             spare.append(self.memory)
 
 
 _spare: dict[int, list[Tensor]] = {}  # floats -> memory that nobody uses
 MOST_SPARE = 8
+SMALL_ROOM = 1 << 15  # floats: the allocator has so much at hand
 
 
 def room_to_keep(setting: Setting, logits: Tensor) -> Room | None:
     """Room for what `forward` can leave for `backward`; None if there is nothing to leave or it is over KEPT_BYTES."""
-    floats = _prepare(setting, logits.shape)[3]
-    return Room(floats) if floats else None
+    floats = _job(setting, logits.shape, logits.dtype).kept_floats
+    if floats == 0:
+        return None
+    return Room(torch.empty(floats)) if floats <= SMALL_ROOM else SharedRoom(floats)
 
 
 def replay(setting: Setting, shape: Sequence[int], seed: int) -> Tensor:
@@ -182,13 +196,23 @@ def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
     return tuple(words)
 
 
+class _Job:
+    """The library's own form of a setting, a shape and a dtype: looked up once a pass instead of handed over."""
+
+    __slots__ = ("address", "kept_floats")
+
+    def __init__(self, plan: ctypes.c_void_p, rows: int, classes: int, dtype: int) -> None:
+        self.address = _library.catreparam_make_job(plan, dtype, rows, classes)
+        floats = _library.catreparam_kept_floats(self.address)
+        self.kept_floats = floats if 4 * floats <= KEPT_BYTES else 0
+
+    def __del__(self) -> None:
+        _library.catreparam_free_job(self.address)
+
+
 @functools.lru_cache(maxsize=4096)
-def _prepare(setting: Setting, shape: torch.Size) -> tuple[ctypes.c_void_p, int, int, int]:
-    """The plan, the rows, the classes, and the floats that a forward pass keeps for the backward pass."""
-    plan, classes = _plan(setting), shape[-1]
-    rows = shape.numel() // classes
-    floats = _library.catreparam_kept_floats(plan, rows, classes)
-    return plan, rows, classes, floats if 4 * floats <= KEPT_BYTES else 0
+def _job(setting: Setting, shape: torch.Size, dtype: torch.dtype) -> _Job:
+    return _Job(_plan(setting), shape.numel() // shape[-1], shape[-1], DTYPES[dtype])
 
 
 @functools.lru_cache(maxsize=4096)
@@ -212,12 +236,14 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     pointer, number, long = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
     library.catreparam_instruction_set.restype = ctypes.c_char_p
     library.catreparam_choose_instruction_set.argtypes = [ctypes.c_char_p]
-    library.catreparam_make_plan.restype = pointer
+    library.catreparam_make_plan.restype = library.catreparam_make_job.restype = pointer
+    library.catreparam_make_job.argtypes = [pointer, number, long, long]
+    library.catreparam_free_job.argtypes = [pointer]
     library.catreparam_kept_floats.restype = long
-    library.catreparam_kept_floats.argtypes = [pointer, long, long]
-    common = [pointer, number, long, long, number, ctypes.c_uint64, pointer, pointer, pointer, pointer]
-    library.catreparam_forward.argtypes = [*common, pointer]
-    library.catreparam_backward.argtypes = [*common, pointer, pointer]
+    library.catreparam_kept_floats.argtypes = [pointer]
+    common = [pointer, number, ctypes.c_uint64, pointer, pointer, pointer, pointer, pointer]
+    library.catreparam_forward.argtypes = common
+    library.catreparam_backward.argtypes = [*common, pointer]
     library.catreparam_replay.argtypes = [pointer, long, long, number, ctypes.c_uint64, pointer]
     return library
 

@@ -150,7 +150,7 @@ struct CatreparamPlan {
   Call call;
 };
 
-EXPORT int32_t catreparam_version() { return 2; }
+EXPORT int32_t catreparam_version() { return 3; }
 
 EXPORT const char* catreparam_instruction_set() { return active->name; }
 
@@ -187,44 +187,46 @@ EXPORT CatreparamPlan* catreparam_make_plan(const CatreparamSetting* setting) {
 
 EXPORT void catreparam_free_plan(CatreparamPlan* plan) { delete plan; }
 
-// How many floats forward can leave for backward, so that it need not make the chain again. 0: nothing that would help.
-EXPORT int64_t catreparam_kept_floats(const CatreparamPlan* plan, int64_t rows, int64_t classes) {
-  Call call = plan->call;
-  call.rows = rows;
-  call.classes = classes;
-  return active->kept_floats(call);
+// A plan for rows of a dtype, to be freed by the caller; it may not outlive the plan.
+EXPORT Call* catreparam_make_job(const CatreparamPlan* plan, int32_t dtype, int64_t rows, int64_t classes) {
+  auto* job = new (std::nothrow) Call(plan->call);
+  if (job == nullptr) return nullptr;
+  job->dtype = (Dtype)dtype;
+  job->rows = rows;
+  job->classes = classes;
+  return job;
 }
 
+EXPORT void catreparam_free_job(Call* job) { delete job; }
+
+// How many floats forward can leave for backward, so that it need not make the chain again. 0: nothing that would help.
+EXPORT int64_t catreparam_kept_floats(const Call* job) { return job ? active->kept_floats(*job) : 0; }
+
 // Returns the flags of call.h (and 8 if memory ran out). `kept`: null, or kept_floats of them, the same for both passes.
-EXPORT int32_t catreparam_forward(const CatreparamPlan* plan, int32_t dtype, int64_t rows, int64_t classes, int32_t threads,
-                                  uint64_t seed, const void* logits, const float* noise, const float* x, float* kept, void* out) {
-  Task task{plan->call, Pass::kForward, 0, 0};
-  task.call.dtype = (Dtype)dtype;
-  task.call.rows = rows;
-  task.call.classes = classes;
+EXPORT int32_t catreparam_forward(const Call* job, int32_t threads, uint64_t seed, const void* logits, float* kept, void* out,
+                                  const float* noise, const float* x) {
+  if (job == nullptr) return kFlagNoMemory;
+  Task task{*job, Pass::kForward, 0, 0};
   task.call.seed = seed;
   task.call.logits = logits;
-  task.call.noise = noise;
-  task.call.x = x;
   task.call.kept = kept;
   task.call.out = out;
+  task.call.noise = noise;
+  task.call.x = x;
   return run(task, threads);
 }
 
-EXPORT int32_t catreparam_backward(const CatreparamPlan* plan, int32_t dtype, int64_t rows, int64_t classes, int32_t threads,
-                                   uint64_t seed, const void* logits, const float* noise, const float* x, float* kept,
-                                   const void* upstream, void* out) {
-  Task task{plan->call, Pass::kBackward, 0, 0};
-  task.call.dtype = (Dtype)dtype;
-  task.call.rows = rows;
-  task.call.classes = classes;
+EXPORT int32_t catreparam_backward(const Call* job, int32_t threads, uint64_t seed, const void* logits, float* kept, void* out,
+                                   const float* noise, const float* x, const void* upstream) {
+  if (job == nullptr) return kFlagNoMemory;
+  Task task{*job, Pass::kBackward, 0, 0};
   task.call.seed = seed;
   task.call.logits = logits;
+  task.call.kept = kept;
+  task.call.out = out;
   task.call.noise = noise;
   task.call.x = x;
-  task.call.kept = kept;
   task.call.upstream = upstream;
-  task.call.out = out;
   return run(task, threads) & kFlagNoMemory;
 }
 
