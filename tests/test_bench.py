@@ -1,13 +1,15 @@
 """`catreparam bench` on tiny shapes: what it writes, and that it refuses to time a path whose parity is red."""
 
 import json
+import math
 
 import pytest
 import torch
 
 from catreparam.cli import main
 from catreparam.experiments import bench
-from catreparam.experiments.bench_samplers import TOLERANCE, find_samplers, parity_error
+from catreparam.experiments.bench_samplers import TOLERANCE, Sampler, find_samplers, parity_error, why_no_triton
+from catreparam.experiments.bench_scaling import LINEAR, Scaling, fits, fitted_exponent, scalings
 from catreparam.kernels import dispatch
 
 
@@ -40,10 +42,42 @@ def test_a_path_with_wrong_gradients_is_named_and_not_timed(monkeypatch):
     assert "redge (torch)" not in [row["sampler"] for row in report.table.rows]
 
 
-def test_curves_have_a_point_for_every_case(monkeypatch):
-    monkeypatch.setattr(bench, "_curves", lambda quick: {"rows": [bench.Case((1, 3), x=1), bench.Case((2, 3), 2, x=2)]})
-    report = bench.run(tiny(shapes=("2x3",), curves=True))
+def test_curves_have_a_point_for_every_case_and_a_fitted_exponent(monkeypatch, tmp_path):
+    short = Scaling("rows", "rows of 3", [bench.Case((1, 3), x=1), bench.Case((2, 3), 2, x=2)])
+    monkeypatch.setattr(bench, "scalings", lambda quick: [short])
+    report = bench.run(tiny(shapes=("2x3",), curves=True, folder=tmp_path))
     assert [list(curve.x) for curve in report.plots[0].curves] == [[1, 2]] * len(report.plots[0].curves)
+    assert report.plots[0].curves[-1].label == LINEAR
+    table = report.appendix["Fitted exponents"]
+    assert len(table.rows) == len(report.plots[0].curves) - 1
+    assert (tmp_path / "cost-rows.svg").read_text().startswith("<svg")
+    assert "exponent" in (tmp_path / "fitted-exponents.md").read_text()
+    assert json.loads((tmp_path / "bench.json").read_text())["exponents"] == list(table.rows)
+
+
+def test_curves_cover_what_the_design_asks_for():
+    full = {scaling.name: scaling.cases for scaling in scalings(quick=False)}
+    sizes = [math.prod(case.shape) for case in full["elements"]]
+    assert max(sizes) / min(sizes) >= 1e5
+    assert (full["classes"][0].x, full["classes"][-1].x) == (2, 100_000)
+    assert (full["steps"][0].num_steps, full["steps"][-1].num_steps) == (1, 32)
+    ours, peer = Sampler("redge", torch.clone, "compiled"), Sampler("peer", torch.clone)
+    assert fits(ours, full["elements"][-1])
+    assert not fits(peer, full["elements"][-1])
+    assert fits(peer, full["elements"][-2])
+
+
+def test_an_exponent_is_fitted_to_the_largest_two_decades():
+    x = [1, 10, 100, 1000]
+    assert fitted_exponent(x, [9.0, 2.0, 4.0, 8.0]) == pytest.approx(math.log10(2))
+    assert fitted_exponent([5], [1.0]) is None
+
+
+def test_why_a_path_is_missing_is_said():
+    _, missing = find_samplers()
+    note = bench.run(tiny(shapes=("2x3",))).table.note
+    assert all(name in note for name in missing)
+    assert any("Triton" in name for name in missing) == bool(why_no_triton())
 
 
 def test_the_path_is_as_before(monkeypatch):

@@ -28,10 +28,12 @@ from catreparam.experiments.bench_samplers import (
     parity_error,
     peak_tensors,
 )
+from catreparam.experiments.bench_scaling import Case, Scaling, exponent_table, fits, make_plot, scalings
 from catreparam.experiments.configs import options
 from catreparam.experiments.machine import describe_machine
 from catreparam.experiments.progress import Progress, show_progress
-from catreparam.report import Column, Curve, Plot, Report, Table, write_atomically, write_report
+from catreparam.report import Column, Plot, Report, Table, write_atomically, write_report
+from catreparam.report.figures import plot_to_svg
 from catreparam.validation import check_choice, check_count
 
 SHAPES = ("200x48x2", "100x30x10", "256x128x2", "64x100", "1x576x16384", "1024x32x32", "64x81x9")
@@ -66,20 +68,11 @@ class Config:
     samplers: tuple[str, ...] = ()
     """Only these, as the table names them ("redge (compiled)") or without the path ("redge"); all if none is given."""
     curves: bool = True
-    """Cost against rows, classes (2 to 100,000) and steps (1 to 32)."""
+    """Cost against logits (1e3 to 1e8), rows, classes (2 to 100,000) and steps (1 to 32), with fitted exponents."""
     quick: bool = False
     """Under a minute: small shapes, few rounds, short curves."""
     folder: Path | None = None
-    """Where to write bench.json, table.md, table.csv, table.jsonl and report.html; nothing is written if not given."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """Logits of this shape, sampled with this many steps; `x` is its place on a curve."""
-
-    shape: tuple[int, ...]
-    num_steps: int = NUM_STEPS
-    x: int = 0
+    """Where to write bench.json, table.md, fitted-exponents.md, cost-*.svg and report.html; nothing is written if not given."""
 
 
 def run(config: Config) -> Report:
@@ -94,25 +87,26 @@ def run(config: Config) -> Report:
     samplers = _wanted(samplers, config.samplers)
     red = {sampler.label: error for sampler in samplers if not (error := parity_error(sampler)) < TOLERANCE}
     samplers = [sampler for sampler in samplers if sampler.label not in red]
-    curves = _curves(config.quick) if config.curves else {}
+    curves = scalings(config.quick) if config.curves else []
     chosen = [s for s in samplers if s.name in (GUMBEL, PEER, "redge", "exact_redge")]
     rows: list[dict[str, Any]] = []
-    plots: list[Plot] = []
+    plots: list[tuple[Scaling, Plot]] = []
     with show_progress() as progress:
         progress.start("shapes", total=max(len(shapes), 1))
         for name, shape in shapes.items():
             results = measure(Case(shape), samplers, rounds)
             for sampler in samplers:
                 results[sampler.label]["peak"] = peak_tensors(sampler, shape, NUM_STEPS)
-            rows += _compare(name, results)
+            rows += _compare(name, results, samplers)
             progress.advance("shapes", name)
-        for title, cases in curves.items():
-            plots.append(_plot(title, cases, chosen, max(rounds // 6, 3), progress))
+        for scaling in curves:
+            plots.append((scaling, _plot(scaling, chosen, max(rounds // 6, 3), progress)))
     report = Report(
         title="Speed of the samplers",
         summary=f"{len(samplers)} samplers in turn, {rounds} rounds.",
-        table=Table(COLUMNS, rows, NOTE, group="shape"),
-        plots=plots,
+        table=Table(COLUMNS, rows, f"{NOTE} Not timed here: {', '.join(missing)}." if missing else NOTE, group="shape"),
+        plots=[plot for _, plot in plots],
+        appendix={"Fitted exponents": exponent_table(plots)} if plots else {},
         facts={"machine": describe_machine(), "load": _load(), "missing": ", ".join(missing) or "nothing"},
         command="catreparam bench " + options(asdict(config), asdict(Config())),
         warning=f"NOT TIMED, gradients differ from the naive twin's: {red}" if red else "",
@@ -120,7 +114,11 @@ def run(config: Config) -> Report:
     )
     if config.folder:
         write_report(report, config.folder)
-        content = {"facts": dict(report.facts), "red": red, "rows": rows, "plots": [asdict(plot) for plot in plots]}
+        content = {"facts": dict(report.facts), "red": red, "rows": rows, "plots": [asdict(plot) for _, plot in plots]}
+        content["exponents"] = list(report.appendix["Fitted exponents"].rows) if plots else []
+        for scaling, plot in plots:
+            svg = plot_to_svg(plot, [curve.label for curve in plot.curves])
+            write_atomically(config.folder / f"cost-{scaling.name}.svg", svg + "\n")
         write_atomically(config.folder / "bench.json", json.dumps(content, indent=1) + "\n")
     return report
 
@@ -143,14 +141,13 @@ def parse_shape(text: str) -> tuple[int, ...]:
 def measure(case: Case, samplers: Sequence[Sampler], rounds: int) -> dict[str, dict[str, float]]:
     """Milliseconds for every sampler: medians of forward and both, and half their interquartile ranges."""
     rounds = max(rounds // 6, 3) if _elements(case.shape) >= LARGE else rounds
-    logits = torch.randn(case.shape).requires_grad_()
-    upstream = torch.randn(case.shape)
+    given = {device: _logits(case.shape, device) for device in {sampler.device for sampler in samplers}}
     times: dict[str, tuple[list[float], list[float]]] = {sampler.label: ([], []) for sampler in samplers}
     order = random.Random(0)
     for turn in range(rounds + WARM_UP):
         for sampler in order.sample(samplers, len(samplers)):  # nobody always follows the same neighbour
             with sampler.on_its_path():
-                forward, both = _time_block(sampler, logits, upstream, case.num_steps)
+                forward, both = _time_block(sampler, *given[sampler.device], case.num_steps)
             if turn >= WARM_UP:
                 times[sampler.label][0].append(forward)
                 times[sampler.label][1].append(both)
@@ -169,11 +166,11 @@ def _time_block(sampler: Sampler, logits: Tensor, upstream: Tensor, num_steps: i
     calls = 0
     while both < BLOCK:
         logits.grad = None
-        started = time.perf_counter()
+        started = _now(logits)
         x = sampler.draw(logits, num_steps)
-        drawn = time.perf_counter()
+        drawn = _now(logits)
         x.backward(upstream)
-        done = time.perf_counter()
+        done = _now(logits)
         forward += drawn - started
         both += done - started
         calls += 1
@@ -181,44 +178,35 @@ def _time_block(sampler: Sampler, logits: Tensor, upstream: Tensor, num_steps: i
     return 1e3 * forward / calls, 1e3 * both / calls
 
 
-def _compare(name: str, results: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+def _logits(shape: tuple[int, ...], device: str) -> tuple[Tensor, Tensor]:
+    return torch.randn(shape, device=device).requires_grad_(), torch.randn(shape, device=device)
+
+
+def _now(logits: Tensor) -> float:
+    if logits.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _compare(name: str, results: dict[str, dict[str, float]], samplers: Sequence[Sampler]) -> list[dict[str, Any]]:
+    """A row for every sampler, the fastest first, with its peers on the same device."""
+    devices = {sampler.label: sampler.device for sampler in samplers}
+    peers = {(s.name, s.device): results[s.label]["both"] for s in samplers if s.name in (PEER, GUMBEL)}
     rows = []
     for label, result in sorted(results.items(), key=lambda item: item[1]["both"]):
-        peers = {"against_peer": PEER, "against_gumbel": GUMBEL}
-        faster = {key: results[peer]["both"] / result["both"] for key, peer in peers.items() if peer in results}
+        keys = {"against_peer": (PEER, devices[label]), "against_gumbel": (GUMBEL, devices[label])}
+        faster = {key: peers[peer] / result["both"] for key, peer in keys.items() if peer in peers}
         rows.append({"shape": name, "sampler": label, **result, **faster})
     return rows
 
 
-def _curves(quick: bool) -> dict[str, list[Case]]:
-    rows = (100, 1_000, 10_000) if quick else (100, 1_000, 10_000, 100_000, 1_000_000)
-    classes = (2, 10, 100, 1_000) if quick else (2, 3, 10, 32, 100, 1_000, 10_000, 100_000)
-    steps = (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32)
-    size = 20_000 if quick else 200_000
-    return {
-        "rows of 10 classes": [Case((count, 10), x=count) for count in rows],
-        f"classes, {size:,} logits in all": [Case((max(size // count, 1), count), x=count) for count in classes],
-        "denoiser evaluations, 3,000 rows of 10 classes": [Case((3_000, 10), count, x=count) for count in steps],
-    }
-
-
-def _plot(title: str, cases: list[Case], samplers: Sequence[Sampler], rounds: int, progress: Progress) -> Plot:
+def _plot(scaling: Scaling, samplers: Sequence[Sampler], rounds: int, progress: Progress) -> Plot:
     results = []
-    progress.start(title, total=len(cases))
-    for case in cases:
-        results.append(measure(case, samplers, rounds))
-        progress.advance(title, str(case.x))
-    curves = [
-        Curve(
-            sampler.label,
-            [case.x for case in cases],
-            [result[sampler.label]["both"] for result in results],
-            [min(result[sampler.label]["both_spread"], 0.9 * result[sampler.label]["both"]) for result in results],
-        )
-        for sampler in samplers
-    ]
-    note = "Medians; bands are half the distance between the quartiles to either side."
-    return Plot(f"Cost against {title}", title.split(",")[0], "forward + backward, ms", curves, note, True, True)
+    progress.start(scaling.axis, total=len(scaling.cases))
+    for case in scaling.cases:
+        results.append(measure(case, [sampler for sampler in samplers if fits(sampler, case)], rounds))
+        progress.advance(scaling.axis, str(case.x))
+    return make_plot(scaling, samplers, results)
 
 
 def _elements(shape: tuple[int, ...]) -> int:

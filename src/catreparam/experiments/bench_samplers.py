@@ -6,7 +6,7 @@ import gc
 import importlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import OneHotCategoricalStraightThrough
 
 from catreparam.estimators import ESTIMATORS
-from catreparam.kernels import compiled, dispatch, fast, library
+from catreparam.kernels import compiled, dispatch, fast, library, triton_autograd, triton_launch
 from catreparam.kernels.library import Setting
 from catreparam.kernels.twins import naive_surrogate, needs_noise, needs_sample
 from catreparam.noise_schedule import make_schedule
@@ -36,15 +36,20 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Sampler:
-    """`draw(logits, num_steps)` returns a sample with a gradient; `path` is the path of ours that it takes, if any."""
+    """`draw(logits, num_steps)` returns a sample with a gradient; `path` is the path of ours that it takes, if any.
+
+    `device` is where its logits lie.
+    """
 
     name: str
     draw: Callable[[Tensor, int], Tensor]
     path: str = ""
+    device: str = "cpu"
 
     @property
     def label(self) -> str:
-        return f"{self.name} ({self.path})" if self.path else self.name
+        where = self.path or ("" if self.device == "cpu" else self.device)
+        return f"{self.name} ({where})" if where else self.name
 
     def __call__(self, logits: Tensor, num_steps: int = NUM_STEPS) -> Tensor:
         with self.on_its_path():
@@ -60,8 +65,15 @@ def peak_tensors(sampler: Sampler, shape: tuple[int, ...], num_steps: int) -> fl
 
     What torch allocated, temporaries, sample and gradient included; the kernels' own scratch (a few rows) is not seen.
     """
-    logits, upstream = torch.randn(shape).requires_grad_(), torch.randn(shape)
+    logits = torch.randn(shape, device=sampler.device).requires_grad_()
+    upstream = torch.randn(shape, device=sampler.device)
     gc.collect()
+    if sampler.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        with sampler.on_its_path():
+            sampler.draw(logits, num_steps).backward(upstream)
+        return (torch.cuda.max_memory_allocated() - before) / (4 * logits.numel())
     library._spare.clear()  # what earlier calls left would not be counted
     with sampler.on_its_path(), torch.profiler.profile(profile_memory=True) as profile:
         sampler.draw(logits, num_steps).backward(upstream)
@@ -85,19 +97,30 @@ def find_samplers() -> tuple[list[Sampler], list[str]]:
         samplers.append(Sampler(PEER, lambda logits, steps: redge.redge(logits, n_steps=steps + 1, t_1=T1)))
     if (reinmax := _optional("reinmax", missing)) is not None:
         samplers.append(Sampler("reinmax package", lambda logits, _: reinmax.reinmax(logits, 1.0)[0]))
-    paths = [path for path in dispatch.PATHS if (path != "compiled" or library.BUILT) and path != "triton"]
     if not library.BUILT:
-        missing.append("compiled kernels")
+        missing.append("compiled kernels (no C++ compiler at installation)")
+    paths = [path for path in dispatch.PATHS if (path != "compiled" or library.BUILT)]
+    if why := why_no_triton():
+        missing.append(f"the Triton path ({why})")
+        paths.remove("triton")
+    else:
+        samplers += [replace(peer, device="cuda") for peer in samplers if peer.name in (GUMBEL, PEER)]
     for name, (method, options) in OURS.items():
         for path in paths:
-            if path == "naive" or path == "compiled" or method in fast.METHODS:
-                samplers.append(Sampler(name, _ours(method, options), path))
+            if path != "torch" or method in fast.METHODS:
+                device = "cuda" if path == "triton" else "cpu"
+                samplers.append(Sampler(name, _ours(method, options), path, device))
     return samplers, missing
+
+
+def why_no_triton() -> str:
+    """Why the Triton path cannot be timed here; empty if it can."""
+    return triton_launch.UNAVAILABLE or ("" if torch.cuda.is_available() else "no CUDA device")
 
 
 def parity_error(sampler: Sampler) -> float:
     """The largest difference of a gradient from the naive twin's, noise and sample given. 0 for the twin and for peers."""
-    if sampler.path not in ("torch", "compiled"):
+    if sampler.path in ("", "naive"):
         return 0.0
     setting = _setting(*OURS[sampler.name])
     return max(_difference(setting, sampler.path, num_classes) for num_classes in (2, 9, 32, 100, 600))
@@ -114,13 +137,16 @@ def _difference(setting: Setting, path: str, num_classes: int) -> float:
     exact = logits.double().requires_grad_()
     doubled = (None if given is None else given.double() for given in (given_noise, given_x))
     (wanted,) = torch.autograd.grad(naive_surrogate(setting, exact, *doubled), exact, upstream.double())
-    leaf = logits.requires_grad_()
     if path == "torch":
+        leaf = logits.requires_grad_()
         value = fast.surrogate(setting, leaf, noise=given_noise, x=given_x)
     else:
-        value = compiled.sample(setting, leaf, noise=noise, x=x)
-    (found,) = torch.autograd.grad(value, leaf, upstream)
-    return float((found - wanted).abs().max())
+        device = "cuda" if path == "triton" else "cpu"
+        leaf = logits.to(device).detach().requires_grad_()
+        kernels = triton_autograd if path == "triton" else compiled
+        value = kernels.sample(setting, leaf, noise=noise.to(device), x=x.to(device))
+    (found,) = torch.autograd.grad(value, leaf, upstream.to(leaf.device))
+    return float((found.cpu() - wanted).abs().max())
 
 
 def _setting(method: str, options: dict[str, Any]) -> Setting:
