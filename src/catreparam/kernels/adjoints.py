@@ -93,12 +93,12 @@ class Chain:
         layout, last = self.layout, self.probs[-1]
         path = layout.covariance(last, upstream)
         total = layout.second_order(last, upstream, x, 1.0) if self.second_order and x is not None else path
-        at_z = path * self.plan[-1].lam
+        at_z = path * (layout.gain * self.plan[-1].lam)
 
         def take(stage: int, change: Tensor, scale: float) -> None:
             total.add_(change, alpha=scale)
             if self.plan[stage].lam:
-                at_z.add_(change, alpha=scale * self.plan[stage].lam)
+                at_z.add_(change, alpha=scale * layout.gain * self.plan[stage].lam)
 
         _pull_back(layout, self.plan, self.probs, at_z, take)
         return total
@@ -130,16 +130,16 @@ class MatchedChain:
     def gradient(self, upstream: Tensor, x: Tensor | None) -> Tensor:
         layout = self.layout
         total = layout.covariance(self.probs[-1], upstream)
-        at_w = (total / self.variance).mul_(self.plan[-1].lam)
-        at_inverse = layout.classwise(self.tilts[-1], total)  # cotangent of 1 / v
+        at_w = (total / self.variance).mul_(layout.gain * self.plan[-1].lam)
+        at_inverse = self.tilts[-1] * total  # cotangent of 1 / v, for pairs of the one that both classes share
 
         def take(stage: int, change: Tensor, scale: float) -> None:
             total.add_(change, alpha=scale)
-            at_w.addcdiv_(change, self.variance, value=scale * self.plan[stage].lam)
-            at_inverse.add_(layout.classwise(self.tilts[stage], change), alpha=scale)
+            at_w.addcdiv_(change, self.variance, value=scale * layout.gain * self.plan[stage].lam)
+            at_inverse.addcmul_(self.tilts[stage], change, value=scale)
 
         _pull_back(layout, self.plan, self.probs, at_w, take)
-        at_variance = layout.classwise(self.noise, at_w).div_(self.variance.sqrt()).mul_(0.5)
+        at_variance = (self.noise * at_w).div_(self.variance.sqrt()).mul_(0.5 / layout.gain)
         at_variance.sub_(at_inverse.div_(self.variance.square()))
         slope = (1 - 2 * self.mean).mul_(at_variance).masked_fill_(self.spread < 0.1, 0.0)
         return total.add_(layout.covariance(self.mean, slope))
@@ -185,18 +185,19 @@ class Sweep:
         total = layout.second_order(upper, upstream, x, weight) if weight else layout.covariance(upper, upstream)
         if total.shape != z.shape:  # at lambda_1 = 0 the noises do not matter
             total = total.expand_as(z).clone()
-        at_z = total * grid[-1]
+        at_z = total * (layout.gain * grid[-1])
         for start, end in zip(grid[-2::-1], grid[:0:-1], strict=True):
             half = (end - start) / 2
+            carried = half * layout.gain
             lower = self.denoise(layout.move(z, upper, -2 * half), start)
             if start:
                 z = layout.move(layout.move(z, upper, -half), lower, -half)
                 lower = self.denoise(z, start)
             first = layout.covariance(upper, at_z)
-            second = layout.covariance(lower, torch.add(at_z, first, alpha=2 * half * end))
+            second = layout.covariance(lower, torch.add(at_z, first, alpha=2 * carried * end))
             total.add_(first, alpha=half).add_(second, alpha=half)
             if start:
-                at_z.add_(first, alpha=half * end).add_(second, alpha=half * start)
+                at_z.add_(first, alpha=carried * end).add_(second, alpha=carried * start)
             upper = lower
         return self.average(total) if self.averaged else total
 

@@ -47,7 +47,8 @@ def sample(
             path = "torch"
     if path == "torch":
         rows = to_rows(logits, mask, dim, generator)
-        return from_rows(fast.sample(chosen, rows, generator=generator), logits, dim)
+        x = fast.sample(chosen, rows, generator=generator)
+        return x if dim == -1 and x.dtype == logits.dtype else from_rows(x, logits, dim)
     check_logits(logits, dim)
     check_generator(generator, logits.device)
     rows = logits

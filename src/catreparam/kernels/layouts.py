@@ -23,11 +23,12 @@ LOG2_E = math.log2(math.e)  # exp2 is vectorised in torch, exp and softmax wake 
 class Pairs:
     """Two classes: a vector (u_0, u_1) is its difference u_0 - u_1, probabilities are those of class 0. [(noises,) rows].
 
-    Noise, states, gradients with respect to the sample and -inf logits all act through their difference alone, and a
-    gradient with respect to logits sums to zero.
+    Noise, states, gradients with respect to the sample and -inf logits all act through their difference alone. A gradient
+    with respect to logits sums to zero: it stands as its entry for class 0, half its difference.
     """
 
     noise_axis = 0
+    gain = 2.0  # makes a vector out of a gradient
 
     def pack(self, vectors: Tensor) -> Tensor:
         """[rows, 2] to differences [rows]."""
@@ -46,9 +47,8 @@ class Pairs:
         return _interleave(probs, 1 - probs)
 
     def unpack_gradient(self, gradient: Tensor) -> Tensor:
-        """Differences to vectors [rows, 2] that sum to zero."""
-        half = gradient / 2
-        return _interleave(half, -half)
+        """Gradients to vectors [rows, 2] that sum to zero."""
+        return _interleave(gradient, -gradient)
 
     def repeat(self, packed: Tensor) -> Tensor:
         """With room for an axis of noises."""
@@ -60,7 +60,7 @@ class Pairs:
 
     def evaluate(self, scaled: Tensor, z: Tensor, lam: float, bounded: bool) -> Tensor:
         """softmax(logits + lam * z). `bounded`: z is known to be small."""
-        return torch.sigmoid(torch.add(scaled, z, alpha=lam) if lam else scaled)
+        return torch.add(scaled, z, alpha=lam).sigmoid_() if lam else torch.sigmoid(scaled)
 
     def softmax(self, t: Tensor) -> Tensor:
         return torch.sigmoid(t)
@@ -74,18 +74,14 @@ class Pairs:
         return torch.add(noise, x, alpha=2 * lam).sub_(lam)
 
     def covariance(self, probs: Tensor, u: Tensor) -> Tensor:
-        """J(p) u."""
-        return torch.addcmul(probs, probs, probs, value=-1).mul_(2).mul(u)
+        """J(p) u, a gradient."""
+        return torch.ops.aten.sigmoid_backward.default(u, probs)
 
     def second_order(self, probs: Tensor, u: Tensor, x: Tensor, weight: float) -> Tensor:
-        """(1 - w/2) J(p) u + (w/2) (x - p) <x - p, u>."""
-        population = torch.addcmul(probs, probs, probs, value=-1).mul_(2 - weight)
+        """(1 - w/2) J(p) u + (w/2) (x - p) <x - p, u>, a gradient."""
+        population = torch.addcmul(probs, probs, probs, value=-1).mul_(1 - weight / 2)
         away = x - probs
-        return torch.addcmul(population, away, away, value=weight).mul(u)
-
-    def classwise(self, vector: Tensor, cotangent: Tensor) -> Tensor:
-        """The product, for a factor that both classes share: its sum over the classes."""
-        return vector * cotangent / 2
+        return torch.addcmul(population, away, away, value=weight / 2).mul(u)
 
     def draw(self, probs: Tensor, ticket: Tensor) -> Tensor:
         """One-hot rows [rows, 2]; a class of probability zero never wins."""
@@ -109,6 +105,7 @@ class Table:
     """[num_classes, (noises,) rows] with axis 0, or [(noises,) rows, num_classes] with axis -1."""
 
     axis: int
+    gain = 1.0  # vectors and gradients stand alike
 
     @property
     def noise_axis(self) -> int:
@@ -167,9 +164,6 @@ class Table:
         away = x - probs
         one_sample = (away * u).sum(self.axis, keepdim=True)
         return torch.addcmul(self.covariance(probs, u).mul_(1 - weight / 2), away, one_sample, value=weight / 2)
-
-    def classwise(self, vector: Tensor, cotangent: Tensor) -> Tensor:
-        return vector * cotangent
 
     def draw(self, probs: Tensor, ticket: Tensor) -> Tensor:
         """One-hot rows [rows, num_classes] for `ticket`: uniform numbers [rows], or clocks [rows, num_classes].
