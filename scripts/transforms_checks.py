@@ -59,13 +59,13 @@ class Loss(torch.nn.Module):
 def compile_dynamic(name: str) -> None:
     """fullgraph, forward and backward: gradients are finite for several batch sizes, and sizes share their graph.
 
-    The graph is run as it is; see `compile_inductor` for the code that inductor makes of it.
+    The graph is run as it is: a quick form of `compile_inductor`, which makes code of it.
     """
     _compile(name, lambda graph, _: graph.forward)
 
 
 def compile_inductor(name: str) -> None:
-    """The same with inductor's code, which takes its time."""
+    """The same with inductor's code: what `torch.compile` does by default."""
     _compile(name, torch._inductor.compile)
 
 
@@ -155,7 +155,7 @@ def deepcopy(name: str) -> None:
 
 
 CHECKS: dict[str, Callable[[str], None]] = {
-    "compile": compile_dynamic,
+    "compile": compile_inductor,
     "export": export,
     "ONNX": onnx,
     "vmap": vmap,
@@ -181,7 +181,8 @@ def _compile(name: str, backend: Callable) -> None:
         logits = torch.randn(size, 4)
         torch._dynamo.mark_dynamic(logits, 0)
         _check_gradient(compiled, logits)
-    assert graphs <= 2, f"{graphs} graphs for five batch sizes"  # reinforce makes a second one when its baseline moves
+    most = 3 if name == "reinforce" else 1  # the two floats of its baseline move
+    assert graphs <= most, f"{graphs} graphs for five batch sizes"
     torch._dynamo.reset()
 
 
