@@ -4,7 +4,8 @@ import pytest
 import torch
 from scipy import stats
 
-from catreparam.kernels import fast
+import catreparam
+from catreparam.kernels import dispatch, fast
 from catreparam.kernels.adjoints import METHODS
 from catreparam.kernels.layouts import choose_layout, draw_ticket
 from catreparam.kernels.library import Setting
@@ -245,3 +246,19 @@ def test_hard_draws_follow_softmax_of_the_logits(method, num_classes):
     merge = lambda cells: torch.cat((cells[order[:rare]].sum(0, keepdim=True), cells[order[rare:]]))  # noqa: E731
     pvalue = stats.chisquare(merge(counts).numpy(), merge(expected).numpy()).pvalue
     assert pvalue > FAILURE_RATE / 15
+
+
+@pytest.mark.parametrize("shape", [(40, 3), (20_000, 2), (20_000, 7)])  # summed at once, in parts, at once
+@pytest.mark.parametrize(("bad", "message"), [(torch.nan, "NaN"), (torch.inf, "inf"), (-torch.inf, "no class")])
+def test_invalid_rows_are_found_at_every_size(shape, bad, message):
+    logits = torch.zeros(shape)
+    logits[-1] = bad
+    with dispatch.using("torch"), pytest.raises(ValueError, match=message):
+        catreparam.redge(logits)
+
+
+def test_impossible_classes_are_legal_at_every_size():
+    logits = torch.zeros(20_000, 2)
+    logits[:, 1] = -torch.inf
+    with dispatch.using("torch"):
+        assert bool((catreparam.redge(logits)[:, 0] == 1).all())

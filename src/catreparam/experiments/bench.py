@@ -204,7 +204,8 @@ def _plot(scaling: Scaling, samplers: Sequence[Sampler], rounds: int, progress: 
     results = []
     progress.start(scaling.axis, total=len(scaling.cases))
     for case in scaling.cases:
-        results.append(measure(case, [sampler for sampler in samplers if fits(sampler, case)], rounds))
+        chosen = [sampler for sampler in samplers if sampler.name not in scaling.without and fits(sampler, case)]
+        results.append(measure(case, chosen, rounds))
         progress.advance(scaling.axis, str(case.x))
     return make_plot(scaling, samplers, results)
 

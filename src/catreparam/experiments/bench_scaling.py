@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from catreparam.experiments.bench_samplers import NUM_STEPS, Sampler
+from catreparam.experiments.bench_samplers import GUMBEL, NUM_STEPS, Sampler
 from catreparam.report import Column, Curve, Plot, Table
 
 MOST_ELSEWHERE = 20_000_000  # elements: beyond, only our kernels, which hold two tensors and not ten
@@ -31,12 +31,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Cases along one axis. `proportional`: cost should grow like x; otherwise it should not grow."""
+    """Cases along one axis, for all samplers but those named in `without`.
+
+    `proportional`: cost should grow like x; otherwise it should not grow.
+    """
 
     name: str
     axis: str
     cases: Sequence[Case]
     proportional: bool = True
+    without: tuple[str, ...] = ()
 
 
 def scalings(quick: bool) -> list[Scaling]:
@@ -51,7 +55,10 @@ def scalings(quick: bool) -> list[Scaling]:
         Scaling("rows", "rows of 10 classes", [Case((count, 10), x=count) for count in rows]),
         Scaling("classes", "classes of 32 rows", [Case((32, count), x=count) for count in classes]),
         Scaling(
-            "steps", "softmaxes of 3,000 rows of 10 classes", [Case((3_000, 10), count, x=count) for count in steps]
+            "steps",
+            "softmaxes of 3,000 rows of 10 classes",
+            [Case((3_000, 10), count, x=count) for count in steps],
+            without=(GUMBEL,),
         ),
         Scaling(
             "widths",

@@ -88,7 +88,7 @@ def _checked(
     seed: int,
     noise: Tensor | None = None,
     x: Tensor | None = None,
-    kept: library.Kept | None = None,
+    kept: library.Room | None = None,
 ) -> Tensor:
     out, flags = library.forward(setting, rows, seed, noise, x, kept)
     if flags & library.INVALID:
