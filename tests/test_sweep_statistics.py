@@ -40,3 +40,12 @@ def test_bands_need_three_curves_and_end_with_the_shortest():
     mean, half = band([[1.0, 2.0, 9.0], [2.0, 3.0], [3.0, 4.0]])
     assert mean == [2.0, 3.0]
     assert half == pytest.approx([2.484, 2.484], abs=1e-3)
+
+
+def test_differences_to_a_named_reference_are_paired_by_seed():
+    runs = {"a": {0: 1.0, 1: 2.0}, "b": {0: 3.0, 1: 5.0}, "c": {7: 1.0}}
+    compared = compare(runs, reference="b")
+    assert compared["b"]["difference"] == 0.0
+    assert compared["a"]["difference"] == -2.5
+    assert compared["c"]["difference"] is None  # no seed in common
+    assert compare({"a": {0: 1.0}}, reference="b")["a"]["difference"] is None

@@ -141,8 +141,8 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
     rows = [row for power in config.powers for row in _rows(config, power, records)]
     report = Report(
         title=f"Polynomial programming ({config.extension} extension)",
-        summary=f"{config.num_variables} binary variables, {config.num_steps} steps of Adam on batches of {config.batch_size} with "
-        f"{config.num_samples} draw(s) each, or the fewest that an estimator takes.",
+        summary=f"{config.num_variables} binary variables, {config.num_steps} steps of Adam on batches of {config.batch_size} "
+        f"with {config.num_samples} draw(s) each, or the fewest that an estimator takes.",
         table=Table(COLUMNS, rows, NOTE, group="problem"),
         plots=[_curves(config, power, records) for power in config.powers],
         facts={"machine": folder.read_config()["facts"]["machine"], "seeds": ", ".join(map(str, config.seeds))},

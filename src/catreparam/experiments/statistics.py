@@ -32,23 +32,25 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, None if error is None else t_quantile(len(values) - 1) * error
 
 
-def compare(runs: Mapping[str, Mapping[int, float]]) -> dict[str, dict[str, float | None]]:
-    """For every method and its value by seed (lower is better): `mean`, its 95 % interval `half`, and against the method
-    with the lowest mean the `difference` and its interval `difference_half`, paired by the seeds that both have.
+def compare(runs: Mapping[str, Mapping[int, float]], *, reference: str = "") -> dict[str, dict[str, float | None]]:
+    """For every method and its value by seed (lower is better): `mean`, its 95 % interval `half`, and against `reference`
+    (the method with the lowest mean, if none is named) the `difference` and its interval `difference_half`, paired by the
+    seeds that both have.
 
-    Pairing removes what the seed does to both: the initial weights, the batches, the problem. The best method itself has
+    Pairing removes what the seed does to both: the initial weights, the batches, the problem. The reference itself has
     difference 0 and no interval. Intervals are Student's t and not corrected for the number of comparisons.
 
     >>> compare({"a": {0: 1.0, 1: 2.0}, "b": {0: 2.0, 1: 3.0}})["b"]["difference"]
     1.0
     """
     means = {name: fmean(values.values()) for name, values in runs.items() if values}
-    best = min(means, key=lambda name: means[name], default="")
+    best = reference or min(means, key=lambda name: means[name], default="")
     compared: dict[str, dict[str, float | None]] = {}
     for name in means:
         mean, half = mean_and_interval(list(runs[name].values()))
         compared[name] = {"mean": mean, "half": half, "difference": None, "difference_half": None}
-        differences = [value - runs[best][seed] for seed, value in runs[name].items() if seed in runs[best]]
+        rival = runs.get(best, {})
+        differences = [value - rival[seed] for seed, value in runs[name].items() if seed in rival]
         if name == best:
             compared[name]["difference"] = 0.0
         elif differences:
