@@ -113,9 +113,9 @@ def run(study: Study, options: str, folder: Path, jobs: int) -> None:
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Copies page and tables; what only serves to resume stays."""
+    """Copies the page, which holds every table, and the tables as CSV; what only serves to resume stays."""
     target.mkdir(parents=True, exist_ok=True)
-    for path in [folder / "report.html", *folder.glob("*.md"), *folder.glob("*.csv")]:
+    for path in [folder / "report.html", *folder.glob("*.csv")]:
         shutil.copy(path, target)
 
 

@@ -49,6 +49,12 @@ def test_every_page_is_reachable_from_the_navigation():
     assert listed == written
 
 
+def test_the_evidence_shows_the_measured_table():
+    rows = [line for line in (ROOT / "docs/results/vae.md").read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    assert len(rows) > 2
+    assert "\n".join(rows) in (ROOT / "docs/evidence.md").read_text(encoding="utf-8")
+
+
 def test_importing_the_package_needs_no_optional_dependency():
     optional = ("tyro", "rich", "matplotlib", "sklearn", "safetensors", "jax")
     code = f"import sys, catreparam; print([name for name in {optional} if name in sys.modules])"
