@@ -38,6 +38,21 @@ def test_prompt_gives_images_and_a_report(tmp_path, capsys):
     assert {"image-000.png", "image-001.png", "report.html", "table.md", "config.json"} <= made
 
 
+def test_the_report_of_a_folder_is_rebuilt_once_the_generation_is_finished(tmp_path, capsys):
+    folder = tmp_path / "run"
+    whole = guide_maskgit.run(config(folder))
+    table, images = (folder / "table.md").read_text(), (folder / "image-001.png").read_bytes()
+    for name in ("table.md", "report.html", "image-001.png"):
+        (folder / name).unlink()
+    assert main(["report", str(folder)]) == 0
+    assert whole.title in capsys.readouterr().out
+    assert (folder / "table.md").read_text() == table
+    assert (folder / "image-001.png").read_bytes() == images
+    (folder / "checkpoints" / "result.safetensors").unlink()
+    assert main(["report", str(folder)]) == 2
+    assert "is not finished" in capsys.readouterr().err
+
+
 def test_guidance_raises_the_score_of_the_prompt(tmp_path):
     def mean_reward(weight):
         folder = tmp_path / f"{weight}"

@@ -201,7 +201,8 @@ def _report(words: list[str]) -> int:
     from catreparam.experiments.run_folder import RunFolder
 
     experiment = str(RunFolder(folder).read_config().get("experiment"))
-    modules = {**EXPERIMENTS, "guide": GUIDES[""], **{f"sweep-{name}": module for name, module in SWEEPS.items()}}
+    modules = {**EXPERIMENTS, "guide": GUIDES[""], "guide maskgit": GUIDES["maskgit"]}
+    modules |= {f"sweep-{name}": module for name, module in SWEEPS.items()}
     module: ModuleType = importlib.import_module(modules[_choose("experiment", experiment, list(modules))])
     _print_report(module.report_folder(folder))
     return 0

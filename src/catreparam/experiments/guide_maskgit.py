@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from catreparam.experiments.configs import command_of, identity_of
+from catreparam.experiments.configs import command_of, config_of_folder, identity_of
 from catreparam.experiments.estimator_specs import build_estimator, normalise_specs
 from catreparam.experiments.guide_rewards import RewardSpec, token_reward
 from catreparam.experiments.machine import check_device, describe_machine
 from catreparam.experiments.progress import show_progress
-from catreparam.experiments.run_folder import RunFolder, open_run_folder, writing
+from catreparam.experiments.run_folder import RunFolder, RunFolderError, open_run_folder, writing
 from catreparam.experiments.vae_training import stream
 from catreparam.guidance import Generation, RoundInfo, guided_sample
 from catreparam.masked_diffusion import ClassifierFree, Denoiser
@@ -119,6 +119,19 @@ def run(config: Config) -> Report:
         generation = _generate(config, transformer, vq, score, folder)
         seconds = time.perf_counter() - began
         return _write_report(config, vq, generation, judge, folder, seconds)
+
+
+def report_folder(path: Path) -> Report:
+    """Writes the report of a finished generation anew, with the weights it was made with, and returns it.
+
+    Raises RunFolderError for a generation that is not finished, CheckpointError if the weights are not there any more.
+    """
+    config, folder = config_of_folder(Config, path)
+    if folder.load_checkpoint("result") is None:
+        raise RunFolderError(
+            f"the generation in {path} is not finished; {command_of('catreparam guide maskgit', config)}"
+        )
+    return run(config)
 
 
 def unit_images(images: Tensor) -> Tensor:
