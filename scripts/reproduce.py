@@ -38,6 +38,7 @@ class Study:
     search: str = ""
     plots: tuple[str, ...] = ()
     seeds: str = "--seeds 0 1 2"
+    title: str = ""
 
 
 def vae(num_latents: int, num_classes: int, activation: str) -> Study:
@@ -49,6 +50,7 @@ def vae(num_latents: int, num_classes: int, activation: str) -> Study:
         search="--num-trials 6 --search-seeds 1000 --lr-range 5e-4 3e-3 --vae.num-epochs 15",
         plots=("Test −ELBO", "Train −ELBO"),
         seeds="--seeds 0 1 2 3 4",
+        title=f"{num_latents} codes of {num_classes}",
     )
 
 
@@ -140,12 +142,12 @@ def summarise() -> None:
         runs = {name: {r["number"]: r["test"] for r in finals if r["estimator"] == name} for name in rows}
         for name, values in compare(runs, reference=OURS).items():
             rows[name] |= {f"{study}-{key}": value for key, value in values.items()}
-        columns.append(Column(f"{study}-mean", study.removeprefix("vae-"), ".2f", f"{study}-half", lowest_is_best=True))
+        columns.append(Column(f"{study}-mean", STUDIES[study].title, ".2f", f"{study}-half", lowest_is_best=True))
         columns.append(Column(f"{study}-difference", f"above {OURS}", ".2f", f"{study}-difference_half"))
     note = "± is half the 95 % interval over five seeds (Student's t); differences are paired by seed."
     report = Report(
         "Test −ELBO of tuned categorical VAEs",
-        "Nats per image, lower is better; latent variables x classes, or ReinMax's shapes as classes x latent variables.",
+        "Nats per image, lower is better.",
         Table(columns, list(rows.values()), note),
         command="make reproduce",
     )
