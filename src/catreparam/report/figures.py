@@ -11,7 +11,7 @@ import torch
 from catreparam.report.content import ImageGrid, Plot
 
 # Okabe and Ito's palette (told apart with any colour vision), darkest first, then line styles when it runs out.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d4d4d", "#b8a900")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d4d4d", "#5e3c99")
 LINE_STYLES = ("-", "--", ":", "-.")
 MARKERS = "os^D"
 
