@@ -99,7 +99,9 @@ def _make_log(set_scale, axis) -> None:
     from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
     set_scale("log")
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=7))
+    low, high = axis.get_view_interval()
+    subs = (1.0, 2.0, 5.0) if low > 0 and high / low < 1e3 else (1.0,)  # between the powers of ten, where there is room
+    axis.set_major_locator(LogLocator(subs=subs, numticks=9))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_formatter(NullFormatter())
 
