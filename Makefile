@@ -16,7 +16,7 @@ help:
 	@echo "make demo         set up, train a categorical VAE on real digits with six estimators, print the table (3 min)"
 	@echo "make test         set up, run the whole test suite"
 	@echo "make check        lint, types, import contracts, tests, shape checks: what CI runs"
-	@echo "make reproduce    set up, rebuild the studies under docs/results (under an hour on two cores)"
+	@echo "make reproduce    set up, rebuild the studies under docs/results (about an hour on two cores)"
 	@echo "make format | lint | types | shapes | statistical | test-fast | sanitize | docs | docs-tables | release-check | clean"
 
 install: $(STAMP)
@@ -82,7 +82,7 @@ sanitize:
 docs-tables: $(STAMP)
 	$(BIN)/catreparam measure --num-draws 20000 --folder docs/results/gradients
 
-# The studies under docs/results: tables, pages, curves (under an hour on two cores); what is done already is not done again
+# The studies under docs/results: tables, pages, curves (about an hour on two cores); what is done already is not done again
 reproduce: $(LIGHT)
 	$(BIN)/python scripts/reproduce.py
 

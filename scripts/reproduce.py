@@ -24,7 +24,7 @@ from catreparam.report.figures import plot_to_svg
 RUNS, RESULTS = Path("runs/reproduce"), Path("docs/results")
 
 VAE_ESTIMATORS = "straight_through gumbel_softmax gumbel_rao:num_noises=10 reinmax redge exact_redge rloo reinmax_rloo"
-# Gumbel-Rao's ten noises take 80 times as long as a step of straight-through on these 131,072 variables.
+# Gumbel-Rao's ten noises take 80 times as long as a step of straight-through on these 65,536 binary variables.
 POLYNOMIAL_ESTIMATORS = "straight_through gumbel_softmax reinmax redge reindge exact_redge rloo reinmax_rloo"
 OURS = "reinmax_rloo"
 
