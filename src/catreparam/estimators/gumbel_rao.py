@@ -14,6 +14,7 @@ from catreparam.categorical import (
     from_rows,
     to_rows,
 )
+from catreparam.kernels import conditional_gumbels, dispatch
 from catreparam.validation import check_count, check_number
 
 
@@ -41,7 +42,12 @@ def gumbel_rao(
     Reference: Paulus et al. 2021, https://arxiv.org/abs/2010.04838.
     """
     check_count("num_noises", num_noises)
+    temperature = check_number("temperature", temperature, above=0.0)
     rows = to_rows(logits, mask, dim, generator)
+    x = dispatch.sample(rows.detach(), None, -1, generator, "straight_through")
+    if x is not None:
+        noise = conditional_gumbels.draw_noise(rows, num_noises, generator)
+        return from_rows(conditional_gumbels.attach(rows, x, noise, temperature), logits, dim)
     x = draw_one_hot(torch.softmax(rows, -1), generator)
     noise = draw_exponential_like(rows.expand(num_noises, *rows.shape), generator)
     return from_rows(

@@ -143,7 +143,7 @@ def why_not_torch(logits: Tensor, method: str) -> str:
         return "no floating tensor with a class axis"
     if logits.layout != torch.strided or (type(logits) not in (Tensor, Parameter) and not compiled.is_traced()):
         return f"a {type(logits).__name__} of layout {logits.layout} is no plain tensor"
-    if _forward_mode():
+    if in_forward_mode():
         return "forward-mode derivatives, and transforms inside torch.compile, take the naive path"
     return ""
 
@@ -170,7 +170,7 @@ def why_not(logits: Tensor) -> str:
         return f"{logits.layout} on {logits.device.type}"
     if logits.dtype not in DTYPES:
         return f"{logits.dtype} takes the torch path"
-    if _forward_mode():
+    if in_forward_mode():
         return "forward-mode derivatives, and transforms inside torch.compile, take the naive path"
     return ""
 
@@ -189,12 +189,13 @@ def why_not_triton(logits: Tensor) -> str:
     reason = triton_launch.why_not(logits)
     if reason and logits.is_cuda and reason == triton_launch.UNAVAILABLE and wanted() == "triton":
         raise RuntimeError(f"{ENVIRONMENT}=triton, but {reason}")
-    if not reason and _forward_mode():
+    if not reason and in_forward_mode():
         return "forward-mode derivatives, and transforms inside torch.compile, take the naive path"
     return reason
 
 
-def _forward_mode() -> bool:
+def in_forward_mode() -> bool:
+    """Whether forward-mode derivatives may be asked for, which autograd functions of ours do not give."""
     if torch.autograd.forward_ad._current_level >= 0:
         return True
     if not torch._C._are_functorch_transforms_active():
