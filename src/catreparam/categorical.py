@@ -24,7 +24,8 @@ def to_rows(
     if mask is not None:
         check_mask(mask, logits)
         rows = rows.masked_fill(~mask, -torch.inf)
-    rows = rows.movedim(dim, -1)
+    if dim not in (-1, rows.ndim - 1):
+        rows = rows.movedim(dim, -1)
     check_rows(rows)
     return rows
 

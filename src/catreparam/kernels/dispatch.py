@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,8 +19,6 @@ from catreparam.validation import (
     check_generator,
     check_logits,
     check_mask,
-    check_rows,
-    values_are_checked,
 )
 
 ENVIRONMENT = "CATREPARAM_KERNELS"
@@ -54,7 +51,7 @@ def sample(
                 return None
             path = "torch"
     if path == "torch":
-        rows = _checked_rows(logits, mask, dim, generator)
+        rows = to_rows(logits, mask, dim, generator)
         x = fast.sample(chosen, rows, generator=generator)
         return x if dim == -1 and x.dtype == logits.dtype else from_rows(x, logits, dim)
     check_logits(logits, dim)
@@ -67,21 +64,6 @@ def sample(
     rows = rows if last else rows.movedim(dim, -1)
     x = (triton_autograd if path == "triton" else compiled).sample(chosen, rows, generator=generator)
     return x if last else x.movedim(-1, dim)
-
-
-def _checked_rows(logits: Tensor, mask: Tensor | None, dim: int, generator: Generator | None) -> Tensor:
-    """`to_rows`, which for tensors of a certain size would wake all threads to find every value finite."""
-    middling = isinstance(logits, Tensor) and fast.SERIAL < logits.numel() <= 4 * fast.SERIAL
-    if not (middling and mask is None and dim == -1 and logits.dtype in (torch.float32, torch.float64)):
-        return to_rows(logits, mask, dim, generator)
-    check_logits(logits)
-    check_generator(generator, logits.device)
-    if logits.is_cpu and values_are_checked():
-        parts = logits.detach().reshape(-1).split(fast.SERIAL)
-        if all(math.isfinite(float(part.sum())) for part in parts):
-            return logits
-    check_rows(logits)
-    return logits
 
 
 def _is_plain(logits: Tensor) -> bool:

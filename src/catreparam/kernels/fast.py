@@ -20,9 +20,8 @@ from catreparam.kernels.adjoints import METHODS, Method, stages
 from catreparam.kernels.layouts import Layout, choose_layout, draw_ticket
 from catreparam.kernels.library import Setting
 from catreparam.kernels.twins import naive_surrogate, needs_noise, needs_sample
-from catreparam.validation import inside_transform
+from catreparam.validation import SERIAL, inside_transform
 
-SERIAL = (1 << 15) - 1  # elements: torch runs most operations on one thread up to here; waking the others costs 50 us
 LARGE = 1 << 19  # elements: beyond, temporaries would leave the cache and be paged in afresh every time
 KEPT = 1 << 18  # elements: a chain as small as this is kept for backward, any other is run again
 
