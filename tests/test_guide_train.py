@@ -1,5 +1,7 @@
 """`catreparam guide train`: resumes to the same weights, and what it writes is what `guide` reads."""
 
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -30,6 +32,22 @@ def test_weights_can_be_loaded_and_say_how_they_were_made(trained):
     assert models.facts["config"]["dataset"] == "mnist5k"
     assert {"psnr", "reward_accuracy", "heldout_accuracy", "prior_loss"} <= models.facts.keys()
     assert models.reference_mean.shape[0] == 11  # each label, then all
+
+
+def test_report_can_be_rebuilt_from_the_folder(trained):
+    page = (trained.parent / "report.html").read_text(encoding="utf-8")
+    assert all(title in page for title in ("VQ model", "Reward classifier", "Held-out classifier", "Prior"))
+    (trained.parent / "report.html").unlink()
+    rebuilt = guide_train.report_folder(trained.parent)
+    assert (trained.parent / "report.html").read_text(encoding="utf-8") == page
+    assert [len(plot.curves[0].x) for plot in rebuilt.plots] == [2, 3, 1, 2]
+    assert rebuilt.table.rows[0]["value"] == load_digits_models(trained).facts["psnr"]
+
+
+def test_report_of_a_training_that_was_cut_says_so(trained, tmp_path):
+    for name in ("config.json", "metrics.jsonl"):
+        shutil.copy(trained.parent / name, tmp_path)
+    assert "Unfinished: 8 of 8" in guide_train.report_folder(tmp_path).warning
 
 
 def test_killed_training_goes_on_to_the_same_weights(trained, tmp_path, monkeypatch):

@@ -201,7 +201,7 @@ def _report(words: list[str]) -> int:
     from catreparam.experiments.run_folder import RunFolder
 
     experiment = str(RunFolder(folder).read_config().get("experiment"))
-    modules = {**EXPERIMENTS, "guide": GUIDES[""], "guide maskgit": GUIDES["maskgit"]}
+    modules = {**EXPERIMENTS, **{f"guide {name}".strip(): module for name, module in GUIDES.items()}}
     modules |= {f"sweep-{name}": module for name, module in SWEEPS.items()}
     module: ModuleType = importlib.import_module(modules[_choose("experiment", experiment, list(modules))])
     _print_report(module.report_folder(folder))

@@ -47,7 +47,8 @@ def gumbel_rao(
     x = dispatch.sample(rows.detach(), None, -1, generator, "straight_through")
     if x is not None:
         noise = conditional_gumbels.draw_noise(rows, num_noises, generator)
-        return from_rows(conditional_gumbels.attach(rows, x, noise, temperature), logits, dim)
+        x = conditional_gumbels.attach(gumbel_rao_surrogate, rows, x, noise, temperature)
+        return from_rows(x, logits, dim)
     x = draw_one_hot(torch.softmax(rows, -1), generator)
     noise = draw_exponential_like(rows.expand(num_noises, *rows.shape), generator)
     return from_rows(

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from catreparam.data import DATASETS, ImageDataset, load_dataset
+from catreparam.experiments.configs import command_of, config_of_folder
 from catreparam.experiments.guide_stages import (
     Stage,
     accuracy,
@@ -26,6 +27,7 @@ from catreparam.experiments.guide_stages import (
     psnr,
     vq_stage,
 )
+from catreparam.experiments.guide_train_report import OUTPUT, report_training
 from catreparam.experiments.machine import describe_machine
 from catreparam.experiments.progress import Progress, show_progress
 from catreparam.experiments.run_folder import RunFolder, open_run_folder
@@ -35,10 +37,9 @@ from catreparam.models.digits_models import build_digits_models
 from catreparam.models.initialise import initialise
 from catreparam.models.maskgit import MaskGIT, zero_gates
 from catreparam.models.vq_digits import DigitsVQ
-from catreparam.report import Column, Report, Table
+from catreparam.report import Report
 from catreparam.validation import check_choice, check_count
 
-OUTPUT = "tokens_digits.safetensors"
 WARM_UP = 50  # steps of rising learning rate
 
 
@@ -86,7 +87,13 @@ def run(config: Config) -> Report:
         train_stage(prior_stage(data, vq), models["prior"], config, folder, progress)
         quality = _quality(models, data, config.seed)
         _write_weights(models, data, {"config": identity, **quality}, folder)
-        return _report(quality, config)
+        return report_training(folder, command_of("catreparam guide train", config))
+
+
+def report_folder(path: Path) -> Report:
+    """Writes the report of a run folder anew, finished or not, and returns it. Trains nothing."""
+    config, folder = config_of_folder(Config, path)
+    return report_training(folder, command_of("catreparam guide train", config.checked()))
 
 
 def train_stage(stage: Stage, model: nn.Module, config: Config, folder: RunFolder, progress: Progress) -> None:
@@ -178,20 +185,3 @@ def _write_weights(models: dict[str, nn.Module], data: ImageDataset, facts: dict
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}
-
-
-def _report(quality: dict[str, float], config: Config) -> Report:
-    names = {
-        "psnr": "PSNR of the VQ model, dB",
-        "reward_accuracy": "test accuracy of the reward classifier",
-        "heldout_accuracy": "test accuracy of the held-out classifier",
-        "prior_loss": "prior, nats per masked test token",
-    }
-    return Report(
-        title=f"Image tokens of {config.dataset}",
-        summary=f"Weights in {config.folder / OUTPUT}.",
-        table=Table(
-            [Column("what", "what"), Column("value", "value", ".4f")],
-            [{"what": title, "value": quality[key]} for key, title in names.items()],
-        ),
-    )

@@ -6,6 +6,7 @@ k other than x and r_x = 1: one power an element, and no other logarithm.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,19 +29,25 @@ def draw_noise(rows: Tensor, num_noises: int, generator: Generator | None = None
     return noise.movedim(0, -1) if few else noise
 
 
-def attach(rows: Tensor, x: Tensor, noise: Tensor, temperature: float) -> Tensor:
-    """The value of x with Gumbel-Rao's gradient for the given noise [num_noises, *batch, num_classes]."""
+Surrogate = Callable[..., Tensor]  # the naive twin: `gumbel_rao_surrogate`
+
+
+def attach(surrogate: Surrogate, rows: Tensor, x: Tensor, noise: Tensor, temperature: float) -> Tensor:
+    """The value of x with the gradient of `surrogate` for the given noise [num_noises, *batch, num_classes].
+
+    The surrogate itself serves under transforms and for double backward; else its gradient is computed by hand.
+    """
     if compiled.is_traced() or dispatch.in_forward_mode():
-        return attach_gradient(x, _surrogate(rows, noise=noise, x=x, temperature=temperature))
-    return _GumbelRao.apply(rows, x, noise, temperature) if rows.requires_grad else x
+        return attach_gradient(x, surrogate(rows, noise=noise, x=x, temperature=temperature))
+    return _GumbelRao.apply(rows, x, noise, temperature, surrogate) if rows.requires_grad else x
 
 
 class _GumbelRao(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, x: Tensor, noise: Tensor, temperature: float) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, x: Tensor, noise: Tensor, temperature: float, surrogate: Surrogate) -> Tensor:
         # A copy, so that the caller may change the sample in place; as truth values it is a quarter of the size.
         ctx.save_for_backward(rows, x.bool(), noise)
-        ctx.temperature = temperature
+        ctx.temperature, ctx.surrogate = temperature, surrogate
         return x.clone()
 
     @staticmethod
@@ -48,10 +55,10 @@ class _GumbelRao(torch.autograd.Function):
         rows, x, noise = ctx.saved_tensors
         given = {"noise": noise, "x": x.to(rows.dtype), "temperature": ctx.temperature}
         if torch.is_grad_enabled():  # create_graph=True
-            gradient = torch.autograd.grad(_surrogate(rows, **given), rows, upstream, create_graph=True)[0]
+            gradient = torch.autograd.grad(ctx.surrogate(rows, **given), rows, upstream, create_graph=True)[0]
         else:
             gradient = gumbel_rao_gradient(rows, upstream, **given)
-        return gradient, None, None, None
+        return gradient, None, None, None, None
 
 
 def gumbel_rao_gradient(logits: Tensor, upstream: Tensor, *, noise: Tensor, x: Tensor, temperature: float) -> Tensor:
@@ -76,10 +83,3 @@ def gumbel_rao_gradient(logits: Tensor, upstream: Tensor, *, noise: Tensor, x: T
         total.add_(product.sum(noises, keepdim=True))
     gradient = total.squeeze(noises).div_(len(noise) * temperature)
     return (gradient.movedim(0, -1) if few else gradient).contiguous()
-
-
-def _surrogate(logits: Tensor, **given: Any) -> Tensor:
-    # Imported late: kernels stand below estimators, whose surrogates are the truth that kernels are held to.
-    from catreparam.estimators.gumbel_rao import gumbel_rao_surrogate
-
-    return gumbel_rao_surrogate(logits, **given)
