@@ -90,7 +90,8 @@ def new_state(
         activation=activation,
         generator=stream(seed, "weights"),
     ).to(device)
-    optimizer = torch.optim.Adam([*model.parameters(), *learned_parameters(estimator, device)], lr=lr)
+    fused = torch.device(device).type in ("cpu", "cuda")  # a third of the time of Adam's separate operations
+    optimizer = torch.optim.Adam([*model.parameters(), *learned_parameters(estimator, device)], lr=lr, fused=fused)
     generators = {name: stream(seed, name, device) for name in ("codes", "pixels")}
     return TrainingState(model, estimator, optimizer, {"batches": stream(seed, "batches"), **generators})
 
