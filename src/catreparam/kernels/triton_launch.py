@@ -21,8 +21,9 @@ from catreparam.kernels.twins import needs_sample
 
 OLDEST = (3, 3)  # the first release whose kernels keep a chain of tiles in a tuple
 MOST_CLASSES = 16384  # a row is held by one program
+MOST_WARPS = 32  # of a program
 MOST_EVALUATIONS = 33  # the chain is unrolled
-TILE = 1024  # elements of a tile that holds several rows
+TILES = ((16, 256, 1), (1024, 1024, 4))  # (up to so many classes, elements of a tile, its warps); measured on an H200
 CHAINS = ("redge", "redge_cov", "reindge")
 
 
@@ -133,14 +134,14 @@ class _Tiles(NamedTuple):
 
 @functools.lru_cache(maxsize=4096)
 def _tiles(shape: torch.Size) -> _Tiles:
-    """Small rows: many to a program, TILE elements. Large ones: one to a program, with more warps."""
+    """Small rows: many to a program. Large ones: one to a program, eight classes to a thread while warps suffice."""
     classes = shape[-1]
     rows = shape.numel() // classes
     width = 1 << (classes - 1).bit_length()
-    height = max(1, TILE // width)
-    sizes = {"ROWS": height, "CLASSES": width}
-    warps = max(4, width // 1024)
-    return _Tiles(rows, classes, -(-rows // height), {**sizes, "num_warps": warps, "enable_fp_fusion": True})
+    elements, warps = next(((size, warps) for most, size, warps in TILES if width <= most), (width, width // 256))
+    height = max(1, elements // width)
+    sizes = {"ROWS": height, "CLASSES": width, "num_warps": min(warps, MOST_WARPS), "enable_fp_fusion": True}
+    return _Tiles(rows, classes, -(-rows // height), sizes)
 
 
 def _rule(setting: Setting) -> tuple[str, float]:
