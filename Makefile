@@ -32,6 +32,7 @@ $(LIGHT): pyproject.toml constraints.txt
 
 $(STAMP): $(LIGHT)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	-$(BIN)/catreparam build
 	touch $(STAMP)
 
 demo: $(LIGHT)

@@ -104,7 +104,7 @@ def _dispatch(words: list[str]) -> int:
 
 def _commands() -> dict[str, Callable[[list[str]], int]]:
     commands = {"run": _run, "sweep": _sweep, "guide": _guide, "data": _data, "report": _report, "list": _list}
-    commands |= {"cite": _cite, "doctor": _doctor}
+    commands |= {"cite": _cite, "doctor": _doctor, "build": _build}
     for name, (module, _) in CONFIG_COMMANDS.items():
         commands[name] = lambda words, name=name, module=module: _run_module(module, words, f"catreparam {name}")
     return commands
@@ -237,6 +237,21 @@ def _doctor(words: list[str]) -> int:
     return 0
 
 
+def _build(words: list[str]) -> int:
+    about = (
+        "Compile the autograd node of the CPU kernels against the torch that is installed (half a minute, needs a C++ "
+        "compiler). Optional: without it the same is done in Python, and small calls take about twice as long. To be "
+        "repeated when torch changes; `catreparam doctor` says whether it is in use."
+    )
+    _parser("build", about).parse_args(words)
+    from catreparam.kernels import library, node
+
+    if not library.BUILT:
+        raise OSError("the compiled kernels are missing, and the node is theirs; install again with a C++ compiler")
+    print(f"Built {node.build()}\nProcesses started from now on use it.")
+    return 0
+
+
 def _print_datasets() -> None:
     from catreparam.data import DATASETS
 
@@ -259,7 +274,8 @@ def _print_help() -> None:
     lines |= {"guide": "guide image tokens by a reward: digits, maskgit (by a prompt); train their networks"}
     lines |= {name: line for name, (_, line) in CONFIG_COMMANDS.items()}
     lines |= {"report": "rebuild the report of a run folder", "list": "estimators, data sets, experiments"}
-    lines |= {"doctor": "which path runs here and why", "cite": "BibTeX of the method"}
+    lines |= {"doctor": "which path runs here and why", "build": "make small calls on the CPU faster, for this torch"}
+    lines |= {"cite": "BibTeX of the method"}
     for name, line in lines.items():
         print(f"  {name:<10}{line}")
     print(f"\n{EPILOG}")

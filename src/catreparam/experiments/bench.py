@@ -32,6 +32,7 @@ from catreparam.experiments.bench_scaling import Case, Scaling, exponent_table, 
 from catreparam.experiments.configs import options
 from catreparam.experiments.machine import describe_machine
 from catreparam.experiments.progress import Progress, show_progress
+from catreparam.kernels import node
 from catreparam.report import Column, Plot, Report, Table, write_atomically, write_report
 from catreparam.report.figures import plot_to_svg
 from catreparam.validation import check_choice, check_count
@@ -107,7 +108,12 @@ def run(config: Config) -> Report:
         table=Table(COLUMNS, rows, f"{NOTE} Not timed here: {', '.join(missing)}." if missing else NOTE, group="shape"),
         plots=[plot for _, plot in plots],
         appendix={"Fitted exponents": exponent_table(plots)} if plots else {},
-        facts={"machine": describe_machine(), "load": _load(), "missing": ", ".join(missing) or "nothing"},
+        facts={
+            "machine": describe_machine(),
+            "load": _load(),
+            "autograd node": node.UNAVAILABLE or "built",
+            "missing": ", ".join(missing) or "nothing",
+        },
         command="catreparam bench " + options(asdict(config), asdict(Config())),
         warning=f"NOT TIMED, gradients differ from the naive twin's: {red}" if red else "",
         location=str(config.folder / "report.html") if config.folder else "",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,14 +10,13 @@ from pathlib import Path
 import torch
 
 from catreparam.experiments.machine import describe_machine
-from catreparam.kernels import dispatch, fast, library, triton_launch
+from catreparam.kernels import dispatch, fast, library, node, triton_launch
 
 Finding = tuple[str, str]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 PACKAGES = ("numpy", "tyro", "rich", "safetensors", "matplotlib", "scikit-learn", "mlxtend", "platformdirs", "filelock")
 PEERS = ("redge", "reinmax")
-COMPILERS = ("c++", "g++", "clang++")
 VARIABLES = ("CATREPARAM_KERNELS", "CATREPARAM_VALIDATION", "CATREPARAM_DATA", "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 
 
@@ -99,20 +96,11 @@ def _kernels() -> Iterator[Finding]:
     if library.BUILT:
         yield "built", f"yes, version {library.VERSION}"
         yield "instructions", library.instruction_set()
+        yield "autograd node", node.UNAVAILABLE or node.FILE.name
     else:
         yield "built", "no: the torch path is used; with a C++ compiler, install again from source"
     yield "triton", triton_launch.UNAVAILABLE or f"{_version('triton')}, for tensors on cuda"
-    yield "compiler here", _compiler() or "none found; set CXX, or install g++ or clang++"
-
-
-def _compiler() -> str:
-    candidates = [os.environ["CXX"]] if os.environ.get("CXX") else list(COMPILERS)
-    for candidate in candidates:
-        words = shlex.split(candidate)
-        found = shutil.which(words[0]) if words else None
-        if found:
-            return found
-    return ""
+    yield "compiler here", " ".join(node.find_compiler()) or "none found; set CXX, or install g++ or clang++"
 
 
 def _version(name: str) -> str:

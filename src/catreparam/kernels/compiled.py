@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from catreparam.kernels import library
+from catreparam.kernels import library, node
 from catreparam.kernels.library import Setting
 from catreparam.kernels.twins import naive_gradient, naive_surrogate, needs_noise, needs_sample
 from catreparam.validation import check_rows
@@ -48,6 +48,9 @@ def sample_eagerly(
     setting: Setting, rows: Tensor, generator: Generator | None, noise: Tensor | None = None, x: Tensor | None = None
 ) -> Tensor:
     """`sample` where `is_traced()` is False."""
+    if _sample_by_node is not None and noise is None and x is None:
+        job = library.job_of(setting, rows.shape, rows.dtype)
+        return _sample_by_node(job.address, job.kept_floats, rows, generator, (setting, job))
     seed = _draw_seed(generator)
     if not (rows.requires_grad and torch.is_grad_enabled()):
         return _checked(setting, rows, seed, noise, x)
@@ -114,6 +117,24 @@ class _Sample(torch.autograd.Function):
             noise, x = _replay(setting, rows.detach(), seed)
             return naive_gradient(setting, rows, upstream, noise, x), None, None
         return library.backward(setting, rows, upstream, seed, None, None, kept), None, None
+
+
+def _connect_node() -> Any:
+    """`node`'s sample: (job address, floats to keep, rows, generator, owner of the job) -> sample; None without a node."""
+    if node.MODULE is None or not library.BUILT:
+        return None
+    node.MODULE.connect(*library.addresses(), check_rows, _differentiable_gradient)
+    return node.MODULE.sample
+
+
+def _differentiable_gradient(owner: tuple[Setting, Any], rows: Tensor, upstream: Tensor, seed: int) -> Tensor:
+    """What the node returns with create_graph=True: the gradient by the naive twin."""
+    setting = owner[0]
+    noise, x = _replay(setting, rows.detach(), seed)
+    return naive_gradient(setting, rows, upstream, noise, x)
+
+
+_sample_by_node = _connect_node()
 
 
 class _Given(torch.autograd.Function):

@@ -75,7 +75,7 @@ def instruction_set() -> str:
 
 def choose_instruction_set(name: str) -> bool:
     """Switches the kernels of this process to generic, avx2 or avx512 ("": the best there is); False if it cannot."""
-    _job.cache_clear()  # what is kept depends on the width of a vector
+    job_of.cache_clear()  # what is kept depends on the width of a vector
     return _library.catreparam_choose_instruction_set(name.encode()) == 0
 
 
@@ -94,7 +94,7 @@ def forward(
     """
     logits = logits if logits.is_contiguous() else logits.contiguous()
     out = torch.empty_like(logits)
-    job = _job(setting, logits.shape, logits.dtype)
+    job = job_of(setting, logits.shape, logits.dtype)
     flags = _library.catreparam_forward(
         job.address, torch.get_num_threads(), seed, logits.data_ptr(), kept if kept is None else kept.address,
         out.data_ptr(), noise if noise is None else _explicit(noise), x if x is None else _explicit(x),
@@ -118,7 +118,7 @@ def backward(
     if upstream.dtype != logits.dtype or not upstream.is_contiguous():
         upstream = upstream.to(logits.dtype).contiguous()
     out = torch.empty_like(logits)
-    job = _job(setting, logits.shape, logits.dtype)
+    job = job_of(setting, logits.shape, logits.dtype)
     flags = _library.catreparam_backward(
         job.address, torch.get_num_threads(), seed, logits.data_ptr(), kept if kept is None else kept.address,
         out.data_ptr(), noise if noise is None else _explicit(noise), x if x is None else _explicit(x),
@@ -170,7 +170,7 @@ SMALL_ROOM = 1 << 15  # floats: the allocator has so much at hand
 
 def room_to_keep(setting: Setting, logits: Tensor) -> Room | None:
     """Room for what `forward` can leave for `backward`; None if there is nothing to leave or it is over KEPT_BYTES."""
-    floats = _job(setting, logits.shape, logits.dtype).kept_floats
+    floats = job_of(setting, logits.shape, logits.dtype).kept_floats
     if floats == 0:
         return None
     return Room(torch.empty(floats)) if floats <= SMALL_ROOM else SharedRoom(floats)
@@ -196,7 +196,13 @@ def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
     return tuple(words)
 
 
-class _Job:
+def addresses() -> tuple[int, int]:
+    """Where the library's passes are, forward and backward, for callers in C++."""
+    passes = (_library.catreparam_forward, _library.catreparam_backward)
+    return tuple(ctypes.cast(function, ctypes.c_void_p).value for function in passes)  # pyright: ignore[reportReturnType]
+
+
+class Job:
     """The library's own form of a setting, a shape and a dtype: looked up once a pass instead of handed over."""
 
     __slots__ = ("address", "kept_floats")
@@ -211,8 +217,8 @@ class _Job:
 
 
 @functools.lru_cache(maxsize=4096)
-def _job(setting: Setting, shape: torch.Size, dtype: torch.dtype) -> _Job:
-    return _Job(_plan(setting), shape.numel() // shape[-1], shape[-1], DTYPES[dtype])
+def job_of(setting: Setting, shape: torch.Size, dtype: torch.dtype) -> Job:
+    return Job(_plan(setting), shape.numel() // shape[-1], shape[-1], DTYPES[dtype])
 
 
 @functools.lru_cache(maxsize=4096)
