@@ -87,9 +87,9 @@ docs-tables: $(STAMP)
 reproduce: $(LIGHT)
 	$(BIN)/python scripts/reproduce.py
 
-# Five more seeds for the latent shape where five are too few (about 15 min, after reproduce)
+# After reproduce: five more seeds for the latent shape where five are too few, and four times as many epochs for another
 reproduce-more: $(LIGHT)
-	$(BIN)/python scripts/reproduce.py --only vae-reinmax-4x24-more
+	$(BIN)/python scripts/reproduce.py --more
 
 # docs/transforms.md: every estimator under every transform
 transforms-table: $(STAMP)
