@@ -87,7 +87,7 @@ docs-tables: $(STAMP)
 reproduce: $(LIGHT)
 	$(BIN)/python scripts/reproduce.py
 
-# After reproduce: five more seeds for the latent shape where five are too few, and four times as many epochs for another
+# Two of the VAE studies with more epochs (an hour on two cores)
 reproduce-more: $(LIGHT)
 	$(BIN)/python scripts/reproduce.py --more
 
