@@ -16,7 +16,7 @@ help:
 	@echo "make demo         set up, train a categorical VAE on real digits with six estimators, print the table (3 min)"
 	@echo "make test         set up, run the whole test suite"
 	@echo "make check        lint, types, import contracts, tests, shape checks: what CI runs"
-	@echo "make reproduce    set up, rebuild the studies under docs/results (about an hour on two cores)"
+	@echo "make reproduce    set up, rebuild the studies under docs/results (50 minutes on two cores)"
 	@echo "make format | lint | types | shapes | statistical | test-fast | sanitize | docs | docs-tables | release-check | clean"
 
 install: $(STAMP)
@@ -83,11 +83,11 @@ sanitize:
 docs-tables: $(STAMP)
 	$(BIN)/catreparam measure --num-draws 20000 --folder docs/results/gradients
 
-# The studies under docs/results: tables, pages, curves (about an hour on two cores); what is done already is not done again
+# The studies under docs/results: tables, pages, curves (50 minutes on two cores); what is done already is not done again
 reproduce: $(LIGHT)
 	$(BIN)/python scripts/reproduce.py
 
-# Two of the VAE studies with more epochs (an hour on two cores)
+# One of the VAE studies with four times as many epochs (half an hour on two cores)
 reproduce-more: $(LIGHT)
 	$(BIN)/python scripts/reproduce.py --more
 
