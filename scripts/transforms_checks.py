@@ -193,10 +193,14 @@ def _sampler(name: str) -> Sampler:
 
 
 def _check_gradient(function: Callable[[Tensor], Tensor], logits: Tensor) -> None:
+    """Finite, and not zero in all of ten draws: with equal samples in every row RLOO's is (1 draw in 200 of 5 rows)."""
     logits.requires_grad_()
-    (gradient,) = torch.autograd.grad(function(logits).sum(), logits)
-    assert bool(gradient.isfinite().all())
-    assert bool((gradient != 0).any())
+    for _ in range(10):
+        (gradient,) = torch.autograd.grad(function(logits).sum(), logits)
+        assert bool(gradient.isfinite().all())
+        if bool((gradient != 0).any()):
+            return
+    raise AssertionError("ten gradients in a row are zero")
 
 
 def _check_one_hot(x: Tensor) -> None:

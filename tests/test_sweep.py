@@ -15,7 +15,7 @@ import torch
 from catreparam.cli import main
 from catreparam.data import load_dataset
 from catreparam.estimators import make_estimator
-from catreparam.experiments import sweep_vae
+from catreparam.experiments import sweep_trials, sweep_vae
 from catreparam.experiments.estimator_specs import parse_spec
 from catreparam.experiments.run_folder import RunFolder, RunFolderError, WriteFailed, open_run_folder
 from catreparam.experiments.search_spaces import SEARCH_SPACES, space_of, spec_at, start_of
@@ -148,6 +148,21 @@ def test_a_trial_that_another_worker_finished_meanwhile_is_not_made_again(finish
     sweep = Sweep(bed_config(folder), BedStudy(events), folder)
     assert run_trial(Trial(sweep, "search", "straight_through", 0)) == "done before"
     assert events.read_text() == before
+
+
+def test_a_worker_lost_between_its_line_and_its_word_to_optuna_leaves_nothing_running(tmp_path, monkeypatch):
+    original, untold = sweep_trials._tell, []
+
+    def tell(study, number, record):
+        if untold or record is None or record["number"] != 1:
+            original(study, number, record)
+        else:
+            untold.append(record)
+
+    monkeypatch.setattr(sweep_trials, "_tell", tell)
+    run_sweep(bed_config(tmp_path / "run"), BedStudy(tmp_path / "events"))
+    assert len(untold) == 1
+    assert_whole(tmp_path / "run")
 
 
 def test_a_killed_worker_is_replaced_and_its_trial_made_again(tmp_path):

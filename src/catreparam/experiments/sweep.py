@@ -121,9 +121,9 @@ def run_sweep(config: Any, study: Any) -> Report:
             refuse_other_settings(folder, settings)
         try:
             with show_progress() as progress:
-                for spec in config.estimators:
-                    settle(sweep, spec)
+                _settle_all(sweep)
                 _run_phase("search", sweep, sweep.searches(), progress)
+                _settle_all(sweep)  # a worker may have been lost between its line and its word to Optuna
                 _run_phase("final", sweep, sweep.finals(), progress)
         except KeyboardInterrupt:
             raise Interrupted(_write_report(sweep, folder), folder.path) from None
@@ -137,6 +137,11 @@ def report_sweep(kind: type, study_of: Any, path: Path) -> Report:
     study = study_of(config)
     settings = read_settings(config.settings, study.name, config.estimators) if config.settings else None
     return _write_report(Sweep(config, study, folder.path.resolve(), settings), folder)
+
+
+def _settle_all(sweep: Sweep) -> None:
+    for spec in sweep.config.estimators:
+        settle(sweep, spec)
 
 
 def _run_phase(name: str, sweep: Sweep, trials: list[Trial], progress: Progress) -> None:
