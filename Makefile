@@ -87,7 +87,7 @@ docs-tables: $(STAMP)
 reproduce: $(LIGHT)
 	$(BIN)/python scripts/reproduce.py
 
-# One of the VAE studies with four times as many epochs (half an hour on two cores)
+# One of the VAE studies with four times as many epochs (some half an hour on two cores)
 reproduce-more: $(LIGHT)
 	$(BIN)/python scripts/reproduce.py --more
 
