@@ -1,7 +1,8 @@
 """The autograd node of the compiled kernels in C++: built on request against the torch that is installed, found, loaded.
 
 torch's C++ interface changes with every release, so that no wheel can bring the node: `catreparam build` compiles it on the
-machine, for this torch and this Python. Without it `compiled` does the same in Python; small calls then take 1.2 to 1.7 times as long.
+machine, for this torch and this Python. Without it `compiled` does the same in Python; small calls then take 1.2 to 1.7 times
+as long.
 """
 
 from __future__ import annotations
