@@ -80,10 +80,10 @@ def normal(seed, element, stream):
 
 @triton.jit
 def cos_of_turns(turns):
-    """cos(2 pi turns) for turns in [-1/2, 1/2], to 4e-7: without the range reduction that costs more than all of Philox."""
+    """cos(2 pi turns) for turns in [-1/2, 1/2], to 4e-7, without the range reduction of the library's cosine."""
     s = turns * turns
-    sum = 60.16762924194336 + s * (-25.967599868774414 + s * 6.528658390045166)
-    return 1.0 + s * (-19.73920440673828 + s * (64.93911743164062 + s * (-85.45014190673828 + s * sum)))
+    tail = 60.16762924194336 + s * (-25.967599868774414 + s * 6.528658390045166)
+    return 1.0 + s * (-19.73920440673828 + s * (64.93911743164062 + s * (-85.45014190673828 + s * tail)))
 
 
 @triton.jit
