@@ -74,7 +74,7 @@ struct Call {
 };
 
 // What each instruction set provides. Ranges of rows start at multiples of kRowAlignment.
-constexpr int64_t kRowAlignment = 32;
+constexpr int64_t kRowAlignment = 64;
 
 struct Kernels {
   const char* name;

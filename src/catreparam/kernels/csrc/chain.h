@@ -80,7 +80,7 @@ vf weigh_with(int n, const vf* logits, vf* z, const Weights& p1, const Weights& 
 
 // Weights of the softmax of one evaluation; carries z there. Not inlined: forward and backward must round alike.
 template <bool Along>
-__attribute__((noinline)) Weights weigh(int n, const vf* logits, vf* z, Weights p1, Weights p2, const Evaluation& e,
+__attribute__((noinline)) Weights weigh(int n, const vf* logits, vf* z, const Weights& p1, const Weights& p2, const Evaluation& e,
                                         Matched matched, vf* out) {
   const bool m = matched.inverse_variance != nullptr;
   switch (e.reach) {

@@ -25,18 +25,20 @@ int64_t kept_floats(const Call& call) {
 template <bool Words, typename Pass>
 int32_t for_pairs(const Call& call, int64_t begin, int64_t end, void* scratch, Pass pass) {
   Pairs p(call, scratch);
-  for (int64_t block = begin; block < end; block += 32) {
-    for (int part = 0; part < 16; part += W) {
-      p.counter_row = block / 2 + part;
-      if (Words) p.zero = p.words(0);
-      for (int v = 0; v < 2; ++v) {
-        p.row[v] = block + 16 * v + part;
-        const int64_t left = end - p.row[v];
-        p.valid[v] = (int)(left < 0 ? 0 : left < W ? left : W);
-        if (left <= 0) p.row[v] = begin;  // nothing is read or written, but addresses stay inside
+  constexpr int kParts = 16 / W;  // of 32 rows, each W of the first sixteen and W of the others
+  for (int64_t part = 0; begin + part / kParts * 32 + part % kParts * W < end; part += 2) {
+    for (int half = 0; half < 2; ++half) {
+      const int64_t block = begin + (part + half) / kParts * 32, inside = (part + half) % kParts * W;
+      p.counter_row[half] = block / 2 + inside;
+      if (Words) p.zero[half] = p.words(half, 0);
+      for (int i = 2 * half; i < 2 * half + 2; ++i) {
+        p.row[i] = block + inside + 16 * (i % 2);
+        const int64_t left = end - p.row[i];
+        p.valid[i] = (int)(left < 0 ? 0 : left < W ? left : W);
+        if (left <= 0) p.row[i] = begin;  // nothing is read or written, but addresses stay inside
       }
-      if (p.valid[0] > 0) pass(p);
     }
+    pass(p);
   }
   return p.flags;
 }
@@ -93,7 +95,7 @@ void replay(const Call& call, int64_t begin, int64_t end, void* scratch) {
   if (in_pairs(call)) {
     for_pairs<true>(call, begin, end, scratch, [noises](Pairs& p) {
       for (int i = 0; i < noises; ++i) {
-        const Two half = 0.5f * (p.call.method == kGumbelSoftmax ? p.logistic_difference() : p.normal_difference(i));
+        const Four half = 0.5f * (p.call.method == kGumbelSoftmax ? p.logistic_difference() : p.normal_difference(i));
         p.write(-half, half, p.call.out, kFloat32, i * p.call.rows);
       }
     });
@@ -111,7 +113,8 @@ void replay(const Call& call, int64_t begin, int64_t end, void* scratch) {
 void philox_block(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]) {
   Wide state;
   for (int i = 0; i < 4; ++i) state.c[i] = vw{} + counter[i];
-  state = philox(state, key[0], key[1]);
+  const Generator generator(((uint64_t)key[1] << 32) | key[0]);
+  for (int i = 0; i < kRounds; ++i) philox_round(state, vw{} + generator.keys[2 * i], vw{} + generator.keys[2 * i + 1]);
   for (int i = 0; i < 4; ++i) words[i] = (uint32_t)state.c[i][0];
 }
 

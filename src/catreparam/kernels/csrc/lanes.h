@@ -41,6 +41,7 @@ INLINE void store(float* to, vf a) { *reinterpret_cast<vf_unaligned*>(to) = a; }
 INLINE vi bits(vf a) { return (vi)a; }
 INLINE vf select(vi mask, vf a, vf b) { return mask ? a : b; }
 INLINE vf absolute(vf a) { return (vf)(bits(a) & 0x7fffffff); }
+// maximum, minimum: b if either is NaN.
 INLINE vf to_float(vi a) { return __builtin_convertvector(a, vf); }
 INLINE vi to_int(vf a) { return __builtin_convertvector(a, vi); }  // truncates
 
@@ -50,18 +51,21 @@ INLINE vi lane_index() { return count_up(std::make_integer_sequence<int, W>()); 
 
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 INLINE vf maximum(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vf minimum(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
 INLINE vf square_root(vf a) { return (vf)_mm512_sqrt_ps((__m512)a); }
 INLINE vw product32(vw a, vw b) { return (vw)_mm512_mul_epu32((__m512i)a, (__m512i)b); }
 INLINE vw xor3(vw a, vw b, vw c) { return (vw)_mm512_ternarylogic_epi64((__m512i)a, (__m512i)b, (__m512i)c, 0x96); }
 INLINE bool any(vi mask) { return _mm512_movepi32_mask((__m512i)mask) != 0; }
 #elif defined(__AVX2__)
 INLINE vf maximum(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vf minimum(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
 INLINE vf square_root(vf a) { return (vf)_mm256_sqrt_ps((__m256)a); }
 INLINE vw product32(vw a, vw b) { return (vw)_mm256_mul_epu32((__m256i)a, (__m256i)b); }
 INLINE vw xor3(vw a, vw b, vw c) { return a ^ b ^ c; }
 INLINE bool any(vi mask) { return _mm256_movemask_ps((__m256)mask) != 0; }
 #else
 INLINE vf maximum(vf a, vf b) { return a > b ? a : b; }
+INLINE vf minimum(vf a, vf b) { return a < b ? a : b; }
 INLINE vf square_root(vf a) {
   for (int i = 0; i < W; ++i) a[i] = __builtin_sqrtf(a[i]);
   return a;
@@ -91,17 +95,12 @@ INLINE float top_of_lanes(vf a) {
   return part[0];
 }
 
-// 2^y to 1e-7 relative; below 2^-126 (and at -inf) exactly 0: no denormals arise. Above 2^127 it is 2^127.
+// 2^y to 1e-7 relative; below 2^-126 (and at -inf) exactly 0: no denormals arise. Above 2^127 it is 2^127; NaN stays.
 INLINE vf exp2_lanes(vf y) {
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
-  const __mmask16 normal = _mm512_cmp_ps_mask((__m512)y, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
-  const vf kept = (vf)_mm512_min_ps(_mm512_set1_ps(127.0f), (__m512)y);  // NaN stays NaN
-#else
-  const vf kept = maximum(y > 127.0f ? splat(127.0f) : y, splat(-127.0f));
-#endif
+  const vf kept = minimum(splat(127.0f), y);
   const vf magic = splat(12582912.0f);  // adding it rounds to the nearest integer, found in the low bits
   const vf shifted = kept + magic;
-  const vf r = kept - (shifted - magic);
+  const vf r = kept - (shifted - magic);  // rubbish for y that are far too small
   vf p = splat(0.00132764720658267f);
   p = p * r + 0.0096755414528071f;
   p = p * r + 0.05550713274297855f;
@@ -109,10 +108,10 @@ INLINE vf exp2_lanes(vf y) {
   p = p * r + 0.6931469670636293f;
   p = p * r + 1.0000000716551207f;
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
+  const __mmask16 normal = _mm512_cmp_ps_mask((__m512)y, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
   return (vf)_mm512_maskz_add_epi32(normal, (__m512i)p, (__m512i)(bits(shifted) << 23));
 #else
-  const vf scaled = (vf)((vi)p + (bits(shifted) << 23));
-  return y < -126.0f ? splat(0.0f) : scaled;
+  return y < -126.0f ? splat(0.0f) : (vf)(bits(p) + (bits(shifted) << 23));
 #endif
 }
 

@@ -15,19 +15,15 @@ struct Wide {  // the counter's four words, in the low half of wide lanes
   vw c[4];
 };
 
-INLINE Wide philox(Wide s, uint32_t key0, uint32_t key1) {
-  const vw m0 = vw{} + 0xD2511F53u, m1 = vw{} + 0xCD9E8D57u;
-  for (int round = 0; round < 10; ++round) {
-    const vw p0 = product32(s.c[0], m0), p1 = product32(s.c[2], m1);
-    // Upper halves hold rubbish from here on; products and the final packing ignore them.
-    s.c[0] = xor3(p1 >> 32, s.c[1], vw{} + key0);
-    s.c[2] = xor3(p0 >> 32, s.c[3], vw{} + key1);
-    s.c[1] = p1;
-    s.c[3] = p0;
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
-  }
-  return s;
+constexpr int kRounds = 10;
+
+INLINE void philox_round(Wide& s, vw key0, vw key1) {
+  const vw p0 = product32(s.c[0], vw{} + 0xD2511F53u), p1 = product32(s.c[2], vw{} + 0xCD9E8D57u);
+  // Upper halves hold rubbish from here on; products and the final packing ignore them.
+  s.c[0] = xor3(p1 >> 32, s.c[1], key0);
+  s.c[2] = xor3(p0 >> 32, s.c[3], key1);
+  s.c[1] = p1;
+  s.c[3] = p0;
 }
 
 INLINE vu interleave(vw even, vw odd) { return (vu)((even & 0xffffffffu) | (odd << 32)); }
@@ -36,9 +32,17 @@ template <int... I>
 INLINE vw count_by_two(std::integer_sequence<int, I...>) { return vw{(uint64_t)(2 * I)...}; }
 
 struct Generator {
-  uint32_t key0, key1;
+  uint64_t keys[2 * kRounds];  // of every round, two 32-bit words: from memory they go to all lanes for nothing
 
-  explicit Generator(uint64_t seed) : key0((uint32_t)seed), key1((uint32_t)(seed >> 32)) {}
+  explicit Generator(uint64_t seed) {
+    uint32_t key0 = (uint32_t)seed, key1 = (uint32_t)(seed >> 32);
+    for (int round = 0; round < kRounds; ++round) {
+      keys[2 * round] = key0;
+      keys[2 * round + 1] = key1;
+      key0 += 0x9E3779B9u;
+      key1 += 0xBB67AE85u;
+    }
+  }
 
   // Lanes run over rows (row, row + 1, ...) or, Along, over groups (group, group + 1, ...).
   template <bool Along>
@@ -52,8 +56,12 @@ struct Generator {
     even.c[2] = even.c[1] >> 32;
     odd.c[2] = odd.c[1] >> 32;
     even.c[3] = odd.c[3] = vw{} + stream;
-    even = philox(even, key0, key1);
-    odd = philox(odd, key0, key1);
+#pragma GCC unroll 10
+    for (int round = 0; round < kRounds; ++round) {
+      const vw key0 = vw{} + keys[2 * round], key1 = vw{} + keys[2 * round + 1];
+      philox_round(even, key0, key1);
+      philox_round(odd, key0, key1);
+    }
     Words out;
     for (int i = 0; i < 4; ++i) out.w[i] = interleave(even.c[i], odd.c[i]);
     return out;

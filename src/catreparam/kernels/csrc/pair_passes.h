@@ -7,38 +7,38 @@ namespace catreparam {
 namespace {
 
 struct Result {
-  Two x;      // of class 1: the sample
-  Two slope;  // the Jacobian's one number
+  Four x;      // of class 1: the sample
+  Four slope;  // the Jacobian's one number
 };
 
 // Gumbel-softmax with the noise given compares the sums themselves, as the naive twin does, ties included.
-INLINE Two pair_gumbel_logit(Pairs& p, Two first, Two second) {
+INLINE Four pair_gumbel_logit(Pairs& p, Four first, Four second) {
   if (!p.call.noise) return (second - first) + p.logistic_difference();
-  Two noise_first, noise_second;
+  Four noise_first, noise_second;
   p.read(p.call.noise, kFloat32, noise_first, noise_second);
   return (second + noise_second) - (first + noise_first);
 }
 
-INLINE Two pair_mean_soft(Pairs& p, Two y0, Two x) {
+INLINE Four pair_mean_soft(Pairs& p, Four y0, Four x) {
   const Call& call = p.call;
   const int noises = call.num_noises, half = call.noise ? noises : (noises + 1) / 2;
-  Two mean = both(0.0f);
+  Four mean = all(0.0f);
   for (int i = 0; i < noises; ++i) {
-    const Two noise = p.normal_difference(i < half ? i : i - half);
-    const Two y = y0 + call.last * (call.last * (2.0f * x - 1.0f) + (i < half ? noise : -noise));
+    const Four noise = p.normal_difference(i < half ? i : i - half);
+    const Four y = y0 + call.last * (call.last * (2.0f * x - 1.0f) + (i < half ? noise : -noise));
     mean += first_probability(y, sigmoid(y).small);
   }
   return mean * (1.0f / (float)noises);
 }
 
 // The adjoint of the chain, on differences: J(p) halves into one number, hence the 2 in every step of A.
-INLINE void pair_adjoint_chain(Pairs& p, bool matched, Two inverse_variance, Two& grad, Two& a, Two& shift_grad) {
+INLINE void pair_adjoint_chain(Pairs& p, bool matched, Four inverse_variance, Four& grad, Four& a, Four& shift_grad) {
   const Call& call = p.call;
-  Two kept = both(0.0f);
+  Four kept = all(0.0f);
   for (int j = call.num_evaluations - 2; j >= 0; --j) {
     const Adjoint at = call.adjoints[j];
-    const Two v = p.variances[j] * (at.alpha * a + at.beta * kept);
-    const Two step = (2.0f * call.evaluations[j].lambda) * (matched ? v * inverse_variance : v);
+    const Four v = p.variances[j] * (at.alpha * a + at.beta * kept);
+    const Four step = (2.0f * call.evaluations[j].lambda) * (matched ? v * inverse_variance : v);
     if (matched) shift_grad += v * p.shifts[j];
     if (at.keep == kKeepA) kept = a;
     if (at.keep == kKeepStep) kept = step;
@@ -48,69 +48,69 @@ INLINE void pair_adjoint_chain(Pairs& p, bool matched, Two inverse_variance, Two
 }
 
 // The sample: the relaxed one where it was asked for, else the hard one.
-INLINE Two pair_sample(Pairs& p, Two y, const Sigmoid& s) {
+INLINE Four pair_sample(Pairs& p, Four y, const Sigmoid& s) {
   return p.call.hard ? p.hard_sample(y, s.small) : first_probability(y, s.small);
 }
 
 template <bool X, bool Slope>
-INLINE Result pair_chain(Pairs& p, Two y0) {
+INLINE Result pair_chain(Pairs& p, Four y0) {
   const Call& call = p.call;
-  Two z = p.normal_difference(0), y, unused = both(0.0f);
-  const Sigmoid q = p.run_chain<Slope>(y0, z, both(1.0f), y);
+  Four z = p.normal_difference(0), y, unused = all(0.0f);
+  const Sigmoid q = p.run_chain<Slope>(y0, z, all(1.0f), y);
   Result out = {};
   if (X) out.x = pair_sample(p, y, q);
   if (!Slope) return out;
-  Two grad = q.variance, a = (2.0f * call.last) * q.variance;
+  Four grad = q.variance, a = (2.0f * call.last) * q.variance;
   if (call.method == kReindge) grad = Pairs::second_order(q, y, p.hard_sample(y, q.small), call.weight);
-  pair_adjoint_chain(p, false, both(1.0f), grad, a, unused);
+  pair_adjoint_chain(p, false, all(1.0f), grad, a, unused);
   out.slope = grad;
   return out;
 }
 
 template <bool X, bool Slope>
-INLINE Result pair_matched(Pairs& p, Two y0) {
+INLINE Result pair_matched(Pairs& p, Four y0) {
   const Call& call = p.call;
-  Two z = p.normal_difference(0), y;
+  Four z = p.normal_difference(0), y;
   const Sigmoid prior = sigmoid(y0);
-  const Two inverse = p.start_matched(prior, z), start = z;
+  const Four inverse = p.start_matched(prior, z), start = z;
   const Sigmoid q = p.run_chain<Slope>(y0, z, inverse, y);
   Result out = {};
   if (X) out.x = pair_sample(p, y, q);
   if (!Slope) return out;
-  Two grad = q.variance;
-  Two a = (2.0f * call.last) * grad * inverse, shift_grad = grad * p.shifts[call.num_evaluations - 1];
+  Four grad = q.variance;
+  Four a = (2.0f * call.last) * grad * inverse, shift_grad = grad * p.shifts[call.num_evaluations - 1];
   pair_adjoint_chain(p, true, inverse, grad, a, shift_grad);
   // d/d variance, summed over the two classes; variance = max(p0 p1, 0.1) moves with p only above the floor.
-  const Two to_variance = inverse * (0.25f * a * start - shift_grad * inverse);
-  out.slope = grad + select(prior.variance >= 0.1f, -prior.variance * prior.tanh * to_variance, both(0.0f));
+  const Four to_variance = inverse * (0.25f * a * start - shift_grad * inverse);
+  out.slope = grad + select(prior.variance >= 0.1f, -prior.variance * prior.tanh * to_variance, all(0.0f));
   return out;
 }
 
-INLINE Two pair_exact_slope(Pairs& p, Two y0, const Sigmoid& prior, Two x) {
+INLINE Four pair_exact_slope(Pairs& p, Four y0, const Sigmoid& prior, Four x) {
   const Call& call = p.call;
   const int noises = call.num_noises, half = call.noise ? noises : (noises + 1) / 2;
   const float weight = call.hard ? call.weight : 0.0f;
-  Two total = both(0.0f);
+  Four total = all(0.0f);
   for (int i = 0; i < half; ++i) {
-    const Two noise = p.normal_difference(i);
+    const Four noise = p.normal_difference(i);
     for (int sign = 1; sign >= -1; sign -= 2) {
       if (sign < 0 && (half + i >= noises || call.noise)) break;
-      Two z = call.last * (2.0f * x - 1.0f) + (float)sign * noise;
-      const Two y = y0 + call.last * z;
+      Four z = call.last * (2.0f * x - 1.0f) + (float)sign * noise;
+      const Four y = y0 + call.last * z;
       Sigmoid upper = sigmoid(y);
-      Two grad = Pairs::second_order(upper, y, x, weight);
-      Two a = (2.0f * call.last) * grad;
+      Four grad = Pairs::second_order(upper, y, x, weight);
+      Four a = (2.0f * call.last) * grad;
       for (int j = call.num_intervals - 1; j >= 0; --j) {
         const Interval at = call.intervals[j];
         if (at.step == 0.0f) continue;
         Sigmoid lower = prior;
         if (at.start != 0.0f) {
-          const Two predicted = sigmoid(y0 + at.start * (z - at.step * upper.tanh)).tanh;
+          const Four predicted = sigmoid(y0 + at.start * (z - at.step * upper.tanh)).tanh;
           z -= (at.step / 2) * (upper.tanh + predicted);
           lower = sigmoid(y0 + at.start * z);
         }
-        const Two first = (at.step / 2) * upper.variance * a;
-        const Two second = lower.variance * ((at.step / 2) * a + (2.0f * at.step * at.end) * first);
+        const Four first = (at.step / 2) * upper.variance * a;
+        const Four second = lower.variance * ((at.step / 2) * a + (2.0f * at.step * at.end) * first);
         grad += first + second;
         a += (2.0f * at.end) * first + (2.0f * at.start) * second;
         upper = lower;
@@ -122,17 +122,17 @@ INLINE Two pair_exact_slope(Pairs& p, Two y0, const Sigmoid& prior, Two x) {
   return total * (1.0f / (float)noises);
 }
 
-INLINE Two pair_reinmax_slope(Pairs& p, const Sigmoid& prior, Two y0, Two x) {
+INLINE Four pair_reinmax_slope(Pairs& p, const Sigmoid& prior, Four y0, Four x) {
   if (p.call.temperature == 1.0f) return Pairs::second_order(prior, y0, x, 1.0f);
-  const Two y = y0 * (1.0f / p.call.temperature);
-  const Two middle = 0.5f * (first_probability(y, sigmoid(y).small) + x);
+  const Four y = y0 * (1.0f / p.call.temperature);
+  const Four middle = 0.5f * (first_probability(y, sigmoid(y).small) + x);
   return 2.0f * middle * (1.0f - middle) - 0.5f * prior.variance;
 }
 
 template <bool X, bool Slope>
-INLINE Result pair_gumbel(Pairs& p, Two first, Two second) {
+INLINE Result pair_gumbel(Pairs& p, Four first, Four second) {
   const float scale = 1.0f / p.call.temperature;
-  const Two y = pair_gumbel_logit(p, first, second), tempered = y * scale;
+  const Four y = pair_gumbel_logit(p, first, second), tempered = y * scale;
   const Sigmoid s = sigmoid(tempered);
   Result out = {};
   if (X) out.x = p.call.hard ? select(y > 0.0f, 1.0f, 0.0f) : first_probability(tempered, s.small);
@@ -142,11 +142,11 @@ INLINE Result pair_gumbel(Pairs& p, Two first, Two second) {
 
 // The methods whose sample is drawn from softmax(logits) itself.
 template <bool X, bool Slope>
-INLINE Result pair_from_prior(Pairs& p, Two y0) {
+INLINE Result pair_from_prior(Pairs& p, Four y0) {
   const Call& call = p.call;
   const Sigmoid prior = sigmoid(y0);
   const bool drawn = X || call.method != kStraightThrough;
-  const Two x = drawn ? p.hard_sample(y0, prior.small) : both(0.0f);
+  const Four x = drawn ? p.hard_sample(y0, prior.small) : all(0.0f);
   Result out = {};
   if (X) out.x = call.method == kExactRedge && !call.hard ? pair_mean_soft(p, y0, x) : x;
   if (!Slope) return out;
@@ -168,9 +168,9 @@ INLINE Result pair_from_prior(Pairs& p, Two y0) {
 
 template <bool X, bool Slope>
 INLINE Result pair_result(Pairs& p) {
-  Two first, second;
+  Four first, second;
   p.read_logits(first, second);
-  const Two y0 = second - first;
+  const Four y0 = second - first;
   switch (p.call.method) {
     case kGumbelSoftmax:
       return pair_gumbel<X, Slope>(p, first, second);
@@ -193,8 +193,8 @@ INLINE void forward_pair(Pairs& p) {
 
 template <bool Kept>
 INLINE void backward_pair(Pairs& p) {
-  const Two slope = Kept ? p.kept() : pair_result<false, true>(p).slope;
-  const Two grad = slope * p.read_difference(p.call.upstream, p.call.dtype);
+  const Four slope = Kept ? p.kept() : pair_result<false, true>(p).slope;
+  const Four grad = slope * p.read_difference(p.call.upstream, p.call.dtype);
   p.write(-grad, grad, p.call.out, p.call.dtype);
 }
 

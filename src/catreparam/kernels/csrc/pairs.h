@@ -1,45 +1,45 @@
-// Two classes: everything is a function of the difference of the logits, and every Jacobian is one number, the gradient
-// being -/+ that number times the difference of the upstream gradient. 2 W rows at a time: W and the W sixteen rows on,
-// which share their Philox blocks.
+// Four classes: everything is a function of the difference of the logits, and every Jacobian is one number, the gradient
+// being -/+ that number times the difference of the upstream gradient. 4 W rows at a time: twice W and the W sixteen rows
+// on, which share their Philox blocks.
 #pragma once
 
 #include "call.h"
 #include "rows_io.h"
-#include "two.h"
+#include "four.h"
 
 namespace catreparam {
 namespace {
 
 struct Sigmoid {  // of y, for softmax([0, y])
-  Two small;      // probability of the less likely class
-  Two tanh;       // p1 - p0
-  Two variance;   // p0 p1
+  Four small;      // probability of the less likely class
+  Four tanh;       // p1 - p0
+  Four variance;   // p0 p1
 };
 
-INLINE Sigmoid sigmoid(Two y) {
-  const Two e = exp2_lanes(absolute(y) * -kLog2e);
-  const Two inverse = 1.0f / (1.0f + e), small = e * inverse;
+INLINE Sigmoid sigmoid(Four y) {
+  const Four e = exp2_lanes(absolute(y) * -kLog2e);
+  const Four inverse = 1.0f / (1.0f + e), small = e * inverse;
   return {small, with_sign(inverse - small, y), small * inverse};
 }
 
-INLINE Two first_probability(Two y, Two small) { return select(y > 0.0f, 1.0f - small, small); }  // of class 1
+INLINE Four first_probability(Four y, Four small) { return select(y > 0.0f, 1.0f - small, small); }  // of class 1
 
 struct Pairs {
   const Call& call;
   const Generator generator;
   float* staging;   // [4 W]
-  Two* variances;   // [num_evaluations]
-  Two* shifts;      // [num_evaluations], redge_cov only
-  Words zero;       // stream 0
-  int64_t counter_row = 0;
-  int64_t row[2] = {0, 0};
-  int valid[2] = {W, W};  // rows that exist of each vector; 0: none
+  Four* variances;   // [num_evaluations]
+  Four* shifts;      // [num_evaluations], redge_cov only
+  Words zero[2];    // stream 0: of the first two vectors, of the last two
+  int64_t counter_row[2] = {0, 0};
+  int64_t row[4] = {0, 0, 0, 0};
+  int valid[4] = {W, W, W, W};  // rows that exist of each vector; 0: none
   int32_t flags = 0;
 
-  static int64_t bytes(const Call& call) { return 2 * call.num_evaluations * (int64_t)sizeof(Two) + 16 * W + 64; }
+  static int64_t bytes(const Call& call) { return 2 * call.num_evaluations * (int64_t)sizeof(Four) + 16 * W + 64; }
 
   Pairs(const Call& c, void* memory) : call(c), generator(c.seed), staging(static_cast<float*>(memory)) {
-    variances = reinterpret_cast<Two*>(staging + 4 * W);
+    variances = reinterpret_cast<Four*>(staging + 4 * W);
     shifts = variances + c.num_evaluations;
   }
 
@@ -73,13 +73,15 @@ struct Pairs {
   }
 
   // `offset`: rows before this noise's own, when there are several.
-  INLINE void read(const void* from, Dtype dtype, Two& first, Two& second, int64_t offset = 0) {
+  INLINE void read(const void* from, Dtype dtype, Four& first, Four& second, int64_t offset = 0) {
     read_one(from, dtype, offset + row[0], valid[0], first.a, second.a);
     read_one(from, dtype, offset + row[1], valid[1], first.b, second.b);
+    read_one(from, dtype, offset + row[2], valid[2], first.c, second.c);
+    read_one(from, dtype, offset + row[3], valid[3], first.d, second.d);
   }
 
-  INLINE Two read_difference(const void* from, Dtype dtype, int64_t offset = 0) {
-    Two first, second;
+  INLINE Four read_difference(const void* from, Dtype dtype, int64_t offset = 0) {
+    Four first, second;
     read(from, dtype, first, second, offset);
     return second - first;
   }
@@ -110,9 +112,11 @@ struct Pairs {
     narrow(staging, dtype, 2 * first_row, 2 * rows, to);
   }
 
-  INLINE void write(Two first, Two second, void* to, Dtype dtype, int64_t offset = 0, bool exact = false) {
+  INLINE void write(Four first, Four second, void* to, Dtype dtype, int64_t offset = 0, bool exact = false) {
     write_one(first.a, second.a, to, dtype, offset + row[0], valid[0], exact);
     write_one(first.b, second.b, to, dtype, offset + row[1], valid[1], exact);
+    write_one(first.c, second.c, to, dtype, offset + row[2], valid[2], exact);
+    write_one(first.d, second.d, to, dtype, offset + row[3], valid[3], exact);
   }
 
   INLINE void check(vf first, vf second) {
@@ -125,81 +129,96 @@ struct Pairs {
     }
   }
 
-  INLINE void read_logits(Two& first, Two& second) {
+  INLINE void read_logits(Four& first, Four& second) {
     read(call.logits, call.dtype, first, second);
     check(first.a, second.a);
     check(first.b, second.b);
+    check(first.c, second.c);
+    check(first.d, second.d);
   }
 
   // One number a row, left by forward for backward; whole vectors, rows that do not exist included.
-  INLINE void keep(Two slope) {
-    store(call.kept + row[0], slope.a);
+  INLINE void keep(Four slope) {
+    if (valid[0] > 0) store(call.kept + row[0], slope.a);
     if (valid[1] > 0) store(call.kept + row[1], slope.b);
+    if (valid[2] > 0) store(call.kept + row[2], slope.c);
+    if (valid[3] > 0) store(call.kept + row[3], slope.d);
   }
 
-  INLINE Two kept() const { return {load(call.kept + row[0]), load(call.kept + row[1])}; }
+  INLINE Four kept() const { return {load(call.kept + row[0]), load(call.kept + row[1]), load(call.kept + row[2]), load(call.kept + row[3])}; }
 
   // --- noise: differences, class 1 minus class 0 ---
 
-  // Stream 0: a normal and a uniform for each of the two vectors; stream s > 0: noises 2 s - 1 and 2 s.
-  INLINE Words words(uint32_t stream) const { return generator.words<false>(0, (uint64_t)counter_row, stream); }
+  // Stream 0: a normal and a uniform for each of two vectors; stream s > 0: noises 2 s - 1 and 2 s.
+  INLINE Words words(int half, uint32_t stream) const { return generator.words<false>(0, (uint64_t)counter_row[half], stream); }
 
-  INLINE Two normal_difference(int noise) {
-    if (call.noise) return read_difference(call.noise, kFloat32, noise * call.rows);
-    const Words from = noise == 0 ? zero : words((uint32_t)(noise + 1) / 2);
-    const int at = noise == 0 || noise % 2 ? 0 : 2;
-    return 1.4142135623730951f * normals(from.w[at], from.w[at + 1]);
+  INLINE Two normals_of(int half, int noise) const {
+    if (noise == 0) return normals(zero[half].w[0], zero[half].w[1]);
+    const Words more = words(half, (uint32_t)(noise + 1) / 2);
+    return noise % 2 ? normals(more.w[0], more.w[1]) : normals(more.w[2], more.w[3]);
   }
 
-  INLINE Two logistic_difference() const { return logistic(zero.w[2], zero.w[3]); }
+  INLINE Four normal_difference(int noise) {
+    if (call.noise) return read_difference(call.noise, kFloat32, noise * call.rows);
+    return 1.4142135623730951f * join(normals_of(0, noise), normals_of(1, noise));
+  }
+
+  // Two words of stream 0 become normals; the other two are left, one a vector.
+  INLINE Four logistic_difference() const {
+    return {logistic(zero[0].w[2]), logistic(zero[0].w[3]), logistic(zero[1].w[2]), logistic(zero[1].w[3])};
+  }
+
+  INLINE Four uniforms() const {
+    return {uniform_below_one(zero[0].w[2]), uniform_below_one(zero[0].w[3]), uniform_below_one(zero[1].w[2]),
+            uniform_below_one(zero[1].w[3])};
+  }
 
   // 1 where class 1 is drawn, else 0.
-  INLINE Two hard_sample(Two y, Two small) {
+  INLINE Four hard_sample(Four y, Four small) {
     if (call.x) {
-      Two first, second;
+      Four first, second;
       read(call.x, kFloat32, first, second);
       return select(second > first, 1.0f, 0.0f);
     }
-    const Two uniforms = {uniform_below_one(zero.w[2]), uniform_below_one(zero.w[3])};
-    return select((small > uniforms) ^ (y > 0.0f), 1.0f, 0.0f);
+    return select((small > uniforms()) ^ (y > 0.0f), 1.0f, 0.0f);
   }
 
   // --- the chain ---
 
   // redge_cov: the noise becomes z - mean at pure noise; returns 1 / variance, the same for both classes.
-  INLINE Two start_matched(const Sigmoid& p, Two& z) const {
-    const Two variance = maximum(p.variance, 0.1f);
+  INLINE Four start_matched(const Sigmoid& p, Four& z) const {
+    const Four variance = maximum(p.variance, 0.1f);
     z *= square_root(variance);
     return 1.0f / variance;
   }
 
   template <bool Keep>
-  INLINE Sigmoid run_chain(Two y0, Two& z, Two inverse_variance, Two& y) {
+  INLINE Sigmoid run_chain(Four y0, Four& z, Four inverse_variance, Four& y) {
     const bool matched = call.method == kRedgeCov;
-    Two slope1 = both(0.0f), slope2 = both(0.0f);
+    Four slope1 = all(0.0f), slope2 = all(0.0f);
     Sigmoid s = {};
     for (int j = 0; j < call.num_evaluations; ++j) {
       const Evaluation e = call.evaluations[j];
-      Two at = z;
+      Four at = z;
       if (e.reach != kHere && e.reach != kNoise) at += e.a * slope1;
       if (e.reach == kTwoBefore) at += e.b * slope2;
       if (e.reach != kPeek) z = at;
-      const Two shift = e.reach == kNoise ? both(0.0f) : e.lambda * at;
+      const Four shift = e.reach == kNoise ? all(0.0f) : e.lambda * at;
       y = matched ? y0 + shift * inverse_variance : y0 + shift;
       s = sigmoid(y);
       slope2 = slope1;
       slope1 = s.tanh;
       if (Keep) {
-        variances[j] = s.variance;
-        if (matched) shifts[j] = shift;
+        put(variances + j, s.variance);
+        if (matched) put(shifts + j, shift);
       }
     }
     return s;
   }
 
   // (1 - w/2) p0 p1 + (w/2)(x - p)^2: J with a share of the one-sample covariance, as a number.
-  static INLINE Two second_order(const Sigmoid& s, Two y, Two x, float weight) {
-    const Two d = x - first_probability(y, s.small);
+  static INLINE Four second_order(const Sigmoid& s, Four y, Four x, float weight) {
+    const Four d = x - first_probability(y, s.small);
     return (1 - weight / 2) * s.variance + (weight / 2) * d * d;
   }
 };
