@@ -32,27 +32,25 @@ void direct_term(Block<Along>& b, const Weights& p, float weight, float slope, b
 template <bool Along, Keep K, bool Second, bool M>
 vf adjoint_step(Block<Along>& b, int j, vf mean) {
   const Adjoint now = b.call.adjoints[j], next = b.call.adjoints[j > 0 ? j - 1 : 0];
-  const vf* weight = b.stored + (int64_t)j * b.n;
-  const vf* weight_next = b.stored + (int64_t)(j > 0 ? j - 1 : 0) * b.n;
-  const vf* shift = b.shift + (int64_t)(M ? j : 0) * b.n;
+  const vf *__restrict weight = b.stored + (int64_t)j * b.n, *weight_next = b.stored + (int64_t)(j > 0 ? j - 1 : 0) * b.n;
+  const vf *__restrict shift = b.shift + (int64_t)(M ? j : 0) * b.n, *__restrict matched_inverse = b.matched_inverse;
+  vf *__restrict grad = b.grad, *__restrict adjoint = b.adjoint, *__restrict saved = b.kept, *__restrict matched_grad = b.matched_grad;
   const vf inverse = b.inverses[j];
   const float lambda = b.call.evaluations[j].lambda;
-  vf sum[2] = {};
-  for (int k = 0; k < b.n; ++k) {
-    const vf a = b.adjoint[k];
-    const vf input = Second ? now.alpha * a + now.beta * b.kept[k] : now.alpha * a;
+  return sum_over<Along>(b.n, [&](int k) __attribute__((always_inline)) {
+    const vf a = adjoint[k];
+    const vf input = Second ? now.alpha * a + now.beta * saved[k] : now.alpha * a;
     const vf v = weight[k] * inverse * (input - mean);
-    b.grad[k] += v;
-    const vf step = M ? lambda * v * b.matched_inverse[k] : lambda * v;
-    if (M) b.matched_grad[k] += v * shift[k];
+    grad[k] += v;
+    const vf step = M ? lambda * v * matched_inverse[k] : lambda * v;
+    if (M) matched_grad[k] += v * shift[k];
     const vf a_next = a + step;
-    b.adjoint[k] = a_next;
-    vf kept = Second ? b.kept[k] : vf{};
-    if (K == kKeepA) b.kept[k] = kept = a;
-    if (K == kKeepStep) b.kept[k] = kept = step;
-    sum[k & 1] += weight_next[k] * (Second ? next.alpha * a_next + next.beta * kept : next.alpha * a_next);
-  }
-  return over_classes<Along>(sum[0] + sum[1]);
+    adjoint[k] = a_next;
+    vf kept = Second ? saved[k] : vf{};
+    if (K == kKeepA) saved[k] = kept = a;
+    if (K == kKeepStep) saved[k] = kept = step;
+    return weight_next[k] * (Second ? next.alpha * a_next + next.beta * kept : next.alpha * a_next);
+  });
 }
 
 template <bool Along, bool M>

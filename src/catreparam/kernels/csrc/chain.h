@@ -14,6 +14,19 @@ INLINE vf over_classes(vf partial) {
   return Along ? splat(sum_of_lanes(partial)) : partial;
 }
 
+// The sum over classes of what `part` makes of each vector, two sums side by side.
+template <bool Along, typename Part>
+INLINE vf sum_over(int n, Part part) {
+  vf sum[2] = {};
+  int k = 0;
+  for (; k + 2 <= n; k += 2) {
+    sum[0] += part(k);
+    sum[1] += part(k + 1);
+  }
+  if (k < n) sum[0] += part(k);
+  return over_classes<Along>(sum[0] + sum[1]);
+}
+
 template <bool Along>
 INLINE vf top_over_classes(vf partial) {
   return Along ? splat(top_of_lanes(partial)) : partial;
@@ -34,45 +47,35 @@ struct Matched {
 };
 
 template <bool Along, int R, bool M>
-vf weigh_with(int n, const vf* logits, vf* z, const Weights& p1, const Weights& p2, const Evaluation& e, Matched matched,
-              vf* weight) {
+vf weigh_with(int n, const vf* __restrict logits, vf* __restrict z, const Weights& p1, const Weights& p2, const Evaluation& e,
+              Matched matched, vf* __restrict weight) {
+  const vf *__restrict before = p1.weight, *__restrict two_before = p2.weight;
   const vf a = e.a * p1.inverse, b = e.b * p2.inverse;
   const float slope = M ? e.lambda : e.lambda * kLog2e, half_square = e.lambda * e.lambda / 2;
-  auto exponent = [&](int k, bool carry) __attribute__((always_inline)) {
+  constexpr bool carries = R == kOneBefore || R == kTwoBefore;
+  const auto move = [&](int k) __attribute__((always_inline)) {
     vf at = R == kNoise ? vf{} : z[k];
-    if (carry) {
-      if (R == kOneBefore || R == kPeek) at += a * p1.weight[k];
-      if (R == kTwoBefore) at = at + a * p1.weight[k] + b * p2.weight[k];
-      if (R == kOneBefore || R == kTwoBefore) z[k] = at;
-    } else if (R == kPeek) {
-      at += a * p1.weight[k];
-    }
-    if (M) {
-      const vf shift = slope * at - half_square;
-      matched.shift[k] = shift;
-      return logits[k] + (shift * kLog2e) * matched.inverse_variance[k];
-    }
-    return R == kNoise ? logits[k] : slope * at + logits[k];
+    if (R == kOneBefore || R == kPeek) at += a * before[k];
+    if (R == kTwoBefore) at = at + a * before[k] + b * two_before[k];
+    if (carries) z[k] = at;
+    return at;
   };
-  vf sum[2] = {};
-  int k = 0;
-  for (; k + 2 <= n; k += 2) {
-    const vf first = exp2_lanes(exponent(k, true)), second = exp2_lanes(exponent(k + 1, true));
-    weight[k] = first;
-    weight[k + 1] = second;
-    sum[0] += first;
-    sum[1] += second;
-  }
-  if (k < n) sum[0] += weight[k] = exp2_lanes(exponent(k, true));
-  vf total = over_classes<Along>(sum[0] + sum[1]);
+  const auto exponent = [&](int k, vf at) __attribute__((always_inline)) {
+    if (!M) return R == kNoise ? logits[k] : slope * at + logits[k];
+    const vf shift = slope * at - half_square;
+    matched.shift[k] = shift;
+    return logits[k] + (shift * kLog2e) * matched.inverse_variance[k];
+  };
+  vf total = sum_over<Along>(n, [&](int k) __attribute__((always_inline)) { return weight[k] = exp2_lanes(exponent(k, move(k))); });
   // The maximum was taken off the logits, not off the exponents: nearly always good enough. Otherwise once more, with it.
   if (__builtin_expect(any(~((total > 0x1p-60f) & (total < 0x1p60f))), 0)) {
     vf top = splat(-INFINITY);
-    for (k = 0; k < n; ++k) top = maximum(top, exponent(k, false));
+    const auto again = [&](int i) { return exponent(i, carries ? z[i] : move(i)); };
+    for (int k = 0; k < n; ++k) top = maximum(top, again(k));
     top = top_over_classes<Along>(top);
     top = select(top > -INFINITY, top, splat(0.0f));
     total = vf{};
-    for (k = 0; k < n; ++k) total += weight[k] = exp2_lanes(exponent(k, false) - top);
+    for (int k = 0; k < n; ++k) total += weight[k] = exp2_lanes(again(k) - top);
     total = over_classes<Along>(total);
   }
   return 1.0f / total;
@@ -106,14 +109,7 @@ __attribute__((noinline)) Weights weigh(int n, const vf* logits, vf* z, const We
 // <p, u> for a vector u made on the fly.
 template <bool Along, typename Vector>
 INLINE vf mean_under(int n, const Weights& p, Vector u) {
-  vf sum[2] = {};
-  int k = 0;
-  for (; k + 2 <= n; k += 2) {
-    sum[0] += p.weight[k] * u(k);
-    sum[1] += p.weight[k + 1] * u(k + 1);
-  }
-  if (k < n) sum[0] += p.weight[k] * u(k);
-  return over_classes<Along>(sum[0] + sum[1]) * p.inverse;
+  return sum_over<Along>(n, [&](int k) __attribute__((always_inline)) { return p.weight[k] * u(k); }) * p.inverse;
 }
 
 }  // namespace

@@ -9,28 +9,27 @@ namespace {
 
 // Both halves of one interval's adjoint (a Heun step carries the tangent; this is its transpose).
 template <bool Along>
-vf interval_adjoint(Block<Along>& b, const Interval& at, const Weights& upper, const Weights& lower, vf mean, vf* total) {
-  const float half = at.step / 2, end = at.end, step = at.step;
-  vf sum[2] = {};
-  for (int k = 0; k < b.n; ++k) {
-    const vf a = b.adjoint[k];
-    const vf first = half * (upper.weight[k] * upper.inverse) * (a - mean);
+vf interval_adjoint(Block<Along>& b, const Interval& at, const Weights& upper, const Weights& lower, vf mean, vf* __restrict total) {
+  const float half = at.step / 2, end = at.end, step = at.step, start = at.start;
+  const vf *upper_weight = upper.weight, *lower_weight = lower.weight;
+  vf *__restrict adjoint = b.adjoint, *__restrict input = b.kept;
+  const vf upper_inverse = upper.inverse, lower_inverse = lower.inverse;
+  const vf lower_mean = lower_inverse * sum_over<Along>(b.n, [&](int k) __attribute__((always_inline)) {
+    const vf a = adjoint[k];
+    const vf first = half * (upper_weight[k] * upper_inverse) * (a - mean);
     const vf into = half * a + (step * end) * first;
     total[k] += first;
-    b.kept[k] = into;
-    b.adjoint[k] = a + end * first;
-    sum[k & 1] += lower.weight[k] * into;
-  }
-  const vf lower_mean = over_classes<Along>(sum[0] + sum[1]) * lower.inverse;
-  sum[0] = sum[1] = vf{};
-  for (int k = 0; k < b.n; ++k) {
-    const vf second = lower.weight[k] * lower.inverse * (b.kept[k] - lower_mean);
+    input[k] = into;
+    adjoint[k] = a + end * first;
+    return lower_weight[k] * into;
+  });
+  return lower_inverse * sum_over<Along>(b.n, [&](int k) __attribute__((always_inline)) {  // <lower, adjoint>: the next interval's mean
+    const vf second = lower_weight[k] * lower_inverse * (input[k] - lower_mean);
     total[k] += second;
-    const vf a = b.adjoint[k] + at.start * second;
-    b.adjoint[k] = a;
-    sum[k & 1] += lower.weight[k] * a;
-  }
-  return over_classes<Along>(sum[0] + sum[1]) * lower.inverse;  // <lower, adjoint>: the next interval's mean
+    const vf a = adjoint[k] + start * second;
+    adjoint[k] = a;
+    return lower_weight[k] * a;
+  });
 }
 
 template <bool Along>
