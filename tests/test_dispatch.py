@@ -1,5 +1,6 @@
 """Which path a call takes, and that the environment decides where it should."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -100,3 +101,39 @@ def test_a_wrong_type_meets_its_error_after_the_right_one_was_cached(bad):
         return
     with pytest.raises(TypeError, match="num_steps"):
         catreparam.redge(torch.zeros(2, 3), num_steps=bad)
+
+
+@pytest.mark.parametrize("estimator", [catreparam.redge, catreparam.exact_redge])
+def test_hyperparameters_are_looked_up_by_value_and_type(estimator):
+    logits = torch.zeros(3, 4)
+    for _ in range(2):  # the second time what was good is known already
+        estimator(logits, num_steps=1, t1=1.0)
+        with pytest.raises(TypeError, match="num_steps must be an int, got True"):
+            estimator(logits, num_steps=True)
+        with pytest.raises(TypeError, match=r"t1 must be a real number, got \[0.5\]"):
+            estimator(logits, t1=[0.5])
+        with pytest.raises(TypeError, match="hard must be True or False, got 1"):
+            estimator(logits, hard=1)
+
+
+def test_a_lazily_negated_view_is_read_with_its_sign():
+    logits = torch._neg_view(torch.tensor([[0.0, 90.0], [90.0, 0.0]]))
+    assert path_of(logits) == "torch"
+    assert catreparam.straight_through(logits).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert catreparam.redge(logits.requires_grad_()).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+
+
+@pytest.mark.skipif(not library.BUILT, reason="the kernels were not built")
+def test_forgotten_settings_give_back_their_memory():
+    logits = torch.zeros(2, 3, requires_grad=True)
+    for i in range(20):
+        catreparam.redge(logits, t1=0.5 + i / 1000).sum().backward()
+
+    def count():
+        gc.collect()
+        return sum(type(thing) in (library.Plan, library.Job) for thing in gc.get_objects())
+
+    assert count() >= 40
+    for forget in (*library.CACHES, library._plan.cache_clear):
+        forget()
+    assert count() == 0

@@ -8,7 +8,7 @@ import torch
 
 import catreparam
 from catreparam.kernels import compiled, dispatch, library
-from catreparam.kernels.library import Setting
+from catreparam.kernels.settings import Setting
 from catreparam.kernels.twins import naive_surrogate, needs_noise
 from catreparam.noise_schedule import make_schedule
 from methods import seeded
@@ -270,7 +270,7 @@ def test_compile_export_vmap_and_grad_see_one_op(monkeypatch):
     monkeypatch.setattr(dispatch, "_wanted", "compiled")
 
     def draw(logits):
-        return dispatch.sample(logits, None, -1, None, "redge", lambdas=SCHEDULES[2], solver="euler")
+        return dispatch.sample(logits, None, -1, None, Setting("redge", SCHEDULES[2]))
 
     logits, weight = torch.randn(6, 5, requires_grad=True), torch.randn(6, 5)
     sample = torch.compile(draw, fullgraph=True, backend="aot_eager")(logits)

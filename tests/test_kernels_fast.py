@@ -8,7 +8,7 @@ import catreparam
 from catreparam.kernels import dispatch, fast
 from catreparam.kernels.adjoints import METHODS
 from catreparam.kernels.layouts import choose_layout, draw_ticket
-from catreparam.kernels.library import Setting
+from catreparam.kernels.settings import Setting
 from catreparam.kernels.twins import naive_surrogate, needs_noise, needs_sample
 from catreparam.noise_schedule import make_schedule
 from methods import seeded

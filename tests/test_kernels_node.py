@@ -10,10 +10,13 @@ from torch.utils.checkpoint import checkpoint
 import catreparam
 from catreparam.cli import main
 from catreparam.kernels import compiled, library, node
-from catreparam.kernels.library import METHODS, Setting
+from catreparam.kernels.library import METHODS
+from catreparam.kernels.settings import Setting
 from catreparam.noise_schedule import make_schedule
 
-needs_node = pytest.mark.skipif(compiled._sample_by_node is None, reason=node.UNAVAILABLE or "no compiled kernels")
+needs_node = pytest.mark.skipif(
+    compiled.sample_usual is compiled._sample_usual, reason=node.UNAVAILABLE or "no compiled kernels"
+)
 SHAPES = [(200, 48, 2), (64, 100), (9, 7, 5), (70, 16, 32), (0, 3), (4, 1)]  # 70 x 16 x 32: a chain that is handed on
 
 
@@ -23,7 +26,7 @@ def draw(setting, logits, by_node, seed=3):
     logits = logits.detach().requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
         if not by_node:
-            patch.setattr(compiled, "_sample_by_node", None)
+            patch.setattr(compiled, "sample_usual", compiled._sample_usual)
         x = compiled.sample_eagerly(setting, logits, generator)
         (gradient,) = torch.autograd.grad(x, logits, torch.arange(x.numel()).view(x.shape).sin().to(x.dtype))
     return x.detach(), gradient, torch.rand(1, generator=generator)
@@ -73,7 +76,7 @@ def test_second_derivatives_are_the_python_nodes():
     for by_node in (True, False):
         with pytest.MonkeyPatch.context() as patch:
             if not by_node:
-                patch.setattr(compiled, "_sample_by_node", None)
+                patch.setattr(compiled, "sample_usual", compiled._sample_usual)
             logits = torch.linspace(-1, 1, 12).view(3, 4).requires_grad_()
             x = catreparam.reinmax(logits, generator=torch.Generator().manual_seed(0))
             (gradient,) = torch.autograd.grad((x * torch.arange(4.0)).sum(), logits, create_graph=True)
@@ -143,10 +146,10 @@ def test_a_node_keeps_its_job_and_nothing_else_alive():
 
 @needs_node
 def test_a_call_of_the_wrong_kind_is_an_error_not_a_crash():
-    with pytest.raises(TypeError, match="takes a job's address"):
-        node.MODULE.sample(0, 0, "rows", None, None)
-    with pytest.raises(TypeError, match="takes a job's address"):
+    with pytest.raises(TypeError, match="takes a setting"):
         node.MODULE.sample(0)
+    with pytest.raises(AttributeError, match="lambdas"):
+        node.MODULE.sample("no setting", torch.zeros(2, 3), None)
 
 
 def test_without_a_compiler_the_command_says_what_to_do(monkeypatch, capsys):

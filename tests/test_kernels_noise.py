@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from catreparam.kernels import library
-from catreparam.kernels.library import Setting
+from catreparam.kernels.settings import Setting
 from catreparam.noise_schedule import make_schedule
 
 pytestmark = pytest.mark.skipif(not library.BUILT, reason="the compiled kernels were not built (no C++ compiler)")

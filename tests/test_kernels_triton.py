@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from catreparam.kernels import compiled, dispatch, triton_launch, triton_plan
 from catreparam.kernels.chain import denoise, solve
 from catreparam.kernels.library import METHODS
+from catreparam.kernels.settings import Setting
 from catreparam.noise_schedule import NoiseSchedule, make_schedule
 
 HERE = Path(__file__).parent
@@ -100,9 +101,9 @@ def test_traced_cuda_tensors_meet_the_custom_op_and_its_gradient(monkeypatch):
 
     with FakeTensorMode():
         logits = cuda_logits(torch.bfloat16)
-        x = dispatch.sample(logits, None, -1, None, "redge", lambdas=LAMBDAS[1], solver="euler")
+        x = dispatch.sample(logits, None, -1, None, Setting("redge", LAMBDAS[1]))
         monkeypatch.setattr(compiled, "sample_op", op)
-        gradient = dispatch.sample(logits, None, -1, None, "redge", lambdas=LAMBDAS[1], solver="euler")
+        gradient = dispatch.sample(logits, None, -1, None, Setting("redge", LAMBDAS[1]))
     assert calls == [("cuda", compiled._flat(dispatch.Setting("redge", LAMBDAS[1])))]
     for result in (x, gradient):
         assert result is not None

@@ -10,7 +10,8 @@ import torch
 
 import catreparam
 from catreparam.kernels import dispatch, triton_autograd, triton_launch
-from catreparam.kernels.library import METHODS, Setting
+from catreparam.kernels.library import METHODS
+from catreparam.kernels.settings import Setting
 from catreparam.kernels.twins import naive_surrogate
 from catreparam.noise_schedule import make_schedule
 from test_kernels_compiled import expected_sample, label, problem, twin
@@ -182,7 +183,7 @@ def test_second_derivatives_are_the_naive_twins():
 def test_estimators_take_the_kernels_and_give_back_their_layout(monkeypatch):
     if not ON_GPU:
         monkeypatch.setattr(dispatch, "choose_path", lambda logits, method: "triton")
-        monkeypatch.setattr(dispatch, "_is_plain", lambda logits: False)
+        monkeypatch.setattr(dispatch, "USUAL", ())
     logits = torch.zeros(3, 4, 5, device=DEVICE, dtype=torch.bfloat16, requires_grad=True)
     mask = (torch.arange(4, device=DEVICE) != 2)[:, None]
     x = catreparam.exact_redge(logits, dim=1, mask=mask, num_noises=2)

@@ -17,6 +17,7 @@ from catreparam.categorical import (
 from catreparam.kernels import dispatch
 from catreparam.kernels.chain import denoise
 from catreparam.kernels.exact_law import sweep_tangent, transport_tangent
+from catreparam.kernels.settings import exact_setting
 from catreparam.noise_schedule import NoiseSchedule, make_schedule
 from catreparam.validation import check_count, check_flag, check_number
 
@@ -54,23 +55,11 @@ def exact_redge(
 
     Source: this project; see `docs/estimators.md`. ReDGE: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
-    check_flag("hard", hard)
-    schedule = make_schedule(grid, num_steps, t1)
-    weight = check_number("second_order_weight", second_order_weight, least=0.0, most=2.0) if hard else 0.0
-    check_count("num_noises", num_noises)
-    fast = dispatch.sample(
-        logits,
-        mask,
-        dim,
-        generator,
-        "exact_redge",
-        lambdas=schedule.lambdas,
-        num_noises=num_noises,
-        weight=weight,
-        hard=hard,
-    )
+    setting = exact_setting(num_steps, t1, grid, num_noises, second_order_weight, hard)
+    fast = dispatch.sample(logits, mask, dim, generator, setting)
     if fast is not None:
         return fast
+    schedule, weight = NoiseSchedule(setting.lambdas), setting.weight
     rows = to_rows(logits, mask, dim, generator)
     x = draw_one_hot(torch.softmax(rows, -1), generator)
     noise = draw_antithetic_like(rows, num_noises, generator)

@@ -15,6 +15,7 @@ from catreparam.categorical import (
     to_rows,
 )
 from catreparam.kernels import conditional_gumbels, dispatch
+from catreparam.kernels.settings import STRAIGHT_THROUGH
 from catreparam.validation import check_count, check_number
 
 
@@ -44,7 +45,7 @@ def gumbel_rao(
     check_count("num_noises", num_noises)
     temperature = check_number("temperature", temperature, above=0.0)
     rows = to_rows(logits, mask, dim, generator)
-    x = dispatch.sample(rows.detach(), None, -1, generator, "straight_through")
+    x = dispatch.sample(rows.detach(), None, -1, generator, STRAIGHT_THROUGH)
     if x is not None:
         noise = conditional_gumbels.draw_noise(rows, num_noises, generator)
         x = conditional_gumbels.attach(gumbel_rao_surrogate, rows, x, noise, temperature)

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import Rows, attach_gradient, draw_gumbel_like, from_rows, one_hot_like, to_rows
 from catreparam.kernels import dispatch
+from catreparam.kernels.settings import gumbel_setting
 from catreparam.validation import check_flag, check_number
 
 
@@ -46,7 +47,7 @@ def gumbel_softmax(
     temperature = _one_temperature(tau, temperature)
     if eps != 1e-10:
         warnings.warn("eps of gumbel_softmax has no effect; leave it out", stacklevel=2)
-    fast = dispatch.sample(logits, mask, dim, generator, "gumbel_softmax", temperature=temperature, hard=hard)
+    fast = dispatch.sample(logits, mask, dim, generator, gumbel_setting(temperature, hard))
     if fast is not None:
         return fast
     rows = to_rows(logits, mask, dim, generator)

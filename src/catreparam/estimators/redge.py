@@ -7,8 +7,8 @@ from torch import Generator, Tensor
 from catreparam.categorical import Rows, attach_gradient, draw_normal_like, draw_one_hot, from_rows, to_rows
 from catreparam.kernels import dispatch
 from catreparam.kernels.chain import denoise, solve
-from catreparam.noise_schedule import NoiseSchedule, make_schedule
-from catreparam.validation import check_flag
+from catreparam.kernels.settings import chain_setting
+from catreparam.noise_schedule import NoiseSchedule
 
 
 def redge(
@@ -40,11 +40,11 @@ def redge(
 
     Reference: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
-    check_flag("hard", hard)
-    schedule = make_schedule(grid, num_steps, t1)
-    fast = dispatch.sample(logits, mask, dim, generator, "redge", lambdas=schedule.lambdas, solver=solver, hard=hard)
+    setting = chain_setting("redge", num_steps, t1, grid, solver, hard)
+    fast = dispatch.sample(logits, mask, dim, generator, setting)
     if fast is not None:
         return fast
+    schedule = NoiseSchedule(setting.lambdas)
     rows = to_rows(logits, mask, dim, generator)
     noise = draw_normal_like(rows, generator)
     x_soft = redge_surrogate(rows, noise=noise, schedule=schedule, solver=solver)
@@ -86,13 +86,11 @@ def redge_cov(
 
     Reference: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
-    check_flag("hard", hard)
-    schedule = make_schedule(grid, num_steps, t1)
-    fast = dispatch.sample(
-        logits, mask, dim, generator, "redge_cov", lambdas=schedule.lambdas, solver=solver, hard=hard
-    )
+    setting = chain_setting("redge_cov", num_steps, t1, grid, solver, hard)
+    fast = dispatch.sample(logits, mask, dim, generator, setting)
     if fast is not None:
         return fast
+    schedule = NoiseSchedule(setting.lambdas)
     rows = to_rows(logits, mask, dim, generator)
     noise = draw_normal_like(rows, generator)
     x_soft = redge_cov_surrogate(rows, noise=noise, schedule=schedule, solver=solver)

@@ -15,7 +15,8 @@ from catreparam.categorical import (
 )
 from catreparam.kernels import dispatch
 from catreparam.kernels.chain import denoise, solve
-from catreparam.noise_schedule import NoiseSchedule, make_schedule
+from catreparam.kernels.settings import chain_setting
+from catreparam.noise_schedule import NoiseSchedule
 
 
 def reindge(
@@ -43,10 +44,11 @@ def reindge(
 
     Reference: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
-    schedule = make_schedule(grid, num_steps, t1)
-    fast = dispatch.sample(logits, mask, dim, generator, "reindge", lambdas=schedule.lambdas, solver=solver, weight=1.0)
+    setting = chain_setting("reindge", num_steps, t1, grid, solver, True)
+    fast = dispatch.sample(logits, mask, dim, generator, setting)
     if fast is not None:
         return fast
+    schedule = NoiseSchedule(setting.lambdas)
     rows = to_rows(logits, mask, dim, generator)
     z = _last_z(rows, draw_normal_like(rows, generator), schedule, solver)
     x = draw_one_hot(denoise(z, rows, schedule.last), generator)

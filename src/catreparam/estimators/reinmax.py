@@ -15,6 +15,7 @@ from catreparam.categorical import (
     to_rows,
 )
 from catreparam.kernels import dispatch
+from catreparam.kernels.settings import lambda_reinmax_setting, reinmax_setting
 from catreparam.validation import check_number
 
 
@@ -41,8 +42,7 @@ def reinmax(
 
     Reference: Liu et al. 2023, https://arxiv.org/abs/2304.08612.
     """
-    temperature = check_number("temperature", temperature, above=0.0)
-    fast = dispatch.sample(logits, mask, dim, generator, "reinmax", temperature=temperature)
+    fast = dispatch.sample(logits, mask, dim, generator, reinmax_setting(temperature))
     if fast is not None:
         return fast
     rows = to_rows(logits, mask, dim, generator)
@@ -83,8 +83,7 @@ def lambda_reinmax(
 
     Source: this project; see `docs/estimators.md`.
     """
-    weight = check_number("weight", weight, least=0.0, most=2.0)
-    fast = dispatch.sample(logits, mask, dim, generator, "lambda_reinmax", weight=weight)
+    fast = dispatch.sample(logits, mask, dim, generator, lambda_reinmax_setting(weight))
     if fast is not None:
         return fast
     rows = to_rows(logits, mask, dim, generator)

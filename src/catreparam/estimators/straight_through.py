@@ -6,6 +6,7 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import Rows, attach_gradient, draw_one_hot, from_rows, to_rows
 from catreparam.kernels import dispatch
+from catreparam.kernels.settings import STRAIGHT_THROUGH
 
 
 def straight_through(
@@ -29,7 +30,7 @@ def straight_through(
 
     Reference: Bengio et al. 2013, https://arxiv.org/abs/1308.3432.
     """
-    fast = dispatch.sample(logits, mask, dim, generator, "straight_through")
+    fast = dispatch.sample(logits, mask, dim, generator, STRAIGHT_THROUGH)
     if fast is not None:
         return fast
     rows = to_rows(logits, mask, dim, generator)

@@ -15,7 +15,7 @@ from torch.distributions import OneHotCategoricalStraightThrough
 
 from catreparam.estimators import ESTIMATORS
 from catreparam.kernels import compiled, dispatch, fast, library, node, triton_autograd, triton_launch
-from catreparam.kernels.library import Setting
+from catreparam.kernels.settings import Setting
 from catreparam.kernels.twins import naive_surrogate, needs_noise, needs_sample
 from catreparam.noise_schedule import make_schedule
 
@@ -76,7 +76,7 @@ def peak_tensors(sampler: Sampler, shape: tuple[int, ...], num_steps: int) -> fl
         return (torch.cuda.max_memory_allocated() - before) / (4 * logits.numel())
     library._spare.clear()  # what earlier calls left would not be counted
     if node.MODULE is not None:
-        node.MODULE.forget_spare()
+        node.MODULE.forget()
     with sampler.on_its_path(), torch.profiler.profile(profile_memory=True) as profile:
         sampler.draw(logits, num_steps).backward(upstream)
     held, peak = 0, 0

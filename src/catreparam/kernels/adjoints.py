@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from catreparam.kernels.layouts import Layout, Pairs
-from catreparam.kernels.library import Setting
+from catreparam.kernels.settings import Setting
 
 Noise = Callable[[], Tensor]  # packed on demand
 

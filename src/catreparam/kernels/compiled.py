@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import Parameter
 
 from catreparam.kernels import library, node
-from catreparam.kernels.library import Setting
+from catreparam.kernels.settings import Setting
 from catreparam.kernels.twins import naive_gradient, naive_surrogate, needs_noise, needs_sample
 from catreparam.validation import check_rows
 
@@ -48,9 +49,16 @@ def sample_eagerly(
     setting: Setting, rows: Tensor, generator: Generator | None, noise: Tensor | None = None, x: Tensor | None = None
 ) -> Tensor:
     """`sample` where `is_traced()` is False."""
-    if _sample_by_node is not None and noise is None and x is None:
-        job = library.job_of(setting, rows.shape, rows.dtype)
-        return _sample_by_node(job.address, job.kept_floats, rows, generator, (setting, job))
+    if noise is None and x is None:
+        drawn = sample_usual(setting, rows, generator)
+        if drawn is not None:
+            return drawn
+    return _sample_in_python(setting, rows, generator, noise, x)
+
+
+def _sample_in_python(
+    setting: Setting, rows: Tensor, generator: Generator | None, noise: Tensor | None = None, x: Tensor | None = None
+) -> Tensor:
     seed = _draw_seed(generator)
     if not (rows.requires_grad and torch.is_grad_enabled()):
         return _checked(setting, rows, seed, noise, x)
@@ -119,22 +127,47 @@ class _Sample(torch.autograd.Function):
         return library.backward(setting, rows, upstream, seed, None, None, kept), None, None
 
 
-def _connect_node() -> Any:
-    """`node`'s sample: (job address, floats to keep, rows, generator, owner of the job) -> sample; None without a node."""
+def _sample_usual(setting: Setting, rows: Tensor, generator: Generator | None) -> Tensor | None:
+    usual = (
+        (type(rows) is Tensor or type(rows) is Parameter)
+        and rows.dtype in library.DTYPES
+        and rows.is_cpu
+        and rows.layout is torch.strided
+        and rows.ndim > 0
+        and rows.shape[-1] > 0
+        and not rows.is_neg()
+        and (generator is None or (type(generator) is Generator and generator.device.type == "cpu"))
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
+    return _sample_in_python(setting, rows, generator) if usual else None
+
+
+def _connect_node() -> Callable[[Setting, Tensor, Generator | None], Tensor | None]:
+    """(setting, rows, generator) -> sample, or None for anything but the usual call, by the node if there is one.
+
+    Usual is an exact Tensor or Parameter of a kernel's dtype on the CPU, with a class, outside dispatch modes. What the
+    caller has to notice: compiled code, torch.func, and forward-mode derivatives.
+    """
     if node.MODULE is None or not library.BUILT:
-        return None
-    node.MODULE.connect(*library.addresses(), check_rows, _differentiable_gradient)
+        return _sample_usual
+    node.MODULE.connect(*library.addresses(), _make_owner, check_rows, _differentiable_gradient)
+    library.CACHES.append(node.MODULE.forget)
     return node.MODULE.sample
 
 
-def _differentiable_gradient(owner: tuple[Setting, Any], rows: Tensor, upstream: Tensor, seed: int) -> Tensor:
+def _make_owner(setting: Setting, rows: Tensor) -> tuple[Setting, library.Job]:
+    """What the node looks up once for a setting, a shape and a dtype, and keeps alive."""
+    return setting, library.job_of(setting, rows.shape, rows.dtype)
+
+
+def _differentiable_gradient(owner: tuple[Setting, library.Job], rows: Tensor, upstream: Tensor, seed: int) -> Tensor:
     """What the node returns with create_graph=True: the gradient by the naive twin."""
     setting = owner[0]
     noise, x = _replay(setting, rows.detach(), seed)
     return naive_gradient(setting, rows, upstream, noise, x)
 
 
-_sample_by_node = _connect_node()
+sample_usual = _connect_node()
 
 
 class _Given(torch.autograd.Function):

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.nn import Parameter
 
 from catreparam.categorical import from_rows, to_rows
 from catreparam.kernels import compiled, fast, library, triton_autograd, triton_launch
-from catreparam.kernels.chain import SOLVERS
-from catreparam.kernels.library import DTYPES, Setting
+from catreparam.kernels.library import DTYPES
+from catreparam.kernels.settings import Setting
 from catreparam.validation import (
     check_choice,
     check_generator,
@@ -27,32 +29,35 @@ PATHS = ("compiled", "triton", "torch", "naive")
 
 
 def sample(
-    logits: Tensor, mask: Tensor | None, dim: int, generator: Generator | None, method: str, **setting: object
+    logits: Tensor, mask: Tensor | None, dim: int, generator: Generator | None, setting: Setting
 ) -> Tensor | None:
     """The estimator's sample, in the layout of `logits`, from the fastest path that applies; None for the naive twin.
 
-    `setting` holds the fields of `library.Setting` (values checked by the caller, but for `solver`). Raises for bad
-    logits, masks and generators what `catreparam.categorical.to_rows` raises.
+    Raises for bad logits, masks and generators what `catreparam.categorical.to_rows` raises.
     """
-    if mask is None and dim == -1 and (generator is None or type(generator) is Generator) and _is_plain(logits):
-        if "solver" in setting and setting["solver"] not in SOLVERS:
-            check_choice("solver", setting["solver"], SOLVERS)
-        return compiled.sample_eagerly(Setting(method, **setting), logits, generator)  # type: ignore[arg-type]
-    path = choose_path(logits, method)
+    if (
+        mask is None
+        and dim == -1
+        and _wanted in USUAL
+        and not is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    ):
+        x = compiled.sample_usual(setting, logits, generator)  # the usual call, recognised with few instructions
+        if x is not None:
+            return x
+    path = choose_path(logits, setting.method)
     if path == "naive":
         return None
-    if "solver" in setting:
-        check_choice("solver", setting["solver"], SOLVERS)
-    chosen = Setting(method, **setting)  # type: ignore[arg-type]
     if path == "triton":
         check_logits(logits, dim)
-        if triton_launch.why_too_large(chosen, logits.shape[dim]):
-            if why_not_torch(logits, method):
+        if triton_launch.why_too_large(setting, logits.shape[dim]):
+            if why_not_torch(logits, setting.method):
                 return None
             path = "torch"
     if path == "torch":
         rows = to_rows(logits, mask, dim, generator)
-        x = fast.sample(chosen, rows, generator=generator)
+        x = fast.sample(setting, rows, generator=generator)
         return x if dim == -1 and x.dtype == logits.dtype else from_rows(x, logits, dim)
     check_logits(logits, dim)
     check_generator(generator, logits.device)
@@ -62,24 +67,8 @@ def sample(
         rows = rows.masked_fill(~mask, -torch.inf)
     last = dim in (-1, rows.ndim - 1)
     rows = rows if last else rows.movedim(dim, -1)
-    x = (triton_autograd if path == "triton" else compiled).sample(chosen, rows, generator=generator)
+    x = (triton_autograd if path == "triton" else compiled).sample(setting, rows, generator=generator)
     return x if last else x.movedim(-1, dim)
-
-
-def _is_plain(logits: Tensor) -> bool:
-    """Whether nothing but the compiled kernels has to be thought of: the usual call, recognised with few instructions."""
-    return (
-        (type(logits) is Tensor or type(logits) is Parameter)
-        and library.BUILT
-        and logits.dtype in DTYPES
-        and logits.is_cpu
-        and logits.layout is torch.strided
-        and logits.ndim > 0
-        and logits.shape[-1] > 0
-        and _wanted in ("", "compiled")
-        and not compiled.is_traced()
-        and torch.autograd.forward_ad._current_level < 0
-    )
 
 
 def choose_path(logits: Tensor, method: str) -> str:
@@ -99,6 +88,7 @@ def choose_path(logits: Tensor, method: str) -> str:
 
 
 _wanted = os.environ.get(ENVIRONMENT, "")  # read once: asking the environment takes as long as checking a tensor
+USUAL = ("", "compiled") if library.BUILT else ()  # wishes with which the usual call takes the compiled kernels
 
 
 def wanted() -> str:
@@ -150,6 +140,8 @@ def why_not(logits: Tensor) -> str:
         return f"a {type(logits).__name__} is no plain tensor"
     if logits.device.type != "cpu" or logits.layout != torch.strided:
         return f"{logits.layout} on {logits.device.type}"
+    if not is_compiling() and logits.is_neg():
+        return "a view that negates lazily takes the torch path"
     if logits.dtype not in DTYPES:
         return f"{logits.dtype} takes the torch path"
     if in_forward_mode():
@@ -178,11 +170,11 @@ def why_not_triton(logits: Tensor) -> str:
 
 def in_forward_mode() -> bool:
     """Whether forward-mode derivatives may be asked for, which autograd functions of ours do not give."""
-    if torch.autograd.forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0:
         return True
     if not torch._C._are_functorch_transforms_active():
         return False
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return True
     functorch = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
     stack = functorch.get_interpreter_stack() or []

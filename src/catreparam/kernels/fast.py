@@ -18,7 +18,7 @@ from catreparam.categorical import attach_gradient
 from catreparam.kernels import twins
 from catreparam.kernels.adjoints import METHODS, Method, stages
 from catreparam.kernels.layouts import Layout, choose_layout, draw_ticket
-from catreparam.kernels.library import Setting
+from catreparam.kernels.settings import Setting
 from catreparam.kernels.twins import naive_surrogate, needs_noise, needs_sample
 from catreparam.validation import SERIAL, inside_transform
 

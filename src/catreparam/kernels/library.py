@@ -6,10 +6,12 @@ import ctypes
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from catreparam.kernels.settings import SOLVERS, Setting
 
 VERSION = 3
 METHODS = {
@@ -27,23 +29,10 @@ METHODS = {
         )
     )
 }
-SOLVERS = {"euler": 0, "ab2": 1, "heun": 2}
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 KEPT_BYTES = 1 << 20  # a chain up to this is kept for backward: cheaper than making it again, and no memory to speak of
 OUT_OF_MEMORY = 8
 INVALID = 7  # NaN, +inf, a row that allows nothing
-
-
-class Setting(NamedTuple):
-    """What a call does, apart from its tensors. Values are checked by the estimators."""
-
-    method: str
-    lambdas: tuple[float, ...] = (0.0,)
-    solver: str = "euler"
-    hard: bool = True
-    num_noises: int = 1
-    temperature: float = 1.0
-    weight: float = 0.0
 
 
 class _CSetting(ctypes.Structure):
@@ -75,7 +64,8 @@ def instruction_set() -> str:
 
 def choose_instruction_set(name: str) -> bool:
     """Switches the kernels of this process to generic, avx2 or avx512 ("": the best there is); False if it cannot."""
-    job_of.cache_clear()  # what is kept depends on the width of a vector
+    for forget in CACHES:  # what is kept depends on the width of a vector
+        forget()
     return _library.catreparam_choose_instruction_set(name.encode()) == 0
 
 
@@ -185,7 +175,7 @@ def replay(setting: Setting, shape: Sequence[int], seed: int) -> Tensor:
     out = torch.empty(drawn, *shape)
     classes = shape[-1]
     rows = out[0].numel() // classes
-    _library.catreparam_replay(_plan(setting), rows, classes, torch.get_num_threads(), seed, out.data_ptr())
+    _library.catreparam_replay(_plan(setting).address, rows, classes, torch.get_num_threads(), seed, out.data_ptr())
     return torch.cat([out, -out])[: setting.num_noises] if setting.method == "exact_redge" else out[0]
 
 
@@ -205,10 +195,11 @@ def addresses() -> tuple[int, int]:
 class Job:
     """The library's own form of a setting, a shape and a dtype: looked up once a pass instead of handed over."""
 
-    __slots__ = ("address", "kept_floats")
+    __slots__ = ("address", "kept_floats", "plan")
 
-    def __init__(self, plan: ctypes.c_void_p, rows: int, classes: int, dtype: int) -> None:
-        self.address = _library.catreparam_make_job(plan, dtype, rows, classes)
+    def __init__(self, plan: Plan, rows: int, classes: int, dtype: int) -> None:
+        self.plan = plan
+        self.address = _library.catreparam_make_job(plan.address, dtype, rows, classes)
         floats = _library.catreparam_kept_floats(self.address)
         self.kept_floats = floats if 4 * floats <= KEPT_BYTES else 0
 
@@ -221,15 +212,30 @@ def job_of(setting: Setting, shape: torch.Size, dtype: torch.dtype) -> Job:
     return Job(_plan(setting), shape.numel() // shape[-1], shape[-1], DTYPES[dtype])
 
 
+CACHES = [job_of.cache_clear]  # of jobs, here and with callers in C++
+
+
+class Plan:
+    """The library's own form of a setting."""
+
+    __slots__ = ("address",)
+
+    def __init__(self, setting: Setting) -> None:
+        self.address = None  # of nothing, should the next lines fail
+        lambdas = (ctypes.c_double * len(setting.lambdas))(*setting.lambdas)
+        plain = _CSetting(
+            METHODS[setting.method], SOLVERS[setting.solver], setting.hard, setting.num_noises,
+            setting.temperature, setting.weight, len(setting.lambdas), 0, lambdas,
+        )  # fmt: skip
+        self.address = _library.catreparam_make_plan(ctypes.byref(plain))
+
+    def __del__(self) -> None:
+        _library.catreparam_free_plan(self.address)
+
+
 @functools.lru_cache(maxsize=4096)
-def _plan(setting: Setting) -> ctypes.c_void_p:
-    """The library's own form of a setting; never freed, a few hundred bytes each."""
-    lambdas = (ctypes.c_double * len(setting.lambdas))(*setting.lambdas)
-    plain = _CSetting(
-        METHODS[setting.method], SOLVERS[setting.solver], setting.hard, setting.num_noises,
-        setting.temperature, setting.weight, len(setting.lambdas), 0, lambdas,
-    )  # fmt: skip
-    return ctypes.c_void_p(_library.catreparam_make_plan(ctypes.byref(plain)))
+def _plan(setting: Setting) -> Plan:
+    return Plan(setting)
 
 
 def _explicit(tensor: Tensor) -> int:
@@ -244,7 +250,8 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.catreparam_choose_instruction_set.argtypes = [ctypes.c_char_p]
     library.catreparam_make_plan.restype = library.catreparam_make_job.restype = pointer
     library.catreparam_make_job.argtypes = [pointer, number, long, long]
-    library.catreparam_free_job.argtypes = [pointer]
+    library.catreparam_make_plan.argtypes = [ctypes.POINTER(_CSetting)]
+    library.catreparam_free_job.argtypes = library.catreparam_free_plan.argtypes = [pointer]
     library.catreparam_kept_floats.restype = long
     library.catreparam_kept_floats.argtypes = [pointer]
     common = [pointer, number, ctypes.c_uint64, pointer, pointer, pointer, pointer, pointer]

@@ -4,6 +4,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
 #include <c10/core/SafePyObject.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/Generator.h>
 #include <torch/csrc/PyInterpreter.h>
@@ -34,6 +35,7 @@ constexpr uint64_t kLargestSeed = (uint64_t{1} << 63) - 1;
 
 Forward forward_kernel = nullptr;
 Backward backward_kernel = nullptr;
+PyObject* make_owner = nullptr;       // (setting, rows) -> (setting, job), whose address and kept_floats count
 PyObject* check_rows = nullptr;       // rows -> raises the right error, unless validation is off
 PyObject* naive_gradient = nullptr;   // (owner, rows, upstream, seed) -> the gradient by the naive twin, differentiable
 
@@ -146,73 +148,140 @@ uint64_t draw_seed(PyObject* generator) {  // as Tensor.random_(2**63 - 1) draws
   return source->random64() % kLargestSeed;
 }
 
-// (job address, floats to keep, rows, generator or None, owner of the job) -> sample
+// The library's own form of a setting for so many rows and classes of a dtype.
+struct Job {
+  const void* address;
+  int64_t floats_to_keep;
+  PyObject* owner;  // (setting, job) in Python: keeps both alive, so that no other setting comes to lie where this one is
+};
+
+struct Key {
+  PyObject* setting;
+  int64_t rows, classes;
+  at::ScalarType dtype;
+  bool operator==(const Key& other) const {
+    return setting == other.setting && rows == other.rows && classes == other.classes && dtype == other.dtype;
+  }
+};
+
+struct KeyHash {
+  size_t operator()(const Key& key) const {
+    size_t hash = reinterpret_cast<size_t>(key.setting) >> 4;
+    for (const size_t part : {(size_t)key.rows, (size_t)key.classes, (size_t)key.dtype}) hash = hash * 0x9E3779B97F4A7C15u + part;
+    return hash ^ (hash >> 32);
+  }
+};
+
+using Jobs = std::unordered_map<Key, Job, KeyHash>;
+constexpr size_t kMostJobs = 4096;
+
+Jobs& known_jobs() {  // read and changed under the GIL; never destroyed, Python may be gone by then
+  static auto* const jobs = new Jobs;
+  return *jobs;
+}
+
+void forget_jobs() {
+  Jobs forgotten;
+  forgotten.swap(known_jobs());  // releasing an owner may run Python code
+  for (const auto& [key, job] : forgotten) Py_DECREF(job.owner);
+}
+
+Job job_for(PyObject* setting, PyObject* rows_object, const Tensor& rows) {
+  const int64_t classes = rows.size(-1);
+  const Key key{setting, rows.numel() / classes, classes, rows.scalar_type()};
+  const auto found = known_jobs().find(key);
+  if (found != known_jobs().end()) return found->second;
+  THPObjectPtr owner(PyObject_CallFunctionObjArgs(make_owner, setting, rows_object, nullptr));
+  if (!owner) throw_python_error();
+  TORCH_CHECK_TYPE(PyTuple_CheckExact(owner.get()) && PyTuple_GET_SIZE(owner.get()) == 2, "an owner is (setting, job)");
+  PyObject* const made = PyTuple_GET_ITEM(owner.get(), 1);
+  THPObjectPtr address(PyObject_GetAttrString(made, "address")), floats(PyObject_GetAttrString(made, "kept_floats"));
+  if (!address || !floats) throw_python_error();
+  Job job{PyLong_AsVoidPtr(address.get()), PyLong_AsLongLong(floats.get()), owner.release()};
+  if (known_jobs().size() >= kMostJobs) forget_jobs();
+  known_jobs().emplace(key, job);
+  return job;
+}
+
+// Whether nothing but the kernels has to be thought of. What the caller has to notice: compiled code and torch.func.
+bool is_usual(PyObject* rows, PyObject* generator) {
+  if (!THPVariable_CheckExact(rows) || (generator != Py_None && Py_TYPE(generator) != reinterpret_cast<PyTypeObject*>(THPGeneratorClass)))
+    return false;
+  const Tensor& tensor = THPVariable_Unpack(rows);
+  const auto dtype = tensor.scalar_type();
+  return (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf) && tensor.device().is_cpu() &&
+      tensor.layout() == at::kStrided && tensor.dim() > 0 && tensor.size(-1) > 0 &&
+      (generator == Py_None || reinterpret_cast<THPGenerator*>(generator)->cdata.device().is_cpu()) &&
+      !tensor.is_neg() && c10::impl::TorchDispatchModeTLS::stack_len() == 0;
+}
+
+// (setting, rows, generator or None) -> sample, or None where the call is none of the usual kind
 PyObject* sample(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 5 && THPVariable_Check(arguments[2]) && (arguments[3] == Py_None || THPGenerator_Check(arguments[3])),
-                   "sample takes a job's address, a number of floats, rows, a generator or None, and the job's owner");
-  const void* const job = PyLong_AsVoidPtr(arguments[0]);
-  const int64_t floats = PyLong_AsLongLong(arguments[1]);
-  if (PyErr_Occurred()) return nullptr;
-  const Tensor& rows = THPVariable_Unpack(arguments[2]);
-  const uint64_t seed = draw_seed(arguments[3]);
+  TORCH_CHECK_TYPE(count == 3, "sample takes a setting, rows, and a generator or None");
+  if (!is_usual(arguments[1], arguments[2])) Py_RETURN_NONE;
+  const Tensor& rows = THPVariable_Unpack(arguments[1]);
+  const Job job = job_for(arguments[0], arguments[1], rows);
+  const uint64_t seed = draw_seed(arguments[2]);
   const bool differentiable = rows.requires_grad() && at::GradMode::is_enabled();
   std::unique_ptr<Room> kept;
   Tensor out;
   int32_t flags = 0;
+  THPObjectPtr owner(Py_NewRef(job.owner));
   {
     pybind11::gil_scoped_release no_gil;
     at::AutoDispatchBelowADInplaceOrView below;
     const Tensor at = rows.contiguous();
     out = at::empty(at.sizes(), at.options());
-    if (differentiable && floats > 0) kept = std::make_unique<Room>(floats);
-    flags = forward_kernel(job, at::get_num_threads(), seed, at.data_ptr(), kept ? kept->data() : nullptr, out.data_ptr(),
-                           nullptr, nullptr);
+    if (differentiable && job.floats_to_keep > 0) kept = std::make_unique<Room>(job.floats_to_keep);
+    flags = forward_kernel(job.address, at::get_num_threads(), seed, at.data_ptr(), kept ? kept->data() : nullptr,
+                           out.data_ptr(), nullptr, nullptr);
   }
   TORCH_CHECK_WITH(OutOfMemoryError, !(flags & kOutOfMemory), "no memory for the scratch of ", rows.size(-1), " classes");
   if (flags & kInvalid) {
-    THPObjectPtr checked(PyObject_CallFunctionObjArgs(check_rows, arguments[2], nullptr));
+    THPObjectPtr checked(PyObject_CallFunctionObjArgs(check_rows, arguments[1], nullptr));
     if (!checked) return nullptr;
   }
   if (differentiable) {
     auto node = make_node<CategoricalSampleBackward>();
     node->set_next_edges(torch::autograd::collect_next_edges(rows));
     node->rows = SavedVariable(rows, false);
-    node->job = job;
+    node->job = job.address;
     node->seed = seed;
     node->kept = std::move(kept);
-    Py_INCREF(arguments[4]);
-    node->owner = std::make_unique<c10::SafePyObject>(arguments[4], getPyInterpreter());
+    node->owner = std::make_unique<c10::SafePyObject>(owner.release(), getPyInterpreter());
     torch::autograd::set_history(out, node);
   }
   return THPVariable_Wrap(std::move(out));
   END_HANDLE_TH_ERRORS
 }
 
-// (address of forward, address of backward, check_rows, naive_gradient): once, before any sample
+// (address of forward, address of backward, make_owner, check_rows, naive_gradient): once, before any sample
 PyObject* connect(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 4, "connect takes two addresses and two functions");
+  TORCH_CHECK_TYPE(count == 5, "connect takes two addresses and three functions");
   forward_kernel = reinterpret_cast<Forward>(PyLong_AsVoidPtr(arguments[0]));
   backward_kernel = reinterpret_cast<Backward>(PyLong_AsVoidPtr(arguments[1]));
   if (PyErr_Occurred()) return nullptr;
-  Py_INCREF(arguments[2]);
-  Py_INCREF(arguments[3]);
-  Py_XDECREF(check_rows);
-  Py_XDECREF(naive_gradient);
-  check_rows = arguments[2];
-  naive_gradient = arguments[3];
+  PyObject** const functions[] = {&make_owner, &check_rows, &naive_gradient};
+  for (int i = 0; i < 3; ++i) {
+    Py_INCREF(arguments[2 + i]);
+    Py_XDECREF(*functions[i]);
+    *functions[i] = arguments[2 + i];
+  }
+  forget_jobs();
   Py_RETURN_NONE;
   END_HANDLE_TH_ERRORS
 }
 
-PyObject* forget_spare(PyObject*, PyObject*) {
+PyObject* forget(PyObject*, PyObject*) {
+  forget_jobs();
   Room::forget_spare();
   Py_RETURN_NONE;
 }
 
 PyMethodDef methods[] = {
-    {"forget_spare", forget_spare, METH_NOARGS, nullptr},
+    {"forget", forget, METH_NOARGS, nullptr},
     {"sample", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(sample)), METH_FASTCALL, nullptr},
     {"connect", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(connect)), METH_FASTCALL, nullptr},
     {nullptr, nullptr, 0, nullptr},

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from catreparam.kernels import compiled, triton_launch
 from catreparam.kernels.compiled import LARGEST_SEED, is_traced
-from catreparam.kernels.library import Setting
+from catreparam.kernels.settings import Setting
 from catreparam.kernels.twins import naive_gradient, needs_noise, needs_sample
 from catreparam.validation import check_rows, values_are_checked
 

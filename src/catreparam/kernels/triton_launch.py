@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from catreparam.kernels import triton_plan
-from catreparam.kernels.library import DTYPES, Setting
+from catreparam.kernels.library import DTYPES
+from catreparam.kernels.settings import Setting
 from catreparam.kernels.twins import needs_sample
 
 OLDEST = (3, 3)  # the first release whose kernels keep a chain of tiles in a tuple

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from catreparam.kernels.library import Setting
+from catreparam.kernels.settings import Setting
 from catreparam.noise_schedule import NoiseSchedule
 
 MODULES = {"lambda_reinmax": "reinmax", "redge_cov": "redge"}  # where the method's name is not the module's
