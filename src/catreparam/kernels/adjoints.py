@@ -76,7 +76,7 @@ class Chain:
     def __init__(self, layout: Layout, setting: Setting, logits: Tensor, noise: Noise, drawn: bool) -> None:
         self.layout, self.plan = layout, stages(setting.lambdas, setting.solver)
         self.second_order = setting.method == "reindge"
-        self.bounded = drawn and is_bounded(setting)
+        self.bounded = drawn and is_bounded(setting) and layout.exponentiates(logits)
         self.scaled = layout.scaled(logits, self.bounded)
         self.probs = _run(layout, self.plan, self.evaluate, noise())
 
@@ -151,7 +151,7 @@ class Sweep:
     def __init__(self, layout: Layout, setting: Setting, logits: Tensor, noise: Noise, drawn: bool) -> None:
         self.layout, self.setting, self.noise = layout, setting, noise
         self.averaged = setting.num_noises > 1
-        self.bounded = drawn and is_bounded(setting)
+        self.bounded = drawn and is_bounded(setting) and layout.exponentiates(logits)
         self.scaled = layout.scaled(logits, self.bounded)
         self.mean = None
 

@@ -93,7 +93,7 @@ USUAL = ("", "compiled") if library.BUILT else ()  # wishes with which the usual
 
 def wanted() -> str:
     """The path asked for, empty if none was. Raises ValueError unless it is one of PATHS."""
-    return check_choice(ENVIRONMENT, _wanted, PATHS) if _wanted else ""
+    return _wanted if not _wanted or _wanted in PATHS else check_choice(ENVIRONMENT, _wanted, PATHS)
 
 
 @contextmanager

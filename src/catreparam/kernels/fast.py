@@ -20,7 +20,7 @@ from catreparam.kernels.adjoints import METHODS, Method, stages
 from catreparam.kernels.layouts import Layout, choose_layout, draw_ticket
 from catreparam.kernels.settings import Setting
 from catreparam.kernels.twins import naive_surrogate, needs_noise, needs_sample
-from catreparam.validation import SERIAL, inside_transform
+from catreparam.validation import PARTS, SERIAL, inside_transform
 
 LARGE = 1 << 19  # elements: beyond, temporaries would leave the cache and be paged in afresh every time
 KEPT = 1 << 18  # elements: a chain as small as this is kept for backward, any other is run again
@@ -178,11 +178,13 @@ class _Part(NamedTuple):
 
 def _parts(rows: Tensor, noise: Tensor | None, setting: Setting, drawn: bool) -> Iterable[_Part]:
     """The method on a few rows at a time: as a list if it is small enough to be kept, else made while iterated."""
-    num_classes, lead = rows.shape[-1], int(setting.num_noises > 1)
+    num_classes, axes, lead = rows.shape[-1], rows.ndim, int(setting.num_noises > 1)
     count = rows.numel() // num_classes
-    if noise is not None:
-        noise = noise.reshape(*noise.shape[:lead], count, *noise.shape[lead + rows.ndim - 1 :])
-    layout, rows = choose_layout(num_classes), rows.reshape(count, num_classes)
+    layout = choose_layout(num_classes)
+    if rows.ndim != 2:
+        rows = rows.reshape(count, num_classes)
+        if noise is not None:
+            noise = noise.flatten(lead, lead + axes - 2) if axes > 1 else noise.unsqueeze(lead)
 
     def part(place: slice | None) -> _Part:
         some = rows if place is None else rows[place]
@@ -194,8 +196,8 @@ def _parts(rows: Tensor, noise: Tensor | None, setting: Setting, drawn: bool) ->
     if torch.compiler.is_compiling():
         return [part(None)]
     if whole * len(stages(setting.lambdas, setting.solver)) <= KEPT:
-        return [part(place) for place in _split(count, size, SERIAL)]
-    return (part(place) for place in _split(count, size, SERIAL if whole <= 4 * SERIAL else LARGE))
+        return [part(place) for place in _split(count, size, SERIAL if PARTS > 1 else KEPT)]
+    return (part(place) for place in _split(count, size, SERIAL if whole <= PARTS * SERIAL else LARGE))
 
 
 def _split(count: int, size: int, limit: int) -> list[slice | None]:
@@ -221,27 +223,31 @@ def _pack_noise(layout: Layout, setting: Setting, noise: Tensor | None, place: s
 def _value(parts: Iterable[_Part], rows: Tensor, x: Tensor | None, ticket: Tensor | None) -> Tensor:
     """The hard sample if there is a ticket to draw with, else the relaxed one."""
     layout = choose_layout(rows.shape[-1])
-    ticket = None if ticket is None else ticket.reshape(-1, *ticket.shape[rows.ndim - 1 :])
-    results = []
+    out = torch.empty(
+        rows.shape, dtype=rows.dtype, device=rows.device
+    )  # autograd forbids changing views made in here in place
+    flat = out
+    if rows.ndim != 2:
+        flat = out.view(-1, rows.shape[-1])
+        ticket = None if ticket is None else ticket.reshape(-1, *ticket.shape[rows.ndim - 1 :])
     for place, method in parts:
+        here = flat if place is None else flat[place]
         if ticket is not None:
-            results.append(layout.draw(method.law(), ticket if place is None else ticket[place]))
+            layout.draw(method.law(), ticket if place is None else ticket[place], here)
         else:
-            results.append(layout.unpack(method.value(_pack_sample(layout, rows, x, place))))
-    whole = results[0] if len(results) == 1 else torch.cat(results)
-    # Not reshape: autograd forbids changing a view made inside a custom function in place.
-    return torch.ops.aten._unsafe_view(whole, rows.shape)
+            layout.unpack(method.value(_pack_sample(layout, rows, x, place)), here)
+    return out
 
 
 def _gradient(parts: Iterable[_Part], rows: Tensor, x: Tensor | None, upstream: Tensor) -> Tensor:
     layout = choose_layout(rows.shape[-1])
-    flat = upstream.reshape(-1, rows.shape[-1])
+    flat = upstream if upstream.ndim == 2 else upstream.reshape(-1, rows.shape[-1])
     out = None
     for place, method in parts:
         given = layout.pack(flat if place is None else flat[place])
         result = layout.unpack_gradient(method.gradient(given, _pack_sample(layout, rows, x, place)))
         if place is None:
-            return result.contiguous().reshape(rows.shape)
+            return result.contiguous().view(rows.shape)
         out = torch.empty_like(flat, memory_format=torch.contiguous_format) if out is None else out
         out[place] = result
     assert out is not None

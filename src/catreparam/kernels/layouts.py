@@ -13,42 +13,48 @@ import torch
 from torch import Generator, Tensor
 
 from catreparam.kernels.drawing import draw_by_blocks, normal_like
+from catreparam.validation import SERIAL
 
-WIDEST_COLUMNS = 16  # classes: up to here transposing costs less than it saves
+WIDEST_COLUMNS = 10  # classes: up to here transposing costs less than it saves
 TWO_LEVELS = 512  # classes: above, a hard draw finds a block of classes first and then the class in it
 LOG2_E = math.log2(math.e)  # exp2 is vectorised in torch, exp and softmax wake all threads for any size
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two classes: a vector (u_0, u_1) is its difference u_0 - u_1, probabilities are those of class 0. [(noises,) rows].
+    """Two classes: a vector (u_0, u_1) is its difference u_1 - u_0, probabilities are those of class 1. [(noises,) rows].
 
     Noise, states, gradients with respect to the sample and -inf logits all act through their difference alone. A gradient
-    with respect to logits sums to zero: it stands as its entry for class 0, half its difference.
+    with respect to logits sums to zero: it stands as its entry for class 1, half its difference.
     """
 
     noise_axis = 0
     gain = 2.0  # makes a vector out of a gradient
 
+    def exponentiates(self, logits: Tensor) -> bool:
+        """Whether `evaluate` has another form for bounded z."""
+        return False
+
     def pack(self, vectors: Tensor) -> Tensor:
         """[rows, 2] to differences [rows]."""
-        return vectors[..., 0] - vectors[..., 1]
+        first, second = vectors.unbind(-1)
+        return second - first
 
     def pack_noise(self, noise: Tensor, averaged: bool) -> Tensor:
         """Noise by class [(noises,) rows, 2], or as `draw_noise` made it."""
         return self.pack(noise) if noise.ndim == 2 + averaged else noise
 
     def pack_sample(self, x: Tensor) -> Tensor:
-        """One-hot rows [rows, 2] to the indicator of class 0."""
-        return x[..., 0]
+        """One-hot rows [rows, 2] to the indicator of class 1."""
+        return x[..., 1]
 
-    def unpack(self, probs: Tensor) -> Tensor:
-        """Probabilities of class 0 to rows [rows, 2]."""
-        return _interleave(probs, 1 - probs)
+    def unpack(self, probs: Tensor, out: Tensor) -> None:
+        """Probabilities of class 1 into rows [rows, 2]."""
+        _interleave(1 - probs, probs, out)
 
     def unpack_gradient(self, gradient: Tensor) -> Tensor:
         """Gradients to vectors [rows, 2] that sum to zero."""
-        return _interleave(gradient, -gradient)
+        return _interleave(-gradient, gradient, gradient.new_empty(len(gradient), 2))
 
     def repeat(self, packed: Tensor) -> Tensor:
         """With room for an axis of noises."""
@@ -83,10 +89,10 @@ class Pairs:
         away = x - probs
         return torch.addcmul(population, away, away, value=weight / 2).mul(u)
 
-    def draw(self, probs: Tensor, ticket: Tensor) -> Tensor:
-        """One-hot rows [rows, 2]; a class of probability zero never wins."""
-        second = (ticket >= probs).to(probs.dtype)
-        return _interleave(1 - second, second)
+    def draw(self, probs: Tensor, ticket: Tensor, out: Tensor) -> None:
+        """One-hot rows into `out` [rows, 2]; a class of probability zero never wins."""
+        second = torch.lt(ticket, probs, out=torch.empty_like(probs))  # as numbers at once
+        _interleave(1 - second, second, out)
 
     def draw_noise(self, rows: Tensor, count: int | None, generator: Generator | None) -> Tensor:
         """Differences of standard normals, of variance 2: [(count,) *batch]."""
@@ -97,7 +103,7 @@ class Pairs:
         """Noise [(noises,) *batch, 2] that acts as `noise` does."""
         if noise.ndim == rows.ndim + averaged:
             return noise
-        return torch.stack((noise, torch.zeros_like(noise)), -1)
+        return torch.stack((torch.zeros_like(noise), noise), -1)
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,10 @@ class Table:
     @property
     def noise_axis(self) -> int:
         return 0 if self.axis else 1
+
+    def exponentiates(self, logits: Tensor) -> bool:
+        """Whether bounded z go by powers and a sum: more operations than a softmax, fewer nanoseconds a number."""
+        return self.axis == 0 or logits.numel() > SERIAL
 
     def pack(self, vectors: Tensor) -> Tensor:
         """[(noises,) rows, num_classes] to the layout; views that are dense along the rows stay views."""
@@ -124,8 +134,8 @@ class Table:
     def pack_sample(self, x: Tensor) -> Tensor:
         return self.pack(x)
 
-    def unpack(self, probs: Tensor) -> Tensor:
-        return probs.clone() if self.axis else probs.t().contiguous()  # a copy: probs may be kept for backward
+    def unpack(self, probs: Tensor, out: Tensor) -> None:
+        out.copy_(probs if self.axis else probs.t())
 
     def unpack_gradient(self, gradient: Tensor) -> Tensor:
         """[rows, num_classes], perhaps a transposed view."""
@@ -145,7 +155,7 @@ class Table:
         return weights.div_(weights.sum(self.axis, keepdim=True))
 
     def softmax(self, t: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not self.exponentiates(t):
             return torch.softmax(t, self.axis)
         weights = (t - t.amax(self.axis, keepdim=True)).mul_(LOG2_E).exp2_()
         return weights.div_(weights.sum(self.axis, keepdim=True))
@@ -157,6 +167,8 @@ class Table:
         return torch.add(noise, x, alpha=lam)
 
     def covariance(self, probs: Tensor, u: Tensor) -> Tensor:
+        if probs.numel() == u.numel():
+            return torch._softmax_backward_data(u, probs, self.axis, probs.dtype)
         product = probs * u
         return product.addcmul_(probs, product.sum(self.axis, keepdim=True), value=-1)
 
@@ -165,25 +177,25 @@ class Table:
         one_sample = (away * u).sum(self.axis, keepdim=True)
         return torch.addcmul(self.covariance(probs, u).mul_(1 - weight / 2), away, one_sample, value=weight / 2)
 
-    def draw(self, probs: Tensor, ticket: Tensor) -> Tensor:
-        """One-hot rows [rows, num_classes] for `ticket`: uniform numbers [rows], or clocks [rows, num_classes].
+    def draw(self, probs: Tensor, ticket: Tensor, out: Tensor) -> None:
+        """One-hot rows into `out` [rows, num_classes] for `ticket`: uniform numbers [rows], or clocks [rows, num_classes].
 
         The class is the first whose cumulated probability exceeds ticket * total: its own probability is not zero.
         """
         num_classes = probs.shape[self.axis]
         if ticket.ndim == 2:
-            index = (probs / self.pack(ticket)).argmax(self.axis, keepdim=True)
+            index = (probs / self.pack(ticket)).argmax(self.axis).unsqueeze(-1)
         elif not self.axis:
             cumulated = probs.cumsum(0)
-            index = (cumulated <= ticket * cumulated[num_classes - 1]).sum(0).unsqueeze(-1)
+            below = torch.le(cumulated, ticket * cumulated[num_classes - 1], out=torch.empty_like(cumulated))
+            index = below.sum(0).long().unsqueeze(-1)
         elif num_classes > TWO_LEVELS:
             index = draw_by_blocks(probs, ticket)
         else:
             cumulated = probs.cumsum(-1)
-            wanted = (ticket * cumulated[:, num_classes - 1]).unsqueeze(1)
+            wanted = ticket.unsqueeze(1) * cumulated.narrow(1, num_classes - 1, 1)
             index = torch.searchsorted(cumulated, wanted, right=True)
-        zeros = torch.zeros(ticket.shape[0], num_classes, dtype=probs.dtype, device=probs.device)
-        return zeros.scatter_(1, index.reshape(-1, 1).clamp_(max=num_classes - 1), 1.0)  # clamped: NaN rows, unchecked
+        out.zero_().scatter_(1, index.clamp_(max=num_classes - 1), 1.0)  # clamped: NaN rows, unchecked
 
     def draw_noise(self, rows: Tensor, count: int | None, generator: Generator | None) -> Tensor:
         """Standard normals [(count,) *batch, num_classes]; in memory as `pack` wants them."""
@@ -209,15 +221,16 @@ def choose_layout(num_classes: int) -> Layout:
 
 def draw_ticket(rows: Tensor, generator: Generator | None) -> Tensor:
     """What `draw` needs: a uniform number in [0, 1) a row; away from the CPU, whose scans add in order, clocks."""
-    if rows.device.type != "cpu" and rows.shape[-1] != 2:
+    if not rows.is_cpu and rows.shape[-1] != 2:
         clocks = torch.empty_like(rows, memory_format=torch.contiguous_format).exponential_(generator=generator)
         return clocks.clamp_min_(torch.finfo(rows.dtype).tiny)
     dtype = torch.float64 if rows.shape[-1] > TWO_LEVELS else rows.dtype
     return rows.new_empty(rows.shape[:-1], dtype=dtype).uniform_(generator=generator)
 
 
-def _interleave(first: Tensor, second: Tensor) -> Tensor:
-    """[rows, 2]. Through complex numbers: torch.stack takes four times as long for columns this thin."""
+def _interleave(first: Tensor, second: Tensor, out: Tensor) -> Tensor:
+    """Into `out` [rows, 2]. Through complex numbers: torch.stack takes four times as long for columns this thin."""
     if torch.compiler.is_compiling():
-        return torch.stack((first, second), -1)
-    return torch.view_as_real(torch.complex(first, second))
+        return out.copy_(torch.stack((first, second), -1))
+    torch.complex(first, second, out=torch.view_as_complex(out))
+    return out
