@@ -109,9 +109,9 @@ INLINE vf exp2_lanes(vf y) {
   p = p * r + 1.0000000716551207f;
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
   const __mmask16 normal = _mm512_cmp_ps_mask((__m512)y, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ);
-  return (vf)_mm512_maskz_add_epi32(normal, (__m512i)p, (__m512i)(bits(shifted) << 23));
+  return (vf)_mm512_maskz_add_epi32(normal, (__m512i)p, (__m512i)((vu)shifted << 23));
 #else
-  return y < -126.0f ? splat(0.0f) : (vf)(bits(p) + (bits(shifted) << 23));
+  return y < -126.0f ? splat(0.0f) : (vf)((vu)p + ((vu)shifted << 23));
 #endif
 }
 

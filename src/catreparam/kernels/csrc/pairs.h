@@ -98,13 +98,7 @@ struct Pairs {
     }
     if (dtype == kBfloat16 && rows == W) {
       uint16_t* half = static_cast<uint16_t*>(to) + 2 * first_row;
-      if (exact) {
-        cut_to_bfloat(half, a);
-        cut_to_bfloat(half + W, b);
-        return;
-      }
-      store_bfloat(half, a);
-      store_bfloat(half + W, b);
+      exact ? store_halves(half, (vu)a >> 16, (vu)b >> 16) : store_halves(half, round_to_bfloat(a), round_to_bfloat(b));
       return;
     }
     store(staging, a);

@@ -43,11 +43,25 @@ INLINE uint16_t float_to_half(float a) {  // to nearest, ties to even
   return (uint16_t)(sign | ((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13));
 }
 
-// To nearest, ties to even; NaN stays NaN.
-INLINE vh float_to_bfloat(vf a) {
+// The upper halves of floats, to nearest, ties to even; NaN stays NaN.
+INLINE vu round_to_bfloat(vf a) {
   const vu from = (vu)a;
   const vu rounded = (from + 0x7fffu + ((from >> 16) & 1u)) >> 16;
-  return __builtin_convertvector(a == a ? rounded : vu{} + 0x7fc0u, vh);
+  return a == a ? rounded : vu{} + 0x7fc0u;
+}
+
+INLINE vh float_to_bfloat(vf a) { return __builtin_convertvector(round_to_bfloat(a), vh); }
+
+// Two vectors of 16-bit numbers in 32-bit lanes, one after the other.
+INLINE void store_halves(uint16_t* to, vu a, vu b) {
+#if defined(__AVX2__) && !(defined(__AVX512F__) && defined(__AVX512DQ__))
+  const __m256i packed = _mm256_packus_epi32((__m256i)a, (__m256i)b);  // by halves of vectors
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_permute4x64_epi64(packed, 0xd8));
+#else
+  const vh first = __builtin_convertvector(a, vh), second = __builtin_convertvector(b, vh);
+  std::memcpy(to, &first, sizeof first);
+  std::memcpy(to + W, &second, sizeof second);
+#endif
 }
 
 INLINE vf load_bfloat(const uint16_t* from) {
@@ -58,11 +72,6 @@ INLINE vf load_bfloat(const uint16_t* from) {
 
 INLINE void store_bfloat(uint16_t* to, vf a) {
   const vh half = float_to_bfloat(a);
-  std::memcpy(to, &half, sizeof half);
-}
-
-INLINE void cut_to_bfloat(uint16_t* to, vf a) {  // for values that a bfloat holds exactly
-  const vh half = __builtin_convertvector((vu)a >> 16, vh);
   std::memcpy(to, &half, sizeof half);
 }
 
@@ -96,6 +105,8 @@ inline void narrow(const float* from, Dtype dtype, int64_t start, int64_t count,
   uint16_t* out = static_cast<uint16_t*>(to) + start;
   if (dtype == kBfloat16) {
     int64_t i = 0;
+    for (; i + 2 * W <= count; i += 2 * W)
+      store_halves(out + i, round_to_bfloat(load(from + i)), round_to_bfloat(load(from + i + W)));
     for (; i + W <= count; i += W) store_bfloat(out + i, load(from + i));
     if (i < count) {
       vf wide = {};

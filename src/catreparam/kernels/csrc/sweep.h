@@ -89,7 +89,7 @@ void backward_exact(Block<Along>& b) {
 template <bool Along>
 void backward_block(Block<Along>& b) {
   const Call& call = b.call;
-  b.read_logits(call.method == kGumbelSoftmax);
+  if (!call.kept) b.read_logits(call.method == kGumbelSoftmax);  // what is kept is the chain itself
   b.read(call.upstream, call.dtype, b.row, call.rows, 0.0f, b.upstream);
   switch (call.method) {
     case kGumbelSoftmax:
