@@ -105,7 +105,14 @@ def test_rows_taken_in_pieces_give_what_all_at_once_give(method, shape, monkeypa
     setting = setting_of(method, num_noises=2 if method == "exact_redge" else 1)
     logits, noise, x, upstream = given(setting, *shape, dtype=torch.float32)
     results = []
-    for serial, large, kept in ((3_000, 20_000, 0), (10**9, 10**9, 0), (3_000, 20_000, 10**9)):
+    for serial, large, kept, parts in (
+        (3_000, 20_000, 0, 4),
+        (10**9, 10**9, 0, 4),
+        (3_000, 20_000, 10**9, 4),
+        (3_000, 20_000, 0, 1),
+        (3_000, 20_000, 10**9, 1),
+    ):
+        monkeypatch.setattr(fast, "PARTS", parts)
         monkeypatch.setattr(fast, "SERIAL", serial)
         monkeypatch.setattr(fast, "LARGE", large)
         monkeypatch.setattr(fast, "KEPT", kept)

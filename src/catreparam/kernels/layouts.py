@@ -167,7 +167,7 @@ class Table:
 
     def covariance(self, probs: Tensor, u: Tensor) -> Tensor:
         if probs.numel() == u.numel():
-            return torch._softmax_backward_data(u, probs, self.axis, probs.dtype)
+            return torch._softmax_backward_data(u, probs, self.axis, probs.dtype)  # pyright: ignore[reportPrivateImportUsage]
         product = probs * u
         return product.addcmul_(probs, product.sum(self.axis, keepdim=True), value=-1)
 

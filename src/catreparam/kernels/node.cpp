@@ -199,8 +199,9 @@ Job job_for(PyObject* setting, PyObject* rows_object, const Tensor& rows) {
   if (!address || !floats) throw_python_error();
   Job job{PyLong_AsVoidPtr(address.get()), PyLong_AsLongLong(floats.get()), owner.release()};
   if (known_jobs().size() >= kMostJobs) forget_jobs();
-  known_jobs().emplace(key, job);
-  return job;
+  const auto [place, fresh] = known_jobs().emplace(key, job);
+  if (!fresh) Py_DECREF(job.owner);  // another thread was faster
+  return place->second;
 }
 
 // Whether nothing but the kernels has to be thought of. What the caller has to notice: compiled code and torch.func.

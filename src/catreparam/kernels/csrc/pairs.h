@@ -1,4 +1,4 @@
-// Four classes: everything is a function of the difference of the logits, and every Jacobian is one number, the gradient
+// Two classes: everything is a function of the difference of the logits, and every Jacobian is one number, the gradient
 // being -/+ that number times the difference of the upstream gradient. 4 W rows at a time: twice W and the W sixteen rows
 // on, which share their Philox blocks.
 #pragma once
@@ -11,9 +11,9 @@ namespace catreparam {
 namespace {
 
 struct Sigmoid {  // of y, for softmax([0, y])
-  Four small;      // probability of the less likely class
-  Four tanh;       // p1 - p0
-  Four variance;   // p0 p1
+  Four small;     // probability of the less likely class
+  Four tanh;      // p1 - p0
+  Four variance;  // p0 p1
 };
 
 INLINE Sigmoid sigmoid(Four y) {
@@ -28,8 +28,8 @@ struct Pairs {
   const Call& call;
   const Generator generator;
   float* staging;   // [4 W]
-  Four* variances;   // [num_evaluations]
-  Four* shifts;      // [num_evaluations], redge_cov only
+  Four* variances;  // [num_evaluations]
+  Four* shifts;     // [num_evaluations], redge_cov only
   Words zero[2];    // stream 0: of the first two vectors, of the last two
   int64_t counter_row[2] = {0, 0};
   int64_t row[4] = {0, 0, 0, 0};
@@ -139,7 +139,9 @@ struct Pairs {
     if (valid[3] > 0) store(call.kept + row[3], slope.d);
   }
 
-  INLINE Four kept() const { return {load(call.kept + row[0]), load(call.kept + row[1]), load(call.kept + row[2]), load(call.kept + row[3])}; }
+  INLINE Four kept() const {
+    return {load(call.kept + row[0]), load(call.kept + row[1]), load(call.kept + row[2]), load(call.kept + row[3])};
+  }
 
   // --- noise: differences, class 1 minus class 0 ---
 
