@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from catreparam.validation import check_choice, check_count, check_number
@@ -90,21 +89,6 @@ def make_schedule(grid: str, num_steps: int, t1: float) -> NoiseSchedule:
     >>> make_schedule("alpha", 3, 0.5).lambdas
     (0.0, 0.3333333333333333, 1.0)
     """
-    # Exact types only: True == 1 and would find the schedule of one step instead of its error.
-    usual = type(num_steps) is int and type(t1) is float and type(grid) is str and not torch.compiler.is_compiling()
-    if usual and (known := _known.get((grid, num_steps, t1))):
-        return known
-    schedule = _new_schedule(grid, num_steps, t1)
-    if usual and len(_known) < MOST_KNOWN:
-        _known[grid, num_steps, t1] = schedule
-    return schedule
-
-
-_known: dict[tuple[str, int, float], NoiseSchedule] = {}  # making one costs as much as a small sample
-MOST_KNOWN = 1024
-
-
-def _new_schedule(grid: str, num_steps: int, t1: float) -> NoiseSchedule:
     spacing = GRIDS[check_choice("grid", grid, GRIDS)]
     check_count("num_steps", num_steps)
     check_number("t1", t1, above=0.0, most=1.0)

@@ -195,9 +195,10 @@ def _parts(rows: Tensor, noise: Tensor | None, setting: Setting, drawn: bool) ->
     whole = size * count
     if torch.compiler.is_compiling():
         return [part(None)]
+    places = _split(count, size, SERIAL if whole <= PARTS * SERIAL else LARGE)
     if whole * len(stages(setting.lambdas, setting.solver)) <= KEPT:
-        return [part(place) for place in _split(count, size, SERIAL if PARTS > 1 else KEPT)]
-    return (part(place) for place in _split(count, size, SERIAL if whole <= PARTS * SERIAL else LARGE))
+        return [part(place) for place in places]
+    return (part(place) for place in places)
 
 
 def _split(count: int, size: int, limit: int) -> list[slice | None]:
@@ -223,10 +224,8 @@ def _pack_noise(layout: Layout, setting: Setting, noise: Tensor | None, place: s
 def _value(parts: Iterable[_Part], rows: Tensor, x: Tensor | None, ticket: Tensor | None) -> Tensor:
     """The hard sample if there is a ticket to draw with, else the relaxed one."""
     layout = choose_layout(rows.shape[-1])
-    out = torch.empty(
-        rows.shape, dtype=rows.dtype, device=rows.device
-    )  # autograd forbids changing views made in here in place
-    flat = out
+    # Made whole, filled through views: autograd forbids callers to change a view made inside a custom function in place.
+    flat = out = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
     if rows.ndim != 2:
         flat = out.view(-1, rows.shape[-1])
         ticket = None if ticket is None else ticket.reshape(-1, *ticket.shape[rows.ndim - 1 :])

@@ -42,9 +42,8 @@ def build() -> Path:
         raise OSError("no C++ compiler found; set CXX, or install g++ or clang++")
     at = Path(torch.__file__).parent
     including = [at / "include", at / "include/torch/csrc/api/include", Path(sysconfig.get_paths()["include"])]
-    building = FILE.with_suffix(
-        f".{os.getpid()}"
-    )  # moved at the end: a process that has the old one open keeps it whole
+    # Moved at the end: a process that has the old one open keeps it whole.
+    building = FILE.with_suffix(f".{os.getpid()}")
     command = [*compiler, "-shared", "-O2", "-fPIC", "-fvisibility=hidden", "-w"]
     command += [f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"]
     command += [word for folder in including for word in ("-isystem", str(folder))]
@@ -54,7 +53,7 @@ def build() -> Path:
         for standard in (
             "-std=c++20",
             "-std=c++17",
-        ):  # newer torches want the first, older compilers know the second only
+        ):  # newer torches want the first, older compilers know only the second
             done = subprocess.run([*command, standard], capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 building.replace(FILE)

@@ -28,9 +28,8 @@ class Setting(NamedTuple):
 
 def _remembered(make: Callable[..., Setting]) -> Callable[..., Setting]:
     """`make`, called once for the same arguments of the same types: checking them costs as much as a small sample."""
-    known = functools.lru_cache(maxsize=1024, typed=True)(
-        make
-    )  # typed: True == 1, which may be allowed where True is not
+    # Typed: True == 1, which may be allowed where True is not.
+    known = functools.lru_cache(maxsize=1024, typed=True)(make)
 
     @functools.wraps(make)
     def look_up(*arguments: Any) -> Setting:

@@ -41,7 +41,6 @@ INLINE void store(float* to, vf a) { *reinterpret_cast<vf_unaligned*>(to) = a; }
 INLINE vi bits(vf a) { return (vi)a; }
 INLINE vf select(vi mask, vf a, vf b) { return mask ? a : b; }
 INLINE vf absolute(vf a) { return (vf)(bits(a) & 0x7fffffff); }
-// maximum, minimum: b if either is NaN.
 INLINE vf to_float(vi a) { return __builtin_convertvector(a, vf); }
 INLINE vi to_int(vf a) { return __builtin_convertvector(a, vi); }  // truncates
 
@@ -49,6 +48,7 @@ template <int... I>
 INLINE vi count_up(std::integer_sequence<int, I...>) { return vi{I...}; }
 INLINE vi lane_index() { return count_up(std::make_integer_sequence<int, W>()); }
 
+// maximum, minimum: b if either is NaN.
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
 INLINE vf maximum(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
 INLINE vf minimum(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
