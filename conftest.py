@@ -11,7 +11,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 collect_ignore_glob = [] if importlib.util.find_spec("jax") else ["src/catreparam/jax/*"]
 collect_ignore_glob += ["tests/*_bed.py"]  # programs that tests start; Ray's needs Ray
 if importlib.util.find_spec("triton") is None:
-    collect_ignore_glob += [f"src/catreparam/kernels/triton_{name}.py" for name in ("rows", "forward", "backward")]
+    collect_ignore_glob += [f"src/catreparam/kernels/triton/{name}.py" for name in ("rows", "forward", "backward")]
 
 if os.environ.get("CATREPARAM_CHECK_SHAPES") == "1":  # `make shapes`: every jaxtyping annotation is checked at run time
     from jaxtyping import install_import_hook
@@ -19,7 +19,7 @@ if os.environ.get("CATREPARAM_CHECK_SHAPES") == "1":  # `make shapes`: every jax
     # torch reads the annotations of its custom operators itself, so kernels that register some stay as they are
     checked = ("categorical", "noise_schedule", "estimators", "gradients", "objectives", "models", "data", "report")
     checked += ("masked_diffusion", "guidance")
-    twins = ("kernels.chain", "kernels.exact_law")
+    twins = ("kernels.naive.chain", "kernels.naive.exact_law")
     install_import_hook([f"catreparam.{name}" for name in (*checked, *twins)], "beartype.beartype")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-KERNELS = Path("src/catreparam/kernels")
+KERNELS = Path("src/catreparam/kernels/compiled")
 LIBRARY = KERNELS / "_compiled.so"
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wno-psabi"]
 # Fused multiply-adds and no errno: neither changes what the processor does for anyone else. Never -ffast-math, which

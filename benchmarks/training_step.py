@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 from catreparam.estimators import expectation
-from catreparam.experiments.estimator_specs import build_estimator
+from catreparam.experiments.runs.estimator_specs import build_estimator
 from catreparam.models.vae import CategoricalVAE
 from catreparam.objectives.elbo import kl_to_uniform_prior, negative_reconstruction
 

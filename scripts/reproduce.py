@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from catreparam.cli import main as catreparam
-from catreparam.experiments import law, sweep_polynomial, sweep_vae
-from catreparam.experiments.run_folder import RunFolder
-from catreparam.experiments.statistics import compare
+from catreparam.experiments.law import study as law
+from catreparam.experiments.runs.folder import RunFolder
+from catreparam.experiments.runs.statistics import compare
+from catreparam.experiments.sweep import polynomial as sweep_polynomial
+from catreparam.experiments.sweep import vae as sweep_vae
 from catreparam.report import Column, Plot, Report, Table, to_csv, to_markdown
 from catreparam.report.figures import plot_to_svg
 

@@ -2,7 +2,7 @@
 # Runs every kernel over odd sizes under AddressSanitizer and UndefinedBehaviourSanitizer: sh scripts/sanitize.sh
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
-sources=$root/src/catreparam/kernels/csrc
+sources=$root/src/catreparam/kernels/compiled/csrc
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 compiler=${CXX:-c++}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
-from catreparam.experiments.run_folder import RunFolder
+from catreparam.experiments.runs.folder import RunFolder
 
 
 def main(folder):

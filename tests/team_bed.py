@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import save_file
 
 from catreparam.data import load_dataset
-from catreparam.experiments.data_parallel import join_team
-from catreparam.experiments.estimator_specs import build_estimator
-from catreparam.experiments.vae_training import new_state, train_epoch
+from catreparam.experiments.runs.estimator_specs import build_estimator
+from catreparam.experiments.vae.team import join_team
+from catreparam.experiments.vae.training import new_state, train_epoch
 
 SPECS = ("straight_through", "redge:num_steps=3", "exact_redge:num_noises=2,second_order_weight=1.0")
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from catreparam.cli import main
-from catreparam.experiments import bench
-from catreparam.experiments.bench_samplers import TOLERANCE, Sampler, find_samplers, parity_error, why_no_triton
-from catreparam.experiments.bench_scaling import LINEAR, Scaling, fits, fitted_exponent, scalings
+from catreparam.experiments.bench import study as bench
+from catreparam.experiments.bench.samplers import TOLERANCE, Sampler, find_samplers, parity_error, why_no_triton
+from catreparam.experiments.bench.scaling import LINEAR, Scaling, fits, fitted_exponent, scalings
 from catreparam.kernels import dispatch
 
 

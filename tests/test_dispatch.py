@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import catreparam
-from catreparam.kernels import dispatch, library
+from catreparam.kernels import dispatch
+from catreparam.kernels.compiled import library
 from methods import seeded
 
 

@@ -5,7 +5,8 @@ import torch
 
 from catreparam.cli import main
 from catreparam.experiments import doctor
-from catreparam.kernels import dispatch, library
+from catreparam.kernels import dispatch
+from catreparam.kernels.compiled import library
 
 
 @pytest.fixture(autouse=True)

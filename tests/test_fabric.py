@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from catreparam.cli import main
-from catreparam.experiments.data_parallel import Team, check_team
-from catreparam.experiments.run_folder import RunFolder
+from catreparam.experiments.runs.folder import RunFolder
+from catreparam.experiments.vae.team import Team, check_team
 from team_bed import gradients
 
 BED = Path(__file__).with_name("team_bed.py")

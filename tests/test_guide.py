@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from catreparam.cli import main
-from catreparam.experiments import guide, guide_report
-from catreparam.experiments.guide_methods import CANDIDATES, OTHER_METHODS, Budget, check_methods
-from catreparam.experiments.guide_report import accuracy_at, equal_kls
-from catreparam.experiments.guide_rewards import RewardSpec, token_reward
+from catreparam.experiments.guide import report as guide_report
+from catreparam.experiments.guide import study as guide
+from catreparam.experiments.guide.methods import CANDIDATES, OTHER_METHODS, Budget, check_methods
+from catreparam.experiments.guide.report import accuracy_at, equal_kls
+from catreparam.experiments.guide.rewards import RewardSpec, token_reward
 from catreparam.models.classifier import frechet_distance
 from catreparam.models.digits_models import load_digits_models
 from catreparam.models.image_scores import class_score, ink_score, labels_of, symmetry_score
@@ -228,7 +229,7 @@ def test_equal_kls_lie_where_all_gradient_methods_reach():
 
 def test_shipped_networks_are_good_enough_to_guide_with():
     from catreparam.data import load_dataset
-    from catreparam.experiments.guide_stages import accuracy, psnr
+    from catreparam.experiments.guide.stages import accuracy, psnr
 
     models, data = load_digits_models(), load_dataset("mnist5k")
     images, labels = data.test[::5], data.test_labels[::5]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from catreparam.cli import main
-from catreparam.experiments import guide_maskgit
+from catreparam.experiments.guide import maskgit as guide_maskgit
 from catreparam.models.text_scores import StandInScorer, load_text_score
 
 FIXTURES = Path(__file__).parent / "fixtures" / "maskgit"

@@ -6,8 +6,9 @@ from scipy import stats
 
 import catreparam
 from catreparam.estimators.gumbel_rao import gumbel_rao_surrogate
-from catreparam.kernels import conditional_gumbels, dispatch
-from catreparam.kernels.conditional_gumbels import draw_noise, gumbel_rao_gradient
+from catreparam.kernels import dispatch
+from catreparam.kernels.torch import gumbel_rao as conditional_gumbels
+from catreparam.kernels.torch.gumbel_rao import draw_noise, gumbel_rao_gradient
 from methods import seeded
 
 F64 = torch.float64

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import catreparam
-from catreparam.kernels import compiled, dispatch, library
+from catreparam.kernels import dispatch
+from catreparam.kernels.compiled import autograd as compiled
+from catreparam.kernels.compiled import library
+from catreparam.kernels.naive.twins import naive_surrogate, needs_noise
 from catreparam.kernels.settings import Setting
-from catreparam.kernels.twins import naive_surrogate, needs_noise
 from catreparam.noise_schedule import make_schedule
 from methods import seeded
 
@@ -302,7 +304,9 @@ def test_opcheck_of_the_custom_op():
     torch.library.opcheck(compiled.sample_op, arguments)
 
 
-@pytest.mark.parametrize("first", ["from catreparam.kernels import library", "import torch"])  # loaded before or after
+@pytest.mark.parametrize(
+    "first", ["from catreparam.kernels.compiled import library", "import torch"]
+)  # loaded before or after
 def test_a_forked_child_neither_hangs_nor_differs(first):
     code = f"""
 import os, sys, torch
@@ -312,7 +316,7 @@ logits = torch.zeros(100_000, 10)
 (logits + 1).exp()  # torch's threads are up: they will be missing in the child
 
 def draw():
-    from catreparam.kernels import library
+    from catreparam.kernels.compiled import library
     return library.forward(library.Setting("redge"), logits, 1)[0].numpy().tobytes()  # no torch operation: it would hang
 
 reader, writer = os.pipe()

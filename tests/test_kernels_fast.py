@@ -5,11 +5,12 @@ import torch
 from scipy import stats
 
 import catreparam
-from catreparam.kernels import dispatch, fast
-from catreparam.kernels.adjoints import METHODS
-from catreparam.kernels.layouts import choose_layout, draw_ticket
+from catreparam.kernels import dispatch
+from catreparam.kernels.naive.twins import naive_surrogate, needs_noise, needs_sample
 from catreparam.kernels.settings import Setting
-from catreparam.kernels.twins import naive_surrogate, needs_noise, needs_sample
+from catreparam.kernels.torch import autograd as fast
+from catreparam.kernels.torch.adjoints import METHODS
+from catreparam.kernels.torch.layouts import choose_layout, draw_ticket
 from catreparam.noise_schedule import make_schedule
 from methods import seeded
 

@@ -9,8 +9,9 @@ from torch.utils.checkpoint import checkpoint
 
 import catreparam
 from catreparam.cli import main
-from catreparam.kernels import compiled, library, node
-from catreparam.kernels.library import METHODS
+from catreparam.kernels.compiled import autograd as compiled
+from catreparam.kernels.compiled import library, node
+from catreparam.kernels.compiled.library import METHODS
 from catreparam.kernels.settings import Setting
 from catreparam.noise_schedule import make_schedule
 

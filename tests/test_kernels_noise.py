@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from catreparam.kernels import library
+from catreparam.kernels.compiled import library
 from catreparam.kernels.settings import Setting
 from catreparam.noise_schedule import make_schedule
 

@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from catreparam.kernels import compiled, dispatch, triton_launch, triton_plan
-from catreparam.kernels.chain import denoise, solve
-from catreparam.kernels.library import METHODS
+from catreparam.kernels import dispatch
+from catreparam.kernels import plan as triton_plan
+from catreparam.kernels.compiled import autograd as compiled
+from catreparam.kernels.compiled.library import METHODS
+from catreparam.kernels.naive.chain import denoise, solve
 from catreparam.kernels.settings import Setting
+from catreparam.kernels.triton import launch as triton_launch
 from catreparam.noise_schedule import NoiseSchedule, make_schedule
 
 HERE = Path(__file__).parent

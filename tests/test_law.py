@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from catreparam.cli import main
-from catreparam.experiments.law import Config, crossfitted_length, measure_law
+from catreparam.experiments.law.study import Config, crossfitted_length, measure_law
 
 SMALL = Config(num_classes=10, num_draws=20_000)
 

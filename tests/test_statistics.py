@@ -5,7 +5,8 @@ import torch
 from scipy import stats
 
 from catreparam import ESTIMATORS, exact_gradient, expectation, make_estimator, measure
-from catreparam.kernels import dispatch, library
+from catreparam.kernels import dispatch
+from catreparam.kernels.compiled import library
 from catreparam.objectives.toy import make_objective
 from methods import EXACT_LAW, REPARAMETERISED, UNBIASED, samples_needed, seeded
 

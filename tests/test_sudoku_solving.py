@@ -9,9 +9,10 @@ import torch
 from catreparam.cli import main
 from catreparam.data.sudoku import format_puzzle, held_back_puzzles
 from catreparam.data.sudoku_solver import dig, solve
-from catreparam.experiments import sudoku
-from catreparam.experiments.sudoku_board import board_panel, board_text
-from catreparam.experiments.sudoku_solving import (
+from catreparam.experiments.sudoku import study as sudoku
+from catreparam.experiments.sudoku.board import board_panel, board_text
+from catreparam.experiments.sudoku.priors import load_prior
+from catreparam.experiments.sudoku.solving import (
     Best,
     Settings,
     Solved,
@@ -20,8 +21,7 @@ from catreparam.experiments.sudoku_solving import (
     solve_with_prior,
     solve_without_prior,
 )
-from catreparam.experiments.sudoku_training import boards_to_tensor
-from catreparam.experiments.sudoku_weights import load_prior
+from catreparam.experiments.sudoku.training import boards_to_tensor
 from catreparam.guidance import Evaluations
 from catreparam.objectives.sudoku import allowed_digits
 

@@ -9,7 +9,7 @@ import catreparam as c
 from catreparam.categorical import conditional_gumbel, covariance_product, second_order
 from catreparam.estimators.baselines import BatchAxes, cross_fitted_weight, with_baselines
 from catreparam.estimators.joint import leave_one_out
-from catreparam.kernels.exact_law import sweep_tangent, transport_tangent
+from catreparam.kernels.naive.exact_law import sweep_tangent, transport_tangent
 
 F64 = torch.float64
 

@@ -15,13 +15,14 @@ import torch
 from catreparam.cli import main
 from catreparam.data import load_dataset
 from catreparam.estimators import make_estimator
-from catreparam.experiments import sweep_trials, sweep_vae
-from catreparam.experiments.estimator_specs import parse_spec
-from catreparam.experiments.run_folder import RunFolder, RunFolderError, WriteFailed, open_run_folder
-from catreparam.experiments.search_spaces import SEARCH_SPACES, space_of, spec_at, start_of
-from catreparam.experiments.sweep import Sweep, run_sweep
-from catreparam.experiments.sweep_trials import Trial, best_of, open_study, run_trial
-from catreparam.experiments.vae import Config as VaeConfig
+from catreparam.experiments.runs.estimator_specs import parse_spec
+from catreparam.experiments.runs.folder import RunFolder, RunFolderError, WriteFailed, open_run_folder
+from catreparam.experiments.sweep import trials as sweep_trials
+from catreparam.experiments.sweep import vae as sweep_vae
+from catreparam.experiments.sweep.spaces import SEARCH_SPACES, space_of, spec_at, start_of
+from catreparam.experiments.sweep.study import Sweep, run_sweep
+from catreparam.experiments.sweep.trials import Trial, best_of, open_study, run_trial
+from catreparam.experiments.vae.study import Config as VaeConfig
 from sweep_bed import BedStudy, bed_config
 
 BED = Path(__file__).with_name("sweep_bed.py")

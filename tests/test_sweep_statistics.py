@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from catreparam.experiments.statistics import band, compare, mean_and_interval, t_quantile
+from catreparam.experiments.runs.statistics import band, compare, mean_and_interval, t_quantile
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 9, 30, 31, 60, 200, 5000])

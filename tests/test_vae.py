@@ -9,13 +9,14 @@ import torch
 
 from catreparam.data import load_dataset
 from catreparam.estimators import ESTIMATORS
-from catreparam.experiments import vae_runs, vae_training
-from catreparam.experiments.configs import command_of
-from catreparam.experiments.estimator_specs import build_estimator
-from catreparam.experiments.run_folder import Interrupted, RunFolder, RunFolderError, WriteFailed, open_run_folder
-from catreparam.experiments.streams import stream
-from catreparam.experiments.vae import PRESETS, Config, report_folder, run
-from catreparam.experiments.vae_training import Diverged, evaluate, new_state
+from catreparam.experiments.runs.configs import command_of
+from catreparam.experiments.runs.estimator_specs import build_estimator
+from catreparam.experiments.runs.folder import Interrupted, RunFolder, RunFolderError, WriteFailed, open_run_folder
+from catreparam.experiments.runs.streams import stream
+from catreparam.experiments.vae import run as vae_runs
+from catreparam.experiments.vae import training as vae_training
+from catreparam.experiments.vae.study import PRESETS, Config, report_folder, run
+from catreparam.experiments.vae.training import Diverged, evaluate, new_state
 
 
 @pytest.fixture(autouse=True)

@@ -31,29 +31,32 @@ Set CATREPARAM_TRACEBACK=1 to see the full traceback of an error."""
 
 # Experiments of `catreparam run NAME`: a module with Config, run(config) -> Report, report_folder(path), maybe PRESETS.
 EXPERIMENTS = {
-    "vae": "catreparam.experiments.vae",
-    "polynomial": "catreparam.experiments.polynomial",
-    "gmm": "catreparam.experiments.gmm",
-    "law": "catreparam.experiments.law",
-    "sudoku": "catreparam.experiments.sudoku",
-    "sudoku-prior": "catreparam.experiments.sudoku_prior",
+    "vae": "catreparam.experiments.vae.study",
+    "polynomial": "catreparam.experiments.closed_form.polynomial",
+    "gmm": "catreparam.experiments.closed_form.gmm",
+    "law": "catreparam.experiments.law.study",
+    "sudoku": "catreparam.experiments.sudoku.study",
+    "sudoku-prior": "catreparam.experiments.sudoku.train",
 }
 
 # Studies of `catreparam sweep NAME`, like experiments.
-SWEEPS = {name: f"catreparam.experiments.sweep_{name}" for name in ("vae", "polynomial", "gmm")}
+SWEEPS = {name: f"catreparam.experiments.sweep.{name}" for name in ("vae", "polynomial", "gmm")}
 
 # Further commands with a Config: name -> (module with Config and run(config) -> Report, one line of help).
 CONFIG_COMMANDS: dict[str, tuple[str, str]] = {
-    "measure": ("catreparam.experiments.measure", "bias, variance, law and cost of estimators on an objective"),
-    "tune": ("catreparam.experiments.tune", "the best estimator and hyperparameters for an objective"),
-    "bench": ("catreparam.experiments.bench", "speed of every path and every installed peer"),
+    "measure": (
+        "catreparam.experiments.gradients.measure",
+        "bias, variance, law and cost of estimators on an objective",
+    ),
+    "tune": ("catreparam.experiments.gradients.tune", "the best estimator and hyperparameters for an objective"),
+    "bench": ("catreparam.experiments.bench.study", "speed of every path and every installed peer"),
 }
 
 # `catreparam guide` and its further words; each is a module like those above.
 GUIDES = {
-    "": "catreparam.experiments.guide",
-    "train": "catreparam.experiments.guide_train",
-    "maskgit": "catreparam.experiments.guide_maskgit",
+    "": "catreparam.experiments.guide.study",
+    "train": "catreparam.experiments.guide.train",
+    "maskgit": "catreparam.experiments.guide.maskgit",
 }
 
 CITATION = """\
@@ -198,7 +201,7 @@ def _report(words: list[str]) -> int:
     )
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args(words).folder
-    from catreparam.experiments.run_folder import RunFolder
+    from catreparam.experiments.runs.folder import RunFolder
 
     experiment = str(RunFolder(folder).read_config().get("experiment"))
     modules = {**EXPERIMENTS, **{f"guide {name}".strip(): module for name, module in GUIDES.items()}}
@@ -244,7 +247,7 @@ def _build(words: list[str]) -> int:
         "repeated when torch changes; `catreparam doctor` says whether it is in use."
     )
     _parser("build", about).parse_args(words)
-    from catreparam.kernels import library, node
+    from catreparam.kernels.compiled import library, node
 
     if not library.BUILT:
         raise OSError("the compiled kernels are missing, and the node is theirs; install again with a C++ compiler")

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 import catreparam
-from catreparam.kernels import dispatch, triton_autograd, triton_launch
-from catreparam.kernels.library import METHODS
+from catreparam.kernels import dispatch
+from catreparam.kernels.compiled.library import METHODS
+from catreparam.kernels.naive.twins import naive_surrogate
 from catreparam.kernels.settings import Setting
-from catreparam.kernels.twins import naive_surrogate
+from catreparam.kernels.triton import autograd as triton_autograd
+from catreparam.kernels.triton import launch as triton_launch
 from catreparam.noise_schedule import make_schedule
 from test_kernels_compiled import expected_sample, label, problem, twin
 

@@ -25,8 +25,8 @@ from catreparam.estimators.joint import (
     relaxed_gradient,
     sum_variables,
 )
-from catreparam.kernels.chain import denoise
-from catreparam.kernels.exact_law import transport_tangent
+from catreparam.kernels.naive.chain import denoise
+from catreparam.kernels.naive.exact_law import transport_tangent
 from catreparam.noise_schedule import make_schedule
 from catreparam.validation import check_count, check_number, inside_transform
 

@@ -15,8 +15,8 @@ from catreparam.categorical import (
     to_rows,
 )
 from catreparam.kernels import dispatch
-from catreparam.kernels.chain import denoise
-from catreparam.kernels.exact_law import sweep_tangent, transport_tangent
+from catreparam.kernels.naive.chain import denoise
+from catreparam.kernels.naive.exact_law import sweep_tangent, transport_tangent
 from catreparam.kernels.settings import exact_setting
 from catreparam.noise_schedule import NoiseSchedule, make_schedule
 from catreparam.validation import check_count, check_flag, check_number

@@ -14,8 +14,9 @@ from catreparam.categorical import (
     from_rows,
     to_rows,
 )
-from catreparam.kernels import conditional_gumbels, dispatch
+from catreparam.kernels import dispatch
 from catreparam.kernels.settings import STRAIGHT_THROUGH
+from catreparam.kernels.torch import gumbel_rao as conditional_gumbels
 from catreparam.validation import check_count, check_number
 
 

@@ -6,7 +6,7 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import Rows, attach_gradient, draw_normal_like, draw_one_hot, from_rows, to_rows
 from catreparam.kernels import dispatch
-from catreparam.kernels.chain import denoise, solve
+from catreparam.kernels.naive.chain import denoise, solve
 from catreparam.kernels.settings import chain_setting
 from catreparam.noise_schedule import NoiseSchedule
 

@@ -14,7 +14,7 @@ from catreparam.categorical import (
     to_rows,
 )
 from catreparam.kernels import dispatch
-from catreparam.kernels.chain import denoise, solve
+from catreparam.kernels.naive.chain import denoise, solve
 from catreparam.kernels.settings import chain_setting
 from catreparam.noise_schedule import NoiseSchedule
 

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import torch
 
-from catreparam.experiments.machine import describe_machine
-from catreparam.kernels import dispatch, fast, library, node, triton_launch
+import catreparam
+from catreparam.experiments.runs.machine import describe_machine
+from catreparam.kernels import dispatch
+from catreparam.kernels.compiled import library, node
+from catreparam.kernels.torch import autograd as fast
+from catreparam.kernels.triton import launch as triton_launch
 
 Finding = tuple[str, str]
 
@@ -111,7 +115,7 @@ def _version(name: str) -> str:
 
 
 def _folders() -> Iterator[Finding]:
-    yield "package", str(Path(library.__file__).parent.parent)
+    yield "package", str(Path(catreparam.__file__).parent)
     try:
         from catreparam.data.cache import cache_folder
 

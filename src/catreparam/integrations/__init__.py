@@ -1,1 +1,1 @@
-"""Where the estimators meet other libraries: torch.distributions, Pyro, Lightning, training loops."""
+"""Where the estimators meet training frameworks: Lightning callbacks, the variance of gradients in a training loop."""

@@ -13,9 +13,13 @@ from torch.compiler import is_compiling
 from torch.nn import Parameter
 
 from catreparam.categorical import from_rows, to_rows
-from catreparam.kernels import compiled, fast, library, triton_autograd, triton_launch
-from catreparam.kernels.library import DTYPES
+from catreparam.kernels.compiled import autograd as compiled
+from catreparam.kernels.compiled import library
+from catreparam.kernels.compiled.library import DTYPES
 from catreparam.kernels.settings import Setting
+from catreparam.kernels.torch import autograd as fast
+from catreparam.kernels.triton import autograd as triton_autograd
+from catreparam.kernels.triton import launch as triton_launch
 from catreparam.validation import (
     check_choice,
     check_generator,

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from catreparam.categorical import attach_gradient, entropy, from_rows, one_hot_like, to_rows
-from catreparam.integrations.sampling import Sampler, name_of, sampling_estimator
+from catreparam.estimators.sampling import Sampler, name_of, sampling_estimator
 from catreparam.validation import check_choice, check_count, check_flag, check_number
 
 MODES = ("sample", "argmax", "mean")

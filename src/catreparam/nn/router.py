@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
-from catreparam.integrations.sampling import Sampler, name_of, sampling_estimator
+from catreparam.estimators.sampling import Sampler, name_of, sampling_estimator
 from catreparam.validation import check_choice, check_count, check_number
 
 

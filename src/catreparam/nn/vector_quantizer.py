@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 
 from catreparam.categorical import one_hot_like
 from catreparam.estimators.registry import ESTIMATORS
-from catreparam.integrations.sampling import Sampler, sampling_estimator
+from catreparam.estimators.sampling import Sampler, sampling_estimator
 from catreparam.schedules import ExponentialSchedule, Schedule
 from catreparam.validation import check_count
 

@@ -1,0 +1,126 @@
+"""The two-class form: a torch.distributions distribution over {0, 1} whose samples carry any estimator's gradient."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Size, Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions.utils import lazy_property
+
+from catreparam.distributions.categorical import ReparameterizedCategorical
+from catreparam.distributions.pyro_methods import PyroMethods
+from catreparam.estimators.sampling import Sampler, name_of
+
+
+class ReparameterizedBernoulli(PyroMethods, Distribution):
+    """Bernoulli distribution over x in {0, 1}, event_shape []; `rsample` has the gradient of `estimator`.
+
+    `probs` (in [0, 1]) or `logits` of x = 1, [*batch]. Everything else as for `ReparameterizedCategorical`, of which this is
+    the case of two classes: the estimator sees class logits (0, logits).
+
+    Raises: what `ReparameterizedCategorical` raises; ValueError for probs outside [0, 1].
+
+    >>> q = ReparameterizedBernoulli(probs=torch.tensor([0.0, 1.0]))
+    >>> q.rsample((3,)).tolist(), q.log_prob(torch.tensor([1.0, 1.0])).tolist()
+    ([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]], [-inf, 0.0])
+    """
+
+    arg_constraints = {"probs": constraints.unit_interval, "logits": constraints.real}  # noqa: RUF012  # pyright: ignore
+    support = constraints.boolean  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    has_rsample = True
+    has_enumerate_support = True
+
+    def __init__(
+        self,
+        probs: Float[Tensor, "*batch"] | None = None,
+        logits: Float[Tensor, "*batch"] | None = None,
+        validate_args: bool | None = None,
+        *,
+        estimator: str | Sampler = "reinmax",
+        temperature: float | Tensor | None = None,
+        t1: float | Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> None:
+        if (probs is None) == (logits is None):
+            raise ValueError("give either probs or logits, not both" if logits is not None else "give probs or logits")
+        for name, value in (("probs", probs), ("logits", logits)):
+            if value is not None and not (isinstance(value, Tensor) and value.is_floating_point()):
+                raise TypeError(f"{name} must be a floating torch.Tensor, got {value!r}; wrap it in torch.tensor(...)")
+        validate = Distribution._validate_args if validate_args is None else validate_args
+        if validate and probs is not None and not bool(((probs >= 0) & (probs <= 1)).all()):
+            raise ValueError("probs must lie in [0, 1]; pass logits=... if these are log-odds")
+        classes = {
+            "probs": None if probs is None else torch.stack((1 - probs, probs), -1),
+            "logits": None if logits is None else torch.stack((torch.zeros_like(logits), logits), -1),
+        }
+        self.two_classes = ReparameterizedCategorical(
+            **classes, validate_args=validate, estimator=estimator, temperature=temperature, t1=t1, generator=generator
+        )
+        super().__init__(self.two_classes.batch_shape, Size(), validate_args=False)
+        self._validate_args = validate
+
+    @lazy_property
+    def logits(self) -> Float[Tensor, "*batch"]:
+        """Log-odds of x = 1."""
+        log_probs = self.two_classes.logits
+        return log_probs[..., 1] - log_probs[..., 0]
+
+    @lazy_property
+    def probs(self) -> Float[Tensor, "*batch"]:
+        """P(x = 1)."""
+        return self.two_classes.probs[..., 1]
+
+    @property
+    def param_shape(self) -> Size:
+        """batch_shape."""
+        return self._batch_shape
+
+    @property
+    def mean(self) -> Float[Tensor, "*batch"]:
+        """P(x = 1)."""
+        return self.probs
+
+    @property
+    def mode(self) -> Float[Tensor, "*batch"]:
+        """The likelier value; 0 if both are equally likely."""
+        return self.two_classes.mode[..., 1]
+
+    @property
+    def variance(self) -> Float[Tensor, "*batch"]:
+        """p (1 - p)."""
+        return self.two_classes.variance[..., 1]
+
+    def rsample(self, sample_shape: Any = (), generator: Generator | None = None) -> Tensor:
+        """Samples in {0, 1} [*sample_shape, *batch] with the estimator's gradient."""
+        return self.two_classes.rsample(sample_shape, generator)[..., 1]
+
+    def sample(self, sample_shape: Any = (), generator: Generator | None = None) -> Tensor:
+        """Exact samples in {0, 1} [*sample_shape, *batch], without gradient."""
+        return self.two_classes.sample(sample_shape, generator)[..., 1]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log P(value), linear in value [*any, *batch]."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self.two_classes.log_prob(torch.stack((1 - value, value), -1))
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats [*batch]."""
+        return self.two_classes.entropy()
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """The values 0 and 1, [2, *batch (or ones)]."""
+        return self.two_classes.enumerate_support(expand)[..., 1]
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "ReparameterizedBernoulli":
+        """The same distribution with its batch axes expanded to `batch_shape`; no memory is copied."""
+        new: Any = self._get_checked_instance(ReparameterizedBernoulli, _instance)
+        new.two_classes = self.two_classes.expand(batch_shape)
+        Distribution.__init__(new, Size(batch_shape), Size(), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def __repr__(self) -> str:
+        estimator = name_of(self.two_classes.estimator)
+        return f"{type(self).__name__}(logits: {tuple(self._batch_shape)}, estimator: {estimator})"

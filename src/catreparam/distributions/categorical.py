@@ -1,0 +1,196 @@
+"""A torch.distributions distribution over one-hot vectors whose samples carry any estimator's gradient."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Size, Tensor
+from torch.distributions import Distribution, constraints
+from torch.distributions.utils import lazy_property
+
+from catreparam import categorical
+from catreparam.categorical import draw_one_hot, finite, from_rows, one_hot_like
+from catreparam.distributions.pyro_methods import PyroMethods
+from catreparam.estimators.sampling import (
+    Hyperparameters,
+    Sampler,
+    check_hyperparameters,
+    draw,
+    name_of,
+    sampling_estimator,
+)
+from catreparam.validation import check_generator, check_logits, check_number, check_rows
+
+
+class ReparameterizedCategorical(PyroMethods, Distribution):
+    """Categorical distribution over one-hot x, event_shape [num_classes]; `rsample` has the gradient of `estimator`.
+
+    `probs` or `logits` [*batch, num_classes], unnormalised; logits may be -inf (impossible class). `estimator` is a name in
+    ESTIMATORS, a made estimator, or any function logits -> x. `temperature` and `t1` are handed to it, as numbers or as
+    tensors with one value per row that broadcast to [*batch] (cost: see `catreparam.estimators.sampling.draw`).
+    `generator` is used for every draw that is not given its own.
+
+    Law:    `sample`, `log_prob`, `entropy`, `mean` and KL are those of softmax(logits), exactly. `rsample` follows the
+            estimator's law, which is the same for all but redge, redge_cov and reindge.
+    Grad:   `log_prob(x)` is linear in x, so that a loss made of log_prob(rsample()) passes its gradient through x too;
+            torch's OneHotCategorical looks the class up and loses it.
+    Raises: ValueError unless exactly one of probs and logits is given, for NaN, +inf, negative probs and rows that allow
+            nothing (with validate_args), for score-function estimators, hyperparameters that the estimator lacks, and
+            values per row that do not broadcast to the batch; TypeError for wrong types.
+
+    In Pyro it can stand in `pyro.sample` as it is; use `.to_event(n)` where torch has `Independent`.
+
+    >>> q = ReparameterizedCategorical(logits=torch.zeros(4, 3), estimator="redge")
+    >>> q.rsample((2,)).shape, q.batch_shape, q.event_shape
+    (torch.Size([2, 4, 3]), torch.Size([4]), torch.Size([3]))
+    """
+
+    arg_constraints = {"probs": constraints.simplex, "logits": constraints.real_vector}  # noqa: RUF012  # pyright: ignore
+    support = constraints.one_hot  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
+    has_rsample = True
+    has_enumerate_support = True
+
+    def __init__(
+        self,
+        probs: Float[Tensor, "*batch num_classes"] | None = None,
+        logits: Float[Tensor, "*batch num_classes"] | None = None,
+        validate_args: bool | None = None,
+        *,
+        estimator: str | Sampler = "reinmax",
+        temperature: float | Tensor | None = None,
+        t1: float | Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> None:
+        if (probs is None) == (logits is None):
+            raise ValueError("give either probs or logits, not both" if logits is not None else "give probs or logits")
+        validate = Distribution._validate_args if validate_args is None else validate_args
+        given = logits if logits is not None else _log(probs, validate)
+        check_logits(given)
+        check_generator(generator, given.device)
+        if validate:
+            check_rows(given)
+        self._given, self.generator = given, generator  # unnormalised: estimators do not mind, and it saves a pass
+        self.estimator = sampling_estimator(estimator)
+        named = {"temperature": temperature, "t1": t1}
+        self.hyperparameters: Hyperparameters = {key: value for key, value in named.items() if value is not None}
+        check_hyperparameters(self.estimator, self.hyperparameters)
+        for key, value in self.hyperparameters.items():
+            _check_row_values(key, value, given, validate)
+        super().__init__(given.shape[:-1], given.shape[-1:], validate_args=False)  # checked above
+        self._validate_args = validate
+
+    @lazy_property
+    def logits(self) -> Float[Tensor, "*batch num_classes"]:
+        """Log-probabilities."""
+        return from_rows(torch.log_softmax(_wide(self._given), -1), self._given)
+
+    @lazy_property
+    def probs(self) -> Float[Tensor, "*batch num_classes"]:
+        """Probabilities."""
+        return from_rows(torch.softmax(_wide(self._given), -1), self._given)
+
+    @property
+    def param_shape(self) -> Size:
+        """batch_shape + event_shape."""
+        return self._given.shape
+
+    @property
+    def mean(self) -> Float[Tensor, "*batch num_classes"]:
+        """E[x], the probabilities."""
+        return self.probs
+
+    @property
+    def mode(self) -> Float[Tensor, "*batch num_classes"]:
+        """The most probable one-hot x (the first of several)."""
+        return one_hot_like(self._given.argmax(-1), self._given)
+
+    @property
+    def variance(self) -> Float[Tensor, "*batch num_classes"]:
+        """Var[x] entry by entry, p (1 - p)."""
+        return self.probs * (1 - self.probs)
+
+    def rsample(self, sample_shape: Any = (), generator: Generator | None = None) -> Tensor:
+        """One-hot samples [*sample_shape, *batch, num_classes] with the estimator's gradient."""
+        shape = Size(sample_shape)
+        logits = self._given.expand(shape + self._given.shape)
+        generator = self.generator if generator is None else generator
+        x = draw(self.estimator, logits, hyperparameters=self.hyperparameters, generator=generator)
+        if x.shape != logits.shape:
+            raise ValueError(
+                f"estimator {name_of(self.estimator)} must keep the shape {tuple(logits.shape)}, gave {tuple(x.shape)}"
+            )
+        return x
+
+    def sample(self, sample_shape: Any = (), generator: Generator | None = None) -> Tensor:
+        """Exact one-hot samples [*sample_shape, *batch, num_classes], without gradient."""
+        with torch.no_grad():
+            probs = torch.softmax(_wide(self._given), -1)
+            generator = self.generator if generator is None else generator
+            x = draw_one_hot(probs.expand(Size(sample_shape) + probs.shape), generator)
+            return from_rows(x, self._given)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log P(value), linear in the one-hot value [*any, *batch, num_classes]; -inf at impossible classes."""
+        if self._validate_args:
+            self._validate_sample(value)
+        log_probs = torch.log_softmax(_wide(self._given), -1)
+        impossible = ((value > 0) & (log_probs == -torch.inf)).any(-1)
+        total = (value * finite(log_probs)).sum(-1).masked_fill(impossible, -torch.inf)
+        return total.to(self._given.dtype)
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats [*batch]."""
+        return categorical.entropy(_wide(self._given)).to(self._given.dtype)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """All one-hot values [num_classes, *batch (or ones), num_classes]."""
+        count, ones = self._event_shape[0], (1,) * len(self._batch_shape)
+        values = torch.eye(count, dtype=self._given.dtype, device=self._given.device).view(count, *ones, count)
+        return values.expand(count, *self._batch_shape, count) if expand else values
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "ReparameterizedCategorical":
+        """The same distribution with its batch axes expanded to `batch_shape`; no memory is copied."""
+        new: Any = self._get_checked_instance(ReparameterizedCategorical, _instance)
+        batch = Size(batch_shape)
+        new._given = self._given.expand(batch + self._event_shape)
+        new.estimator, new.generator = self.estimator, self.generator
+        new.hyperparameters = self.hyperparameters  # values per row still broadcast: expansion adds axes on the left
+        Distribution.__init__(new, batch, self._event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def __repr__(self) -> str:
+        shape = tuple(self._given.shape)
+        return f"{type(self).__name__}(logits: {shape}, estimator: {name_of(self.estimator)})"
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+
+
+def _log(probs: Any, validate: bool) -> Tensor:
+    """Logits of probabilities; -inf, with a gradient of zero, where they vanish."""
+    if not isinstance(probs, Tensor) or not probs.is_floating_point():
+        found = probs.dtype if isinstance(probs, Tensor) else type(probs).__name__
+        raise TypeError(f"probs must be a floating torch.Tensor, got {found}; wrap it in torch.as_tensor(...)")
+    if validate and not bool((probs >= 0).all()):
+        raise ValueError("probs must not be negative or NaN; pass logits=... if these are log-probabilities")
+    return torch.where(probs > 0, torch.where(probs > 0, probs, 1.0).log(), -torch.inf)
+
+
+def _check_row_values(name: str, value: float | Tensor, logits: Tensor, validate: bool) -> None:
+    if not isinstance(value, Tensor):
+        check_number(name, value, above=0.0)
+        return
+    batch = logits.shape[:-1]
+    try:
+        fits = torch.broadcast_shapes(value.shape, batch) == batch
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} of shape {tuple(value.shape)} must broadcast to the batch shape {tuple(batch)}, "
+            "one value per row and no axis for the classes"
+        )
+    if validate and not bool((value > 0).all()):
+        raise ValueError(f"{name} must be greater than 0 in every row")

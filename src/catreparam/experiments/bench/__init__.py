@@ -1,0 +1,1 @@
+"""`catreparam bench`: the speed of every path and every installed peer."""

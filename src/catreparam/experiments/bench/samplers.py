@@ -1,0 +1,183 @@
+"""The samplers that `catreparam bench` times: ours on every path, whatever peers are installed, and their parity check."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import OneHotCategoricalStraightThrough
+
+from catreparam.estimators import ESTIMATORS
+from catreparam.kernels import dispatch
+from catreparam.kernels.compiled import autograd as compiled
+from catreparam.kernels.compiled import library, node
+from catreparam.kernels.naive.twins import naive_surrogate, needs_noise, needs_sample
+from catreparam.kernels.settings import Setting
+from catreparam.kernels.torch import autograd as fast
+from catreparam.kernels.triton import autograd as triton_autograd
+from catreparam.kernels.triton import launch as triton_launch
+from catreparam.noise_schedule import make_schedule
+
+NUM_STEPS, T1 = 4, 0.5
+PEER, GUMBEL = "redge package", "torch gumbel_softmax"
+TOLERANCE = 1e-4  # of a float32 gradient against the naive twin in float64
+
+# name -> estimator and its hyperparameters
+OURS: dict[str, tuple[str, dict[str, Any]]] = {
+    "redge": ("redge", {"num_steps": NUM_STEPS, "t1": T1}),
+    "exact_redge": ("exact_redge", {"num_steps": NUM_STEPS, "t1": T1}),
+    "exact_redge, 4 noises": ("exact_redge", {"num_steps": NUM_STEPS, "t1": T1, "num_noises": 4}),
+    "reinmax": ("reinmax", {}),
+    "straight_through": ("straight_through", {}),
+    "gumbel_softmax": ("gumbel_softmax", {}),
+}
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """`draw(logits, num_steps)` returns a sample with a gradient; `path` is the path of ours that it takes, if any.
+
+    `device` is where its logits lie.
+    """
+
+    name: str
+    draw: Callable[[Tensor, int], Tensor]
+    path: str = ""
+    device: str = "cpu"
+
+    @property
+    def label(self) -> str:
+        where = self.path or ("" if self.device == "cpu" else self.device)
+        return f"{self.name} ({where})" if where else self.name
+
+    def __call__(self, logits: Tensor, num_steps: int = NUM_STEPS) -> Tensor:
+        with self.on_its_path():
+            return self.draw(logits, num_steps)
+
+    def on_its_path(self) -> AbstractContextManager[None]:
+        """Inside, `draw` takes the sampler's path."""
+        return dispatch.using(self.path) if self.path else nullcontext()
+
+
+def peak_tensors(sampler: Sampler, shape: tuple[int, ...], num_steps: int) -> float:
+    """The most memory that one forward and backward pass held at once beyond its arguments, in tensors of the logits' size.
+
+    What torch allocated, temporaries, sample and gradient included; the kernels' own scratch (a few rows) is not seen.
+    """
+    logits = torch.randn(shape, device=sampler.device).requires_grad_()
+    upstream = torch.randn(shape, device=sampler.device)
+    gc.collect()
+    if sampler.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        with sampler.on_its_path():
+            sampler.draw(logits, num_steps).backward(upstream)
+        return (torch.cuda.max_memory_allocated() - before) / (4 * logits.numel())
+    library._spare.clear()  # what earlier calls left would not be counted
+    if node.MODULE is not None:
+        node.MODULE.forget()
+    with sampler.on_its_path(), torch.profiler.profile(profile_memory=True) as profile:
+        sampler.draw(logits, num_steps).backward(upstream)
+    held, peak = 0, 0
+    events: Any = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
+    for event in events:  # in the order in which they happened
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak / (4 * logits.numel())
+
+
+def find_samplers() -> tuple[list[Sampler], list[str]]:
+    """All samplers that can be timed here, and the names of what is missing."""
+    missing: list[str] = []
+    samplers = [
+        Sampler(GUMBEL, lambda logits, _: torch.nn.functional.gumbel_softmax(logits, hard=True)),
+        Sampler("torch OneHotCategoricalStraightThrough", _torch_straight_through),
+    ]
+    if (redge := _optional("redge", missing)) is not None:  # its n_steps counts grid points
+        samplers.append(Sampler(PEER, lambda logits, steps: redge.redge(logits, n_steps=steps + 1, t_1=T1)))
+    if (reinmax := _optional("reinmax", missing)) is not None:
+        samplers.append(Sampler("reinmax package", lambda logits, _: reinmax.reinmax(logits, 1.0)[0]))
+    if not library.BUILT:
+        missing.append("compiled kernels (no C++ compiler at installation)")
+    paths = [path for path in dispatch.PATHS if (path != "compiled" or library.BUILT)]
+    if why := why_no_triton():
+        missing.append(f"the Triton path ({why})")
+        paths.remove("triton")
+    else:
+        samplers += [replace(peer, device="cuda") for peer in samplers if peer.name in (GUMBEL, PEER)]
+    for name, (method, options) in OURS.items():
+        for path in paths:
+            if path != "torch" or method in fast.METHODS:
+                device = "cuda" if path == "triton" else "cpu"
+                samplers.append(Sampler(name, _ours(method, options), path, device))
+    return samplers, missing
+
+
+def why_no_triton() -> str:
+    """Why the Triton path cannot be timed here; empty if it can."""
+    return triton_launch.UNAVAILABLE or ("" if torch.cuda.is_available() else "no CUDA device")
+
+
+def parity_error(sampler: Sampler) -> float:
+    """The largest difference of a gradient from the naive twin's, noise and sample given. 0 for the twin and for peers."""
+    if sampler.path in ("", "naive"):
+        return 0.0
+    setting = _setting(*OURS[sampler.name])
+    return max(_difference(setting, sampler.path, num_classes) for num_classes in (2, 9, 32, 100, 600))
+
+
+def _difference(setting: Setting, path: str, num_classes: int) -> float:
+    generator = torch.Generator().manual_seed(num_classes)
+    logits, upstream = torch.randn(2, 40, num_classes, generator=generator)
+    noises = torch.randn(setting.num_noises, 40, num_classes, generator=generator)
+    noise = noises if setting.method == "exact_redge" else noises[0]
+    index = torch.randint(num_classes, (40,), generator=generator)
+    x = torch.nn.functional.one_hot(index, num_classes).float()
+    given_noise, given_x = noise if needs_noise(setting) else None, x if needs_sample(setting) else None
+    exact = logits.double().requires_grad_()
+    doubled = (None if given is None else given.double() for given in (given_noise, given_x))
+    (wanted,) = torch.autograd.grad(naive_surrogate(setting, exact, *doubled), exact, upstream.double())
+    if path == "torch":
+        leaf = logits.requires_grad_()
+        value = fast.surrogate(setting, leaf, noise=given_noise, x=given_x)
+    else:
+        device = "cuda" if path == "triton" else "cpu"
+        leaf = logits.to(device).detach().requires_grad_()
+        kernels = triton_autograd if path == "triton" else compiled
+        value = kernels.sample(setting, leaf, noise=noise.to(device), x=x.to(device))
+    (found,) = torch.autograd.grad(value, leaf, upstream.to(leaf.device))
+    return float((found.cpu() - wanted).abs().max())
+
+
+def _setting(method: str, options: dict[str, Any]) -> Setting:
+    options = dict(options)
+    num_steps, t1 = options.pop("num_steps", 0), options.pop("t1", 0.0)
+    if num_steps:
+        options["lambdas"] = make_schedule("alpha", num_steps, t1).lambdas
+    return Setting(method, **options)
+
+
+def _ours(method: str, options: dict[str, Any]) -> Callable[[Tensor, int], Tensor]:
+    function = ESTIMATORS[method]
+    if "num_steps" not in options:
+        return lambda logits, _: function(logits, **options)
+    return lambda logits, num_steps: function(logits, **{**options, "num_steps": num_steps})
+
+
+def _torch_straight_through(logits: Tensor, _: int) -> Tensor:
+    return OneHotCategoricalStraightThrough(logits=logits, validate_args=False).rsample()
+
+
+def _optional(name: str, missing: list[str]) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        missing.append(f"the package {name}")
+        return None

@@ -1,0 +1,1 @@
+"""`catreparam run polynomial` and `run gmm`: studies whose expected loss is known in closed form."""

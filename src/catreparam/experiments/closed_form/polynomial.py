@@ -1,0 +1,196 @@
+"""Polynomial programming: fit the law of binary variables to mean_l |x_l - 0.45|^p with each estimator.
+
+The table shows the true expected loss, in closed form, beside the loss that the estimator's own samples had: a sampler
+whose law is biased flatters itself.
+"""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from catreparam.estimators import expectation, fewest_samples
+from catreparam.experiments.runs.cells import run_cells
+from catreparam.experiments.runs.configs import command_of, config_of_folder
+from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
+from catreparam.experiments.runs.folder import RunFolder, writing
+from catreparam.experiments.runs.statistics import band, compare
+from catreparam.objectives.polynomial import Polynomial
+from catreparam.report import Column, Curve, Plot, Report, Table, write_report
+from catreparam.validation import check_count, check_number
+
+Record = dict[str, Any]
+
+POINTS = 100  # of a curve
+FLOOR = 1e-8  # of the logarithmic plots
+
+COLUMNS = (
+    Column("estimator", "estimator"),
+    Column("gap", "true loss above optimum", ".6f", "gap_ci", lowest_is_best=True),
+    Column("difference", "difference to the best", ".6f", "difference_ci"),
+    Column("true_loss", "true loss", ".5f"),
+    Column("own_loss", "its samples' loss", ".5f"),
+    Column("steps_to_one_percent", "steps to within 1 %", ".0f", lowest_is_best=True),
+    Column("milliseconds", "ms / step", ".2f"),
+    Column("seeds", "seeds"),
+)
+NOTE = (
+    "True loss: E[loss] under softmax(logits), closed form, after the last step. Its samples' loss: mean over the last tenth "
+    "of the steps. Steps to within 1 %: first step at which the true loss is within 1 % of the start's distance to the "
+    "optimum (– : never). ± is half the 95 % interval over seeds; differences to the best are "
+    "paired by seed. Times are of this run and not interleaved."
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to optimise. The defaults are the paper's protocol with three seeds."""
+
+    estimators: tuple[str, ...] = ("straight_through", "gumbel_softmax", "reinmax", "redge", "reindge", "exact_redge")
+    """Names, each with hyperparameters if wanted: redge:num_steps=4,t1=0.5."""
+    powers: tuple[float, ...] = (1.5, 2.0, 3.0)
+    extension: str = "power"
+    """power | linear: the loss between the vertices."""
+    target: float = 0.45
+    num_variables: int = 128
+    batch_size: int = 256
+    num_samples: int = 1
+    """Draws per row of the batch and step; estimators that need more (rloo: 2) take the fewest they can."""
+    num_steps: int = 1000
+    """Steps of Adam."""
+    lr: float = 0.05
+    seeds: tuple[int, ...] = (0, 1, 2)
+    jobs: int = 1
+    """Runs side by side, each on one thread."""
+    folder: Path | None = None
+    """Run folder; default runs/polynomial. The same command resumes there."""
+
+    def checked(self) -> "Config":
+        """This config with estimators in one spelling. Raises ValueError or TypeError naming the bad value."""
+        for name in ("num_variables", "batch_size", "num_samples", "num_steps", "jobs"):
+            check_count(name, getattr(self, name))
+        check_number("lr", self.lr, above=0.0)
+        if not self.powers or not self.seeds:
+            raise ValueError("powers and seeds must name at least one value each")
+        for power in self.powers:
+            Polynomial(power, self.target, self.extension)
+        return dataclasses.replace(self, estimators=normalise_specs(self.estimators))
+
+
+PRESETS = {"paper": Config(), "quick": Config(num_steps=200, seeds=(0,), folder=Path("runs/polynomial-quick"))}
+
+
+def run(config: Config) -> Report:
+    """Runs what is not done yet, writes the report into the run folder and returns it."""
+    config = config.checked()
+    cells = itertools.product(config.powers, config.estimators, config.seeds)
+    keys: list[Record] = [dict(zip(("power", "estimator", "seed"), cell, strict=True)) for cell in cells]
+    with run_cells("polynomial", config, keys, optimise, config.folder or Path("runs/polynomial")) as folder:
+        return _write_report(config, folder)
+
+
+def report_folder(path: Path) -> Report:
+    """Writes the report of a run folder anew and returns it. Runs nothing."""
+    config, folder = config_of_folder(Config, path)
+    return _write_report(config.checked(), folder)
+
+
+def optimise(
+    config: Config, power: float, estimator: str, seed: int, say: Callable[[int, float], None] = lambda step, gap: None
+) -> Record:
+    """One run of Adam: true losses above the optimum at about POINTS steps, which are also said, and own losses."""
+    objective, method = Polynomial(power, config.target, config.extension), build_estimator(estimator)
+    logits = torch.zeros(config.num_variables, 2, requires_grad=True)
+    optimizer, generator = torch.optim.Adam([logits], lr=config.lr), torch.Generator().manual_seed(seed)
+    start = float(objective.expected(logits.detach())) - objective.optimum
+    steps, gaps, own_losses, seconds, to_one_percent = [0], [start], [], 0.0, None
+    every, num_samples = max(1, config.num_steps // POINTS), max(config.num_samples, fewest_samples(method))
+    for step in range(1, config.num_steps + 1):
+        began = time.perf_counter()
+        optimizer.zero_grad()
+        batch = logits.expand(config.batch_size, -1, -1)  # [batch, num_variables, 2]
+        loss = expectation(objective, batch, estimator=method, num_samples=num_samples, generator=generator).mean()
+        loss.backward()
+        optimizer.step()
+        seconds += time.perf_counter() - began
+        own_losses.append(float(loss.detach()))
+        gap = float(objective.expected(logits.detach())) - objective.optimum
+        if to_one_percent is None and gap <= 0.01 * start:
+            to_one_percent = step
+        if step % every == 0 or step == config.num_steps:
+            steps.append(step)
+            gaps.append(gap)
+            say(step, gap)
+    return {
+        "milliseconds": 1000 * seconds / config.num_steps,
+        "own_loss": fmean(own_losses[-max(1, config.num_steps // 10) :]),
+        "steps_to_one_percent": to_one_percent,
+        "steps": steps,
+        "gaps": gaps,
+    }
+
+
+def _write_report(config: Config, folder: RunFolder) -> Report:
+    records = folder.read_metrics()
+    rows = [row for power in config.powers for row in _rows(config, power, records)]
+    report = Report(
+        title=f"Polynomial programming ({config.extension} extension)",
+        summary=f"{config.num_variables} binary variables, {config.num_steps} steps of Adam on batches of {config.batch_size} "
+        f"with {config.num_samples} draw(s) each, or the fewest that an estimator takes.",
+        table=Table(COLUMNS, rows, NOTE, group="problem"),
+        plots=[_curves(config, power, records) for power in config.powers],
+        facts={"machine": folder.read_config()["facts"]["machine"], "seeds": ", ".join(map(str, config.seeds))},
+        command=command_of("catreparam run polynomial", config),
+        location=str(folder.path / "report.html"),
+    )
+    with writing(folder.path / "report.html"):
+        write_report(report, folder.path)
+    return report
+
+
+def _rows(config: Config, power: float, records: list[Record]) -> list[Record]:
+    objective, rows = Polynomial(power, config.target, config.extension), []
+    groups = {s: [r for r in records if r["power"] == power and r["estimator"] == s] for s in config.estimators}
+    compared = compare({spec: {r["seed"]: r["gaps"][-1] for r in runs} for spec, runs in groups.items()})
+    for spec, values in compared.items():
+        runs, gap = groups[spec], values["mean"] or 0.0
+        steps = [r["steps_to_one_percent"] for r in runs]
+        rows.append(
+            {
+                "problem": f"p = {power:g}, optimum {objective.optimum:.5f}",
+                "estimator": spec,
+                "true_loss": gap + objective.optimum,
+                "gap": gap,
+                "gap_ci": values["half"],
+                "difference": values["difference"],
+                "difference_ci": values["difference_half"],
+                "own_loss": fmean(r["own_loss"] for r in runs),
+                "steps_to_one_percent": fmean(steps) if None not in steps else None,
+                "milliseconds": fmean(r["milliseconds"] for r in runs),
+                "seeds": len(runs),
+            }
+        )
+    return sorted(rows, key=lambda row: row["gap"])
+
+
+def _curves(config: Config, power: float, records: list[Record]) -> Plot:
+    curves = []
+    for spec in config.estimators:
+        runs = [r for r in records if r["power"] == power and r["estimator"] == spec]
+        if runs:
+            mean, error = band([[max(gap, FLOOR) for gap in r["gaps"]] for r in runs])
+            curves.append(Curve(spec, runs[0]["steps"], mean, error))
+    return Plot(
+        f"p = {power:g}",
+        "step",
+        "true loss above optimum",
+        curves,
+        "Mean over seeds; the band is the 95 % interval.",
+        log_y=True,
+    )

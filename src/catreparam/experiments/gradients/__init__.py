@@ -1,0 +1,1 @@
+"""`catreparam measure` and `tune`: bias, variance and cost of estimators on an objective."""

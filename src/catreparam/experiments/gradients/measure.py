@@ -1,0 +1,168 @@
+"""Measure the gradients of estimators: bias, variance, error, law and cost, with standard errors.
+
+Every objective depends on a few categorical variables, so that the exact gradient is known by enumeration. Your own:
+`--objectives my_module:my_loss`, a function of one-hot x [*batch, num_variables, num_classes].
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from catreparam.estimators import ESTIMATORS, Estimator, fewest_samples
+from catreparam.experiments.gradients.objective_specs import build_objective
+from catreparam.experiments.runs.configs import command_of
+from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
+from catreparam.experiments.runs.machine import describe_machine
+from catreparam.experiments.runs.progress import show_progress
+from catreparam.gradients import Reference, count_evaluations, measure, reference_gradient, seconds_per_draw
+from catreparam.report import Column, Curve, Plot, Report, Table, write_report
+from catreparam.validation import check_count, check_number
+
+LAW_LIMIT = 0.02  # total variation above which people are warned
+
+COLUMNS = (
+    Column("estimator", "estimator"),
+    Column("squared_bias", "bias²", ".4f", "squared_bias_stderr"),
+    Column("variance", "variance", ".3f", "variance_stderr"),
+    Column("mse", "MSE, one draw", ".3f", "mse_stderr"),
+    Column("cosine", "cosine of mean", ".3f"),
+    Column("mean_cosine", "mean cosine", ".3f"),
+    Column("law_error", "law error (TV)", ".4f"),
+    Column("evaluations", "evaluations"),
+    Column("relative_time", "time", ".1f"),
+    Column("memory", "bytes kept", ".0f"),
+)
+NOTE = (
+    "bias², variance and MSE are relative to the squared norm of the exact gradient; ± is one standard error. bias² is an "
+    "unbiased estimate and may fall below 0. Law error: total variation between the law of the hard sample and "
+    "softmax(logits), less what an exact law would show with as many draws (– : the method draws exactly by construction). "
+    "Evaluations: calls of the objective a draw. Time: wall time of forward and backward a draw in units of "
+    "straight-through's, measured in turn in the same run, median of 7. Bytes kept: for backward, a draw."
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure."""
+
+    objectives: tuple[str, ...] = ("quadratic", "power", "mlp", "table")
+    """Built-in (quadratic | power | mlp | table | misleading) or your own as module:function."""
+    estimators: tuple[str, ...] = ()
+    """Names with hyperparameters: redge:num_steps=4,t1=0.5. None given: all of them with their defaults."""
+    num_variables: int = 3
+    num_classes: int = 4
+    logit_scale: float = 1.0
+    """Logits are normal with this standard deviation."""
+    num_samples: int = 1
+    """Samples inside one draw of the gradient (rloo takes at least 2)."""
+    num_draws: int = 20_000
+    """Draws of the gradient: standard errors fall with its square root."""
+    seed: int = 0
+    folder: Path | None = None
+    """Where to write table.md, table.csv, table.jsonl and report.html; nothing is written if it is not given."""
+
+
+def run(config: Config) -> Report:
+    """Measures every estimator on every objective. Raises ValueError or TypeError for a bad config."""
+    check_count("num_samples", config.num_samples)
+    check_number("logit_scale", config.logit_scale, least=0.0)
+    specs = normalise_specs(config.estimators or tuple(ESTIMATORS))
+    logits = draw_logits(config.num_variables, config.num_classes, config.logit_scale, config.seed)
+    rows: list[dict[str, Any]] = []
+    with show_progress() as progress:
+        for spec in config.objectives:
+            objective = build_objective(
+                spec, num_variables=config.num_variables, num_classes=config.num_classes, seed=config.seed
+            )
+            generator = torch.Generator().manual_seed(config.seed)
+            reference = reference_gradient(objective, logits, generator=generator)
+            progress.start(spec, total=len(specs))
+            group = []
+            for estimator_spec in specs:
+                group.append(_row(config, spec, objective, logits, reference, estimator_spec))
+                progress.advance(spec, estimator_spec)
+            rows += _with_times(config, objective, logits, group)
+    report = Report(
+        title="Gradient estimators measured",
+        summary=f"{config.num_variables} variables with {config.num_classes} classes, {config.num_draws} draws each.",
+        table=Table(COLUMNS, rows, NOTE, group="objective"),
+        plots=[_trade_off(objective, rows) for objective in config.objectives],
+        facts={"machine": describe_machine(), "seed": str(config.seed)},
+        command=_command(config),
+        warning=_law_warning(rows),
+        location=str(config.folder / "report.html") if config.folder else "",
+    )
+    if config.folder:
+        write_report(report, config.folder)
+    return report
+
+
+def draw_logits(num_variables: int, num_classes: int, scale: float, seed: int) -> Tensor:
+    """Normal logits [num_variables, num_classes] in float64, the same for the same seed."""
+    check_count("num_variables", num_variables)
+    check_count("num_classes", num_classes)
+    generator = torch.Generator().manual_seed(seed + 7919)
+    return scale * torch.randn(num_variables, num_classes, generator=generator, dtype=torch.float64)
+
+
+def samples_of(estimator: Estimator, num_samples: int) -> int:
+    """The number of samples a draw gets: as asked, but two for RLOO, which cannot do with one."""
+    return max(num_samples, fewest_samples(estimator))
+
+
+def _row(config: Config, name: str, objective: Any, logits: Tensor, reference: Reference, spec: str) -> dict[str, Any]:
+    estimator = build_estimator(spec)
+    count = samples_of(estimator, config.num_samples)
+    num_draws = min(config.num_draws, 100) if estimator.name == "exact" else config.num_draws
+    stats = measure(
+        objective,
+        logits,
+        estimator=estimator,
+        num_draws=num_draws,
+        num_samples=count,
+        reference=reference,
+        generator=torch.Generator().manual_seed(config.seed + 1),
+    )
+    row: dict[str, Any] = {"objective": name, "estimator": spec, **asdict(stats)}
+    exact_law = stats.law_noise == 0.0
+    row["law_error"] = None if exact_law else max(stats.law_error - stats.law_noise, 0.0)
+    row["evaluations"] = count_evaluations(objective, logits, estimator, count)
+    if estimator.name == "exact":
+        row["evaluations"] = config.num_classes**config.num_variables
+    return row
+
+
+def _with_times(config: Config, objective: Any, logits: Tensor, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with times relative to straight-through's, lowest error first."""
+    estimators = [build_estimator(row["estimator"]) for row in rows]
+    counts = [samples_of(estimator, config.num_samples) for estimator in estimators]
+    seconds = seconds_per_draw(objective, logits, estimators, num_samples=counts)
+    names = [estimator.name for estimator in estimators]
+    unit = seconds[names.index("straight_through") if "straight_through" in names else 0]
+    timed = [{**row, "relative_time": time / unit} for row, time in zip(rows, seconds, strict=True)]
+    return sorted(timed, key=lambda row: row["mse"])
+
+
+def _law_warning(rows: list[dict[str, Any]]) -> str:
+    """Names the estimators whose hard samples are visibly not drawn from softmax(logits)."""
+    names = dict.fromkeys(str(row["estimator"]) for row in rows if (row["law_error"] or 0.0) > LAW_LIMIT)
+    return f"Law error above {LAW_LIMIT}, their samples flatter their own loss: {', '.join(names)}." if names else ""
+
+
+def _trade_off(objective: str, rows: list[dict[str, Any]]) -> Plot:
+    floor = 1e-5
+    points = [
+        Curve(str(row["estimator"]), [max(row["variance"], floor)], [max(row["squared_bias"], floor)])
+        for row in rows
+        if row["objective"] == objective and row["estimator"] != "exact" and math.isfinite(row["variance"])
+    ]
+    note = f"Values below {floor:g} are drawn at {floor:g}. Down is less bias, left is less variance."
+    return Plot(objective, "variance of one draw", "squared bias", points, note, log_x=True, log_y=True)
+
+
+def _command(config: Config) -> str:
+    return command_of("catreparam measure", config)

@@ -1,0 +1,140 @@
+"""Choose an estimator and its hyperparameters for one objective: the measured trade-offs and the best setting.
+
+criterion mse: error at equal evaluations of the objective; bias: squared bias counts --bias-weight times; training: the
+exact expected loss after a short training. Per-step MSE is a poor proxy for training; prefer the other two for that.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from catreparam.estimators import Estimator
+from catreparam.experiments.gradients.measure import draw_logits
+from catreparam.experiments.gradients.objective_specs import build_objective
+from catreparam.experiments.runs.configs import command_of
+from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
+from catreparam.experiments.runs.machine import describe_machine
+from catreparam.experiments.runs.progress import show_progress
+from catreparam.gradients import SEARCH_SPACE, TuneResult, tune
+from catreparam.report import Column, Curve, Plot, Report, Table, write_report
+
+COLUMNS = (
+    Column("estimator", "setting"),
+    Column("score", "score", ".4f", lowest_is_best=True),
+    Column("squared_bias", "bias²", ".4f", "squared_bias_stderr"),
+    Column("variance", "variance", ".3f", "variance_stderr"),
+    Column("evaluations", "evaluations"),
+    Column("mse_per_evaluation", "MSE at equal evaluations", ".3f"),
+    Column("mse_per_second", "MSE at equal time", ".3f"),
+    Column("pareto", "Pareto"),
+    Column("final_loss", "loss after training", ".5f", "final_loss_stderr"),
+)
+NOTE = (
+    "Relative to the squared norm of the exact gradient; ± is one standard error. Score: the criterion, lower is better. "
+    "Pareto: no other setting has both less bias and less variance at equal evaluations."
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to choose from, and by what."""
+
+    objective: str = "mlp"
+    """Built-in (quadratic | power | mlp | table | misleading) or your own as module:function."""
+    estimators: tuple[str, ...] = ("straight_through", *SEARCH_SPACE)
+    """Names are expanded over their search space; a name with hyperparameters (redge:t1=0.5) is tried as it is."""
+    criterion: str = "mse"
+    """mse | bias | training."""
+    bias_weight: float = 10.0
+    num_variables: int = 3
+    num_classes: int = 4
+    logit_scale: float = 1.0
+    num_draws: int = 2_000
+    training_steps: int = 100
+    learning_rate: float = 0.1
+    seed: int = 0
+    folder: Path | None = None
+    """Where to write table.md, table.csv, table.jsonl and report.html; nothing is written if it is not given."""
+
+
+def run(config: Config) -> Report:
+    """Measures every setting and orders them. Raises ValueError or TypeError for a bad config."""
+    entries = [build_estimator(spec) if ":" in spec else spec.strip() for spec in normalise_specs(config.estimators)]
+    objective = build_objective(
+        config.objective, num_variables=config.num_variables, num_classes=config.num_classes, seed=config.seed
+    )
+    logits = draw_logits(config.num_variables, config.num_classes, config.logit_scale, config.seed)
+    with show_progress() as progress:
+
+        def follow(settings: Sequence[Estimator]) -> Iterator[Estimator]:
+            progress.start("tune", total=len(settings))
+            for setting in settings:
+                yield setting
+                progress.advance("tune", show_setting(setting))
+
+        result = tune(
+            objective,
+            logits,
+            estimators=entries,
+            criterion=config.criterion,
+            bias_weight=config.bias_weight,
+            num_draws=config.num_draws,
+            training_steps=config.training_steps,
+            learning_rate=config.learning_rate,
+            generator=torch.Generator().manual_seed(config.seed),
+            progress=follow,
+        )
+    report = _report(config, result)
+    if config.folder:
+        write_report(report, config.folder)
+    return report
+
+
+def show_setting(estimator: Estimator) -> str:
+    """name:key=value,… as the command line takes it."""
+    return estimator.name + ":" * bool(estimator.keywords) + ",".join(f"{k}={v}" for k, v in estimator.keywords.items())
+
+
+def _report(config: Config, result: TuneResult) -> Report:
+    rows: list[dict[str, Any]] = [
+        {
+            **asdict(row.stats),
+            "estimator": show_setting(row.estimator),
+            "score": row.score,
+            "evaluations": row.evaluations,
+            "mse_per_evaluation": row.mse_per_evaluation,
+            "mse_per_second": row.mse_per_second,
+            "pareto": "yes" if row.pareto else "",
+            "final_loss": row.final_loss,
+            "final_loss_stderr": row.final_loss_stderr,
+        }
+        for row in result.rows
+    ]
+    columns = COLUMNS if config.criterion == "training" else COLUMNS[:-1]
+    front = sorted((row for row in rows if row["pareto"]), key=lambda row: row["variance"] * row["evaluations"])
+    return Report(
+        title=f"Tuning for {config.objective}",
+        summary=f"Best by {config.criterion}: {result.best!r}",
+        table=Table(columns, rows, NOTE),
+        plots=[_front(front)],
+        facts={"machine": describe_machine(), "seed": str(config.seed)},
+        command=command_of("catreparam tune", config),
+        location=str(config.folder / "report.html") if config.folder else "",
+    )
+
+
+def _front(rows: list[dict[str, Any]]) -> Plot:
+    floor = 1e-5
+    points = [
+        Curve(
+            str(row["estimator"]),
+            [max(row["variance"] * row["evaluations"], floor)],
+            [max(row["squared_bias"], floor)],
+        )
+        for row in rows
+    ]
+    note = f"Values below {floor:g} are drawn at {floor:g}."
+    return Plot("Pareto front", "variance at equal evaluations", "squared bias", points, note, log_x=True, log_y=True)

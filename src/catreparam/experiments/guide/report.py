@@ -1,0 +1,282 @@
+"""The report of `catreparam guide`: the table at every strength and at equal KL, curves, and pictures over the rounds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from catreparam.experiments.guide.methods import is_gradient_method, strengths
+from catreparam.experiments.guide.rewards import RewardSpec
+from catreparam.experiments.runs.configs import command_of
+from catreparam.experiments.runs.folder import RunFolder, writing
+from catreparam.models.classifier import frechet_distance
+from catreparam.models.digits_models import DigitsModels, load_digits_models
+from catreparam.report import Column, Curve, ImageGrid, Plot, Report, Table, write_report
+
+if TYPE_CHECKING:
+    from catreparam.experiments.guide.study import Config
+
+Record = dict[str, Any]
+NUM_SHOWN = 12  # pictures a row of the grid of results
+RESAMPLES = 60  # of the bootstrap behind the interval of the Frechet distance
+
+
+@dataclass(frozen=True)
+class Point:
+    """A method at one strength, over all seeds: means with half-widths of 95 % intervals."""
+
+    method: str
+    strength: float
+    images: Tensor  # [n, 28, 28]
+    reward: float
+    kl: float | None
+    accuracy: float | None
+    accuracy_half: float | None
+    own_accuracy: float | None
+    distance: float
+    distance_half: float
+    prior_log_prob: float
+    evaluations: float
+    seconds: float
+
+
+def write_guide_report(config: "Config", folder: RunFolder) -> Report:
+    """Builds the report from the metrics and writes it into the folder."""
+    records = folder.read_metrics()
+    models = load_digits_models(config.weights)
+    points = [
+        point_of(config, models, method, strength, records)
+        for method in config.methods
+        for strength in strengths(method, config.kl_weights, config.reward_weights)
+        if _of(records, method, strength)
+    ]
+    missing = len(config.keys()) - len(records)
+    report = Report(
+        title=f"Guided digits: reward {config.reward}",
+        summary=f"{len(config.methods)} methods, {config.num_images * len(config.seeds)} images each, "
+        f"{config.num_rounds} rounds, at most {config.budget.evaluations} evaluations a sequence "
+        "(model, reward and gradient each count as one).",
+        table=Table(_columns(config), [*_rows(points), *_rows_at_equal_kl(points)], _note(config), group="part"),
+        plots=[*_curves_against_kl(config, points), *_trace_plots(config, records)],
+        grids=[*_round_grids(config, models, records), _result_grid(points)],
+        facts=_facts(config, models, folder),
+        command=command_of("catreparam guide", config),
+        location=str(folder.path / "report.html"),
+        warning=f"Unfinished: {missing} of {len(config.keys())} generations. The same command resumes."
+        if missing > 0
+        else "",
+    )
+    with writing(folder.path / "report.html"):
+        write_report(report, folder.path)
+    return report
+
+
+@torch.no_grad()
+def point_of(config: "Config", models: DigitsModels, method: str, strength: float, records: list[Record]) -> Point:
+    """One point of the comparison, from the tokens of all seeds."""
+    mine = _of(records, method, strength)
+    tokens = torch.tensor([row for record in mine for row in record["tokens"]])
+    images = models.vq.decode_tokens(tokens)
+    features = models.heldout.features(images)
+    targets = RewardSpec.parse(config.reward).targets(config.num_images)
+    accuracy = half = own = None
+    place = len(models.reference_mean) - 1
+    if targets is not None:
+        wanted = targets.repeat(len(mine))
+        right = (models.heldout.head(features).argmax(-1) == wanted).double()
+        accuracy, half = float(right.mean()), proportion_half(float(right.mean()), len(right))
+        own = float((models.reward(images).argmax(-1) == wanted).double().mean())
+        place = int(targets[0]) if len(targets.unique()) == 1 else place
+    reference = models.reference_mean[place], models.reference_covariance[place]
+    distance, distance_half = distance_with_interval(features, *reference)
+    kls = [value for record in mine if record["kl"] is not None for value in record["kl"]]
+    return Point(
+        method,
+        strength,
+        images,
+        fmean(value for record in mine for value in record["reward"]),
+        fmean(kls) if kls else None,
+        accuracy,
+        half,
+        own,
+        distance,
+        distance_half,
+        fmean(value for record in mine for value in record["prior_log_prob"]),
+        fmean(record["evaluations"] for record in mine),
+        fmean(record["seconds"] for record in mine),
+    )
+
+
+def proportion_half(share: float, n: int) -> float:
+    """Half the width of Agresti and Coull's 95 % interval of a proportion.
+
+    >>> round(proportion_half(0.5, 100), 3), round(proportion_half(1.0, 100), 3)
+    (0.096, 0.026)
+    """
+    z = 1.96
+    centre = (share * n + z * z / 2) / (n + z * z)
+    return z * (centre * (1 - centre) / (n + z * z)) ** 0.5
+
+
+def distance_with_interval(features: Tensor, mean: Tensor, covariance: Tensor) -> tuple[float, float]:
+    """Frechet distance of features to a normal law, and 1.96 standard deviations of it under resampling."""
+
+    def distance(sample: Tensor) -> float:
+        return frechet_distance(sample.mean(0), sample.T.cov(), mean, covariance)
+
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randint(len(features), (RESAMPLES, len(features)), generator=generator)
+    spread = torch.tensor([distance(features[rows]) for rows in chosen]).std()
+    return distance(features), 1.96 * float(spread)
+
+
+def accuracy_at(points: Sequence[Point], kl: float) -> tuple[float, float] | None:
+    """Held-out accuracy at a KL, and its half-width: linear between neighbouring strengths. None outside their range."""
+    known = sorted((p for p in points if p.kl is not None and p.accuracy is not None), key=lambda p: p.kl or 0.0)
+    for low, high in zip(known, known[1:], strict=False):
+        if low.kl is None or high.kl is None or not low.kl <= kl <= high.kl:
+            continue
+        part = 0.0 if high.kl == low.kl else (kl - low.kl) / (high.kl - low.kl)
+        value = (1 - part) * (low.accuracy or 0.0) + part * (high.accuracy or 0.0)
+        halves = (1 - part) * (low.accuracy_half or 0.0), part * (high.accuracy_half or 0.0)
+        return value, (halves[0] ** 2 + halves[1] ** 2) ** 0.5
+    return None
+
+
+def equal_kls(points: Sequence[Point], count: int = 3) -> list[float]:
+    """KLs that every method that optimises logits reaches: evenly spaced inside the common range."""
+    by_method: dict[str, list[float]] = {}
+    for point in points:
+        if is_gradient_method(point.method) and point.kl is not None:
+            by_method.setdefault(point.method, []).append(point.kl)
+    ranges = [(min(values), max(values)) for values in by_method.values() if len(values) > 1]
+    if not ranges:
+        return []
+    low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
+    return [] if high <= low else [low + (high - low) * (i + 0.5) / count for i in range(count)]
+
+
+def _rows(points: Sequence[Point]) -> list[Record]:
+    rows = []
+    for p in points:
+        row = {key: value for key, value in vars(p).items() if key != "images"}
+        rows.append({"part": "Every method at every strength", **row})
+    return rows
+
+
+def _rows_at_equal_kl(points: Sequence[Point]) -> list[Record]:
+    rows = []
+    for kl in equal_kls(points):
+        at_kl = []
+        for method in dict.fromkeys(point.method for point in points):
+            found = accuracy_at([point for point in points if point.method == method], kl)
+            if found:
+                at_kl.append({"method": method, "accuracy": found[0], "accuracy_half": found[1]})
+        at_kl.sort(key=lambda row: -row["accuracy"])
+        rows += [{"part": f"Held-out accuracy at a KL of {kl:.2f} nats", "kl": kl, **row} for row in at_kl]
+    return rows
+
+
+def _columns(config: "Config") -> list[Column]:
+    classes = RewardSpec.parse(config.reward).targets(1) is not None
+    judged = [
+        Column("accuracy", "held-out accuracy", ".3f", "accuracy_half"),
+        Column("own_accuracy", "reward classifier's", ".3f"),
+    ]
+    return [
+        Column("method", "method"),
+        Column("strength", "weight", "g"),
+        Column("kl", "KL, nats", ".2f"),
+        *(judged if classes else []),
+        Column("reward", "reward", ".3f"),
+        Column("distance", "Fréchet distance", ".2f", "distance_half"),
+        Column("prior_log_prob", "log prior", ".1f"),
+        Column("evaluations", "evaluations", ".0f"),
+        Column("seconds", "seconds", ".1f"),
+    ]
+
+
+def _note(config: "Config") -> str:
+    return (
+        "Weight: of the KL (methods that optimise logits) or of the reward (svdd, smc). KL: of the guided from the prior's "
+        "reveals, summed over the rounds; an upper bound for best_of_n and svdd, unknown for smc. ± is half a 95 % interval: "
+        "of a proportion, and by resampling images for the distance. Fréchet distance: between features of the held-out "
+        "classifier and those of real test images"
+        + (" of that class" if config.reward.startswith(("class:", "logit:")) and "all" not in config.reward else "")
+        + ". Log prior: log-probability of all reveals under the prior. At equal KL: linear between neighbouring weights."
+    )
+
+
+def _curves_against_kl(config: "Config", points: Sequence[Point]) -> list[Plot]:
+    """Reward and held-out accuracy against the KL, a curve a method."""
+    plots = []
+    for key, title in (("reward", f"reward {config.reward}"), ("accuracy", "held-out accuracy")):
+        curves = []
+        for method in config.methods:
+            known = [p for p in points if p.method == method and p.kl is not None and getattr(p, key) is not None]
+            known.sort(key=lambda p: p.kl or 0.0)
+            if known and method != "unguided":
+                error = [p.accuracy_half or 0.0 for p in known] if key == "accuracy" else []
+                curves.append(Curve(method, [p.kl or 0.0 for p in known], [getattr(p, key) for p in known], error))
+        if curves:
+            plots.append(Plot(f"{title.capitalize()} against KL", "KL to the prior, nats", title, curves, log_x=True))
+    return plots
+
+
+def _trace_plots(config: "Config", records: list[Record]) -> list[Plot]:
+    """How reward and KL go along the steps of the optimisation, at the middle weight."""
+    plots = []
+    for key in ("reward", "kl"):
+        curves = []
+        for method in config.methods:
+            shown = [r for r in records if r["method"] == method and r["frames"]]
+            if shown:
+                values = [row[key] for row in shown[0]["trace"]]
+                curves.append(Curve(method, list(range(len(values))), values))
+        if curves:
+            note = "Mean over the images; every round starts anew from the prior of what is revealed."
+            plots.append(
+                Plot(f"{'KL' if key == 'kl' else key.capitalize()} while optimising", "step", key, curves, note)
+            )
+    return plots
+
+
+@torch.no_grad()
+def _round_grids(config: "Config", models: DigitsModels, records: list[Record]) -> list[ImageGrid]:
+    grids = []
+    for record in records:
+        if record["frames"]:
+            frames = torch.tensor(record["frames"])  # [rounds, images, 49]
+            images = models.vq.decode_tokens(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+            title = f"{record['method']}, weight {record['strength']:g}: what each round proposes"
+            grids.append(ImageGrid(title, images, "A row a round, from the first (all masked) to the last."))
+    return grids
+
+
+def _result_grid(points: Sequence[Point]) -> ImageGrid:
+    shown = min(NUM_SHOWN, *(len(point.images) for point in points)) if points else 0
+    images = torch.stack([point.images[:shown] for point in points]) if points else torch.zeros(1, 1, 28, 28)
+    names = "; ".join(f"{p.method}{f' {p.strength:g}' if p.strength else ''}" for p in points)
+    return ImageGrid("Results", images, f"A row each: {names}.")
+
+
+def _facts(config: "Config", models: DigitsModels, folder: RunFolder) -> dict[str, str]:
+    facts, budget = models.facts, config.budget
+    counts = ", ".join(f"{name} {budget.candidates(name)}" for name in config.rivals if name in ("best_of_n", "smc"))
+    return {
+        "prior": f"masked diffusion over 49 tokens of {models.vq.num_codes} codes, trained on {facts['config']['dataset']}, "
+        + ("unconditional" if config.label is None else f"class {config.label}"),
+        "tokens": f"VQ model of {facts['psnr']:.1f} dB",
+        "classifiers": f"reward {facts['reward_accuracy']:.3f}, held out {facts['heldout_accuracy']:.3f} on real test digits",
+        "budget": f"{budget.evaluations} evaluations: {config.num_rounds} rounds of {config.num_steps} steps of Adam, "
+        f"learning rate {config.lr:g}" + (f"; candidates: {counts}" if counts else ""),
+        "seeds": ", ".join(map(str, config.seeds)),
+        "machine": folder.read_config()["facts"]["machine"],
+    }
+
+
+def _of(records: list[Record], method: str, strength: float) -> list[Record]:
+    return [record for record in records if record["method"] == method and record["strength"] == strength]

@@ -1,0 +1,63 @@
+"""The report of `catreparam guide train`: losses over steps, and what the finished networks can do."""
+
+import json
+from typing import Any
+
+from safetensors import safe_open
+
+from catreparam.experiments.runs.folder import RunFolder
+from catreparam.report import Column, Curve, Plot, Report, Table, write_report
+
+OUTPUT = "tokens_digits.safetensors"
+
+QUALITIES = {
+    "psnr": "PSNR of the VQ model, dB",
+    "reward_accuracy": "test accuracy of the reward classifier",
+    "heldout_accuracy": "test accuracy of the held-out classifier",
+    "prior_loss": "prior, nats per masked test token",
+}
+STAGES = {
+    "vq": ("VQ model", "VQ loss"),
+    "reward": ("Reward classifier", "nats an image"),
+    "heldout": ("Held-out classifier", "nats an image"),
+    "prior": ("Prior", "nats a masked token"),
+}
+
+
+def report_training(folder: RunFolder, command: str) -> Report:
+    """Writes the report of a run folder, finished or not, and returns it."""
+    content = folder.read_config()
+    config, records = content["config"], folder.read_metrics()
+    weights = folder.path / OUTPUT
+    finished = weights.exists()
+    done, total = len({(r["stage"], r["step"]) for r in records}), _records_expected(config)
+    report = Report(
+        title=f"Image tokens of {config['dataset']}",
+        summary=f"Weights in {weights}." if finished else "No weights yet.",
+        table=Table([Column("what", "what"), Column("value", "value", ".4f")], _rows(folder) if finished else []),
+        plots=[_plot(name, records) for name in STAGES if any(r["stage"] == name for r in records)],
+        facts={"machine": content["facts"]["machine"], "seed": str(config["seed"])},
+        command=command,
+        location=str(folder.path / "report.html"),
+        warning="" if finished else f"Unfinished: {done} of {total} checkpoints. The same command resumes.",
+    )
+    write_report(report, folder.path)
+    return report
+
+
+def _records_expected(config: dict[str, Any]) -> int:
+    return sum(-(-config[f"{name}_steps"] // config["checkpoint_every"]) for name in STAGES)
+
+
+def _rows(folder: RunFolder) -> list[dict[str, Any]]:
+    """What was measured when the weights were written: it stands in their file."""
+    with safe_open(folder.path / OUTPUT, "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+    return [{"what": title, "value": facts[key]} for key, title in QUALITIES.items()]
+
+
+def _plot(name: str, records: list[dict[str, Any]]) -> Plot:
+    title, unit = STAGES[name]
+    steps = [r["step"] for r in records if r["stage"] == name]
+    losses = [r["loss"] for r in records if r["stage"] == name]
+    return Plot(title, "step", unit, [Curve("training, running mean", steps, losses)])

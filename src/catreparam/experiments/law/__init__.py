@@ -1,0 +1,1 @@
+"""`catreparam run law`: the law of the hard sample against softmax(logits)."""

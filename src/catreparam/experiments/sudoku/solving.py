@@ -1,0 +1,212 @@
+"""Solving Sudoku boards by gradients: logits on their own, or guided by a masked-diffusion prior, with any estimator."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Int
+from torch import Generator, Tensor
+from torch.nn.functional import one_hot
+
+from catreparam.experiments.runs.estimator_specs import build_estimator
+from catreparam.guidance import Evaluations, OptimizedLogits, RoundInfo, StepInfo, guided_sample, optimize_logits
+from catreparam.models.denoiser import MaskedDenoiser
+from catreparam.objectives.sudoku import allowed_digits, sudoku_penalty, violations
+
+UNGUIDED = {"unguided": "sample", "unguided_argmax": "argmax"}  # the prior alone: what a round proposes
+
+Boards = Int[Tensor, "B 81"]
+Watch = Callable[
+    [int, int, Tensor, Tensor], None
+]  # (steps done, of how many, board 0 with blanks, proposal for every cell)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How hard to try: `free_…` without prior, the others with one; see the fields of the experiment's Config."""
+
+    rounds: int = 20
+    steps: int = 20
+    lr: float = 0.1
+    kl_weight: float = 0.1
+    num_samples: int = 4
+    order: str = "confidence"
+    commit: str = "sample"
+    free_steps: int = 1000
+    free_lr: float = 0.1
+    free_samples: int = 1
+    every: int = 20  # steps without prior between two looks at the argmax
+    stop_when_solved: bool = False  # as soon as one board of the batch is: for attempts at one puzzle
+
+
+@dataclass
+class Best:
+    """The board with fewest violations seen so far, for each puzzle, and the mean violations of the proposals."""
+
+    boards: Boards
+    violations: Tensor
+    curve: list[tuple[int, float]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, puzzles: Boards) -> "Best":
+        """Nothing seen yet."""
+        return cls(puzzles.clone(), torch.full(puzzles.shape[:1], 1_000))
+
+    def update(self, boards: Boards, count: Tensor) -> None:
+        """Keeps the boards [B, 81] that have fewer violations [B]."""
+        better = count < self.violations
+        self.boards = torch.where(better[:, None], boards, self.boards)
+        self.violations = torch.where(better, count, self.violations)
+
+    def look(self, x_axis: int, boards: Boards) -> None:
+        """Counts violations of these proposals, notes the mean and keeps the better boards."""
+        count = count_violations(boards)
+        self.curve.append((x_axis, float(count.float().mean())))
+        self.update(boards, count)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Boards of digits 1 to 9 [B, 81]: the last sample, the argmax of the last logits, the best seen on the way."""
+
+    last: Boards
+    argmax: Boards
+    best: Boards
+    curve: list[tuple[int, float]]  # (step or round, mean violations of the argmax)
+    evaluations: Evaluations  # of one attempt
+    attempts: float = 1.0  # made per puzzle, on average
+
+
+def count_violations(boards: Boards) -> Int[Tensor, " B"]:
+    """Digits missing from rows, columns and boxes of full boards."""
+    return violations(one_hot(boards - 1, 9).float())
+
+
+def solve_in_attempts(attempt: Callable[[Boards], Solved], puzzles: Boards, most: int) -> Solved:
+    """Up to `most` attempts at each puzzle; those that have violations left are tried again.
+
+    The best board is the best of all attempts; everything else is the first attempt's.
+    """
+    first = attempt(puzzles)
+    best, count, made = first.best.clone(), count_violations(first.best), len(puzzles)
+    for _ in range(most - 1):
+        left = (count > 0).nonzero()[:, 0]
+        if len(left) == 0:
+            break
+        boards = attempt(puzzles[left]).best
+        better = count_violations(boards) < count[left]
+        best[left[better]] = boards[better]
+        count, made = count_violations(best), made + len(left)
+    return replace(first, best=best, attempts=made / len(puzzles))
+
+
+def solve_without_prior(
+    puzzles: Boards,
+    spec: str,
+    settings: Settings,
+    *,
+    exclude_peers: bool,
+    generator: Generator,
+    watch: Watch | None = None,
+) -> Solved:
+    """Adam on the logits of every blank from 0, minimising the expected penalty; clues are fixed.
+
+    With `exclude_peers` a digit that is a clue in the cell's row, column or box has logit -inf. The last sample is drawn from
+    the last logits; the best is chosen among all samples and, every settings.every steps, the argmax.
+    """
+    allowed = allowed_digits(puzzles, exclude_peers=exclude_peers)
+    prior_logits = torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf)
+    best, total = Best.of(puzzles), settings.free_steps
+
+    def look(info: StepInfo) -> bool:
+        if info.step % settings.every == 0:
+            boards = info.logits().argmax(-1) + 1
+            best.look(info.step, boards)
+            if watch is not None:
+                watch(info.step, total, boards, boards)
+        return settings.stop_when_solved and int(best.violations.min()) == 0
+
+    found = optimize_logits(
+        prior_logits,
+        _reward,
+        estimator=build_estimator(spec),
+        num_steps=total,
+        lr=settings.free_lr,
+        kl_weight=0.0,
+        num_samples=settings.free_samples,
+        tokens=to_tokens(puzzles),
+        track_best=True,
+        callback=look,
+        generator=generator,
+    )
+    return _without_prior(found, best, total, generator)
+
+
+def solve_with_prior(
+    puzzles: Boards,
+    model: MaskedDenoiser,
+    method: str,
+    settings: Settings,
+    *,
+    generator: Generator,
+    watch: Watch | None = None,
+) -> Solved:
+    """Unmasks the blanks round by round, each round guided by `method` (an estimator's spec), or by nothing (UNGUIDED).
+
+    last: the board that was unmasked. argmax: the most probable digit of every cell in the last round. best: the board with
+    fewest violations among every round's proposals and argmaxes.
+    """
+    best, final = Best.of(puzzles), puzzles
+
+    def look(info: RoundInfo) -> bool:
+        nonlocal final
+        final = info.optimized.logits.argmax(-1) + 1
+        best.look(info.round_index + 1, final)
+        best.update(info.clean + 1, count_violations(info.clean + 1))
+        if watch is not None:
+            watch(info.round_index + 1, info.num_rounds, from_tokens(info.tokens), info.clean + 1)
+        return settings.stop_when_solved and int(best.violations.min()) == 0
+
+    generation = guided_sample(
+        model,
+        _reward,
+        to_tokens(puzzles),
+        estimator="straight_through" if method in UNGUIDED else build_estimator(method),
+        num_rounds=settings.rounds,
+        order=settings.order,
+        num_steps=0 if method in UNGUIDED else settings.steps,
+        lr=settings.lr,
+        kl_weight=settings.kl_weight,
+        num_samples=settings.num_samples,
+        commit=UNGUIDED.get(method, settings.commit),
+        callback=look,
+        generator=generator,
+    )
+    last = generation.tokens + 1
+    best.update(last, count_violations(last))
+    return Solved(last, final, best.boards, best.curve, generation.evaluations)
+
+
+def to_tokens(puzzles: Boards) -> Boards:
+    """Tokens 0 to 8, and 9, the mask, for blanks."""
+    return (puzzles - 1).masked_fill(puzzles == 0, 9)
+
+
+def from_tokens(tokens: Boards) -> Boards:
+    """Digits 1 to 9, and 0 for masked cells."""
+    return (tokens + 1).masked_fill(tokens == 9, 0)
+
+
+def _reward(x: Tensor) -> Tensor:
+    return -sudoku_penalty(x)
+
+
+def _without_prior(found: OptimizedLogits, best: Best, total: int, generator: Generator) -> Solved:
+    argmax = found.logits.argmax(-1) + 1
+    best.look(total, argmax)
+    probs = torch.softmax(found.logits, -1)
+    last = torch.multinomial(probs.flatten(0, 1), 1, generator=generator).view_as(argmax) + 1
+    if found.best_tokens is not None:
+        samples = found.best_tokens + 1
+        best.update(samples, count_violations(samples))
+    return Solved(last, argmax, best.boards, best.curve, found.evaluations)

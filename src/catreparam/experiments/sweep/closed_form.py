@@ -1,0 +1,77 @@
+"""Studies whose value is known in closed form as a sweep sees them: polynomial programming and the mixture."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from catreparam.experiments.sweep.trials import Record, Say
+from catreparam.report import ImageGrid
+
+
+@dataclass(frozen=True)
+class ClosedFormStudy:
+    """`optimise(config, *, estimator, seed, say, **arguments)` returns `gaps` at `steps`: the values above the optimum.
+
+    There is no data to hold out: search and final runs differ in their seeds alone.
+    """
+
+    name: str
+    config: Any
+    optimise: Callable[..., Record]
+    arguments: Record = field(hash=False)
+    facts_: dict[str, str] = field(hash=False)
+    value_title: str
+    x_label: str = "step"
+    log_y: bool = True
+
+    @property
+    def y_label(self) -> str:
+        """Of the curves."""
+        return self.value_title
+
+    @property
+    def lr(self) -> float:
+        """The learning rate that is tried first."""
+        return self.config.lr
+
+    def num_steps(self) -> int:
+        """Steps of Adam."""
+        return self.config.num_steps
+
+    def search(self, spec: str, lr: float, seed: int, say: Say) -> float:
+        """The gap after the last step."""
+        return self._run(spec, lr, seed, say)["gaps"][-1]
+
+    def final(self, spec: str, lr: float, seed: int, folder: Path) -> Record:
+        """The gap after the last step, and on the way."""
+        record = self._run(spec, lr, seed, lambda step, value: None)
+        gap = record["gaps"][-1]
+        return {
+            "validation": gap,
+            "test": gap,
+            "own_loss": record["own_loss"],
+            "milliseconds_per_gradient": record["milliseconds"],
+            "curves": {"step": record["steps"], "gap": record["gaps"]},
+        }
+
+    def facts(self) -> dict[str, str]:
+        """What a reader must know about the protocol."""
+        return self.facts_
+
+    def grids(self, finals: dict[str, Record], folder: Path) -> list[ImageGrid]:
+        """No pictures."""
+        return []
+
+    def _run(self, spec: str, lr: float, seed: int, say: Say) -> Record:
+        config = dataclasses.replace(self.config, lr=lr)
+        return self.optimise(config, estimator=spec, seed=seed, say=say, **self.arguments)
+
+
+def check_inner(name: str, inner: Any, plain: Any) -> None:
+    """Raises ValueError for fields of the study's config that a sweep sets itself."""
+    for key in ("estimators", "seeds", "jobs", "folder", "lr"):
+        if getattr(inner, key) != getattr(plain, key):
+            instead = "--lr-range" if key == "lr" else f"--{key}"
+            raise ValueError(f"a sweep sets {key} itself; use {instead} instead of --{name}.{key}")

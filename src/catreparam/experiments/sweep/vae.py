@@ -1,0 +1,153 @@
+"""Tune every estimator on the VAE study, then train it with its best setting and fresh seeds.
+
+The search lowers the best validation −ELBO of a run; test images are only looked at in the final runs. Options that start
+with --vae. are those of `catreparam run vae` (data, network, epochs, samples).
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from catreparam.data import load_dataset
+from catreparam.data.binarise import BINARISATIONS
+from catreparam.experiments.runs.folder import RunFolder
+from catreparam.experiments.sweep.closed_form import check_inner
+from catreparam.experiments.sweep.study import SweepConfig, report_sweep, run_sweep
+from catreparam.experiments.sweep.trials import Record, Say
+from catreparam.experiments.vae.report import picture_grid
+from catreparam.experiments.vae.run import (
+    VaeTask,
+    evaluation_images,
+    new_task_state,
+    train_and_measure,
+    trained_model,
+)
+from catreparam.experiments.vae.study import Config as VaeConfig
+from catreparam.report import ImageGrid, Report
+
+CURVES = ("validation_negative_elbo", "test_negative_elbo", "train_negative_elbo")
+
+
+@dataclass(frozen=True)
+class Config(SweepConfig):
+    """What to tune. The defaults take about an hour on two cores."""
+
+    vae: VaeConfig = field(default_factory=lambda: VaeConfig(num_epochs=40))
+
+    def checked(self) -> "Config":
+        """This config with estimators in one spelling. Raises ValueError or TypeError naming the bad value."""
+        check_inner("vae", self.vae, VaeConfig())
+        config = super().checked()
+        dataclasses.replace(self.vae, estimators=config.estimators).checked()
+        return config  # type: ignore[return-value]
+
+
+PRESETS = {
+    "quick": Config(
+        num_trials=3,
+        seeds=(0, 1),
+        vae=VaeConfig(dataset="digits8", num_latents=20, num_epochs=40),
+        folder=Path("runs/sweep-vae-quick"),
+    ),
+    "paper": Config(
+        num_trials=30,
+        seeds=tuple(range(10)),
+        vae=VaeConfig(dataset="mnist", batch_size=200, num_epochs=200),
+        folder=Path("runs/sweep-vae-paper"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class VaeStudy:
+    """The VAE as a sweep sees it."""
+
+    config: VaeConfig
+    name: str = "vae"
+    value_title: str = "test −ELBO"
+    y_label: str = "−ELBO (nats per image)"
+    x_label: str = "epoch"
+    log_y: bool = False
+
+    @property
+    def lr(self) -> float:
+        """The learning rate that is tried first."""
+        return self.config.lr
+
+    def num_steps(self) -> int:
+        """Epochs."""
+        return self.config.num_epochs
+
+    def search(self, spec: str, lr: float, seed: int, say: Say) -> float:
+        """Trains without looking at test images; the best validation −ELBO."""
+        best = float("inf")
+        for record, _ in self._epochs(spec, lr, seed, Path(), parts=("validation",)):
+            best = min(best, record["validation_negative_elbo"])
+            say(record["epoch"], best)
+        return best
+
+    def final(self, spec: str, lr: float, seed: int, folder: Path) -> Record:
+        """Trains and measures everything; keeps the model of the last epoch."""
+        records, state = [], None
+        for record, state in self._epochs(spec, lr, seed, folder, parts=("train", "validation", "test")):  # noqa: B007
+            records.append(record)
+        assert state is not None  # at least one epoch
+        tensors = {name: t for name, t in state.to_tensors().items() if name.startswith("model.")}
+        task = VaeTask(self.config, spec, seed, folder)
+        RunFolder(folder).save_checkpoint(task.checkpoint, tensors, {"epoch": state.epoch})
+        best, last = min(records, key=lambda record: record["validation_negative_elbo"]), records[-1]
+        return {
+            "validation": best["validation_negative_elbo"],
+            "test": best["test_negative_elbo"],
+            "train": best["train_negative_elbo"],
+            "best_epoch": best["epoch"],
+            "kl": best["test_kl"],
+            **{key: last[f"test_{key}"] for key in ("iwae", "active_latents") if f"test_{key}" in last},
+            "seconds_per_epoch": sorted(r["seconds"] for r in records)[len(records) // 2],
+            "milliseconds_per_gradient": 1000 * sorted(r["gradient_seconds"] for r in records)[len(records) // 2],
+            "curves": {"step": [r["epoch"] for r in records], **{key: [r[key] for r in records] for key in CURVES}},
+        }
+
+    def facts(self) -> dict[str, str]:
+        """What a reader must know about the protocol."""
+        config = self.config
+        return {
+            "data": f"{config.dataset}, {config.num_epochs} epochs, batches of {config.batch_size}",
+            "binarisation": f"{config.binarisation}: {BINARISATIONS[config.binarisation]}",
+            "codes": f"{config.num_latents} of {config.num_classes} classes, {config.num_samples} draw(s) per step",
+            "network": f"{config.network}, {config.activation}",
+        }
+
+    def grids(self, finals: dict[str, Record], folder: Path) -> list[ImageGrid]:
+        """Reconstructions and samples of one final run of each estimator."""
+        dataset, grids = load_dataset(self.config.dataset), []
+        for name, record in finals.items():
+            model = trained_model(VaeTask(self.config, record["spec"], record["number"], folder), dataset)
+            if model is not None:
+                grids.append(picture_grid(name, model, dataset, self.config.binarisation))
+        return grids
+
+    def _epochs(self, spec: str, lr: float, seed: int, folder: Path, parts: tuple[str, ...]) -> Any:
+        task = VaeTask(dataclasses.replace(self.config, lr=lr), spec, seed, folder)
+        dataset = load_dataset(self.config.dataset)
+        images = {part: batch for part, batch in evaluation_images(self.config, dataset).items() if part in parts}
+        state, train = new_task_state(task, dataset), dataset.train.to(self.config.device)
+        while state.epoch < self.config.num_epochs:
+            yield train_and_measure(task, state, train, images), state
+
+
+def run(config: Config) -> Report:
+    """Runs or resumes the sweep. Raises as `run_sweep` does, and ValueError or TypeError for a bad config."""
+    config = config.checked()
+    return run_sweep(config, study_of(config))
+
+
+def report_folder(path: Path) -> Report:
+    """Writes the report of a sweep's folder anew and returns it. Runs nothing."""
+    return report_sweep(Config, study_of, path)
+
+
+def study_of(config: Config) -> VaeStudy:
+    """The study that a config tunes."""
+    return VaeStudy(config.vae)

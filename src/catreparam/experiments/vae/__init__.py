@@ -1,0 +1,1 @@
+"""`catreparam run vae`: categorical VAEs trained with any estimator."""

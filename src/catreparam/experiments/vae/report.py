@@ -1,0 +1,149 @@
+"""From the metrics of VAE runs to their report: one row per estimator, means with 95 % intervals over seeds."""
+
+from collections.abc import Callable, Sequence
+from statistics import fmean, median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from catreparam.categorical import draw_one_hot
+from catreparam.data import ImageDataset
+from catreparam.data.binarise import binarise
+from catreparam.experiments.runs.statistics import band, compare, mean_and_interval
+from catreparam.experiments.runs.streams import stream
+from catreparam.models.vae import CategoricalVAE
+from catreparam.report import Column, Curve, ImageGrid, Plot, Table
+
+Record = dict[str, Any]
+RecordsOfSeed = list[list[Record]]  # one list of epochs, in order, per seed
+
+Y_LABEL = "−ELBO (nats per image)"
+BAND_NOTE = "Mean over seeds; the band is the 95 % interval, with three seeds or more."
+COLUMNS = (
+    Column("estimator", "estimator"),
+    Column("test_negative_elbo", "test −ELBO", ".2f", "test_negative_elbo_ci", lowest_is_best=True),
+    Column("difference", "difference to the best", ".2f", "difference_ci"),
+    Column("train_negative_elbo", "train −ELBO", ".2f", "train_negative_elbo_ci", lowest_is_best=True),
+    Column("test_iwae", "IWAE (test)", ".2f", "test_iwae_ci", lowest_is_best=True),
+    Column("test_active_latents", "active latents", ".1f"),
+    Column("seconds_per_epoch", "seconds / epoch", ".2f", lowest_is_best=True),
+    Column("milliseconds_per_gradient", "ms / gradient", ".2f", lowest_is_best=True),
+    Column("seeds", "seeds"),
+    Column("state", "state"),
+)
+FURTHER_COLUMNS = (
+    Column("estimator", "estimator"),
+    Column("validation_negative_elbo", "validation −ELBO", ".2f", "validation_negative_elbo_ci", lowest_is_best=True),
+    Column("test_kl", "KL (test)", ".2f", "test_kl_ci"),
+    Column("best_epoch", "best epoch", ".0f"),
+    Column(
+        "final_test_negative_elbo", "test −ELBO, last epoch", ".2f", "final_test_negative_elbo_ci", lowest_is_best=True
+    ),
+)
+
+
+def summary_table(records: Sequence[Record], specs: Sequence[str], num_epochs: int, note: str) -> Table:
+    """One row per estimator that has finished an epoch, best test −ELBO first."""
+    runs = {spec: by_seed(records, spec) for spec in specs}
+    compared = compare({spec: {r["seed"]: r["test_negative_elbo"] for r in map(_best, runs[spec])} for spec in specs})
+    rows = [_row(spec, runs[spec], num_epochs) | _difference(compared[spec]) for spec in specs if runs[spec]]
+    rows += [_empty_row(spec, records) for spec in specs if not by_seed(records, spec)]
+    rows.sort(key=lambda row: (row.get("test_negative_elbo") is None, row.get("test_negative_elbo") or 0.0))
+    dull = {column.key for column in COLUMNS if all(row.get(column.key) in (None, "done") for row in rows)}
+    return Table([column for column in COLUMNS if column.key not in dull], rows, note)
+
+
+def further_table(table: Table) -> Table:
+    """What the summary table has no room for, from its rows."""
+    return Table(FURTHER_COLUMNS, [row for row in table.rows if "best_epoch" in row], table.note)
+
+
+def learning_curves(records: Sequence[Record], specs: Sequence[str]) -> list[Plot]:
+    """Validation, test and train −ELBO by epoch, and validation −ELBO by training time."""
+    plots = [
+        Plot(
+            f"{part.capitalize()} −ELBO", "epoch", Y_LABEL, _curves(records, specs, f"{part}_negative_elbo"), BAND_NOTE
+        )
+        for part in ("validation", "test", "train")
+    ]
+    timed = _curves(records, specs, "validation_negative_elbo", x=_seconds)
+    plots.append(Plot("Validation −ELBO by training time", "seconds of training", Y_LABEL, timed, BAND_NOTE))
+    return [plot for plot in plots if plot.curves]
+
+
+def picture_grid(spec: str, model: CategoricalVAE, dataset: ImageDataset, binarisation: str) -> ImageGrid:
+    """Rows: test images of every class, their reconstructions, and two rows of samples from the uniform prior."""
+    chosen = torch.stack([(dataset.test_labels == label).nonzero()[0, 0] for label in dataset.test_labels.unique()])
+    generator = stream(0, "pictures")
+    images = binarise(dataset.test[chosen], binarisation, generator=generator)
+    model = model.cpu().eval()
+    with torch.no_grad():
+        codes = draw_one_hot(torch.softmax(model.encode(images), -1), generator)
+        uniform = torch.ones(2 * len(chosen), model.num_latents, model.num_classes)
+        samples = torch.sigmoid(model.decode(draw_one_hot(uniform, generator)))
+        rows = [images, torch.sigmoid(model.decode(codes)), *samples.split(len(chosen))]
+    note = "Rows: test images, their reconstructions, and two of samples from the prior (pixel means)."
+    return ImageGrid(spec, torch.stack(rows), note)
+
+
+def by_seed(records: Sequence[Record], spec: str) -> RecordsOfSeed:
+    """The finished epochs of an estimator, one list per seed, in order."""
+    seeds: dict[int, list[Record]] = {}
+    for record in records:
+        if record["estimator"] == spec and "diverged" not in record:
+            seeds.setdefault(record["seed"], []).append(record)
+    return [sorted(epochs, key=lambda record: record["epoch"]) for _, epochs in sorted(seeds.items())]
+
+
+def _row(spec: str, runs: RecordsOfSeed, num_epochs: int) -> Record:
+    best = [_best(epochs) for epochs in runs]
+    last = [epochs[-1] for epochs in runs]
+    row: Record = {"estimator": spec, "seeds": len(runs), "best_epoch": fmean(record["epoch"] for record in best)}
+    for key in ("test_negative_elbo", "validation_negative_elbo", "train_negative_elbo", "test_kl"):
+        row[key], row[f"{key}_ci"] = mean_and_interval([record[key] for record in best])
+    final = [record["test_negative_elbo"] for record in last]
+    row["final_test_negative_elbo"], row["final_test_negative_elbo_ci"] = mean_and_interval(final)
+    for key in ("test_iwae", "test_active_latents"):  # measured after the last epoch only
+        values = [record[key] for record in last if key in record]
+        row[key], row[f"{key}_ci"] = mean_and_interval(values) if values else (None, None)
+    row["seconds_per_epoch"] = median(record["seconds"] for epochs in runs for record in epochs)
+    clock = [record["gradient_seconds"] for epochs in runs for record in epochs if "gradient_seconds" in record]
+    row["milliseconds_per_gradient"] = 1000 * median(clock) if clock else None
+    reached = min(record["epoch"] for record in last)
+    row["state"] = "done" if reached == num_epochs else f"{reached} of {num_epochs} epochs"
+    return row
+
+
+def _best(epochs: list[Record]) -> Record:
+    return min(epochs, key=lambda record: record["validation_negative_elbo"])
+
+
+def _difference(compared: dict[str, float | None]) -> Record:
+    return {"difference": compared["difference"], "difference_ci": compared["difference_half"]}
+
+
+def _empty_row(spec: str, records: Sequence[Record]) -> Record:
+    diverged = any(record["estimator"] == spec and "diverged" in record for record in records)
+    return {"estimator": spec, "seeds": 0, "state": "diverged" if diverged else "not started"}
+
+
+def _curves(
+    records: Sequence[Record], specs: Sequence[str], key: str, x: Callable[[list[Record]], list[float]] | None = None
+) -> list[Curve]:
+    curves = []
+    for spec in specs:
+        runs = by_seed(records, spec)
+        shared = min((len(epochs) for epochs in runs), default=0)
+        if not shared:
+            continue
+        mean, half = band([[record[key] for record in epochs] for epochs in runs])
+        xs = x(runs[0][:shared]) if x else [record["epoch"] for record in runs[0][:shared]]
+        curves.append(Curve(spec, xs, mean, half))
+    return curves
+
+
+def _seconds(epochs: list[Record]) -> list[float]:
+    seconds = torch.tensor([record["seconds"] for record in epochs], dtype=torch.float64)
+    cumulative: Tensor = seconds.cumsum(0)
+    return cumulative.tolist()

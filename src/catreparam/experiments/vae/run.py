@@ -1,0 +1,211 @@
+"""One training run of the VAE study, an estimator with a seed, from where its checkpoint stands to its last epoch."""
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from catreparam.data import ImageDataset, load_dataset
+from catreparam.data.binarise import binarise
+from catreparam.experiments.runs.estimator_specs import build_estimator
+from catreparam.experiments.runs.folder import RunFolder
+from catreparam.experiments.runs.progress import Progress
+from catreparam.experiments.runs.streams import stream
+from catreparam.experiments.vae.team import Team
+from catreparam.experiments.vae.tensorboard import scalar_log
+from catreparam.experiments.vae.training import (
+    ALONE,
+    Diverged,
+    TrainingState,
+    evaluate,
+    evaluate_at_the_end,
+    new_state,
+    train_epoch,
+)
+from catreparam.models.vae import CategoricalVAE
+
+TRAIN_IMAGES_EVALUATED = 1000  # so many training images, evenly spread, stand for all when −ELBOs are measured
+CHECKPOINT_SECONDS = 5.0  # training time between checkpoints, at least; the last epoch always has one
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class VaeTask:
+    """What a worker needs to know: the config (of `run vae`), the estimator, the seed, and the run folder."""
+
+    config: Any
+    spec: str
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.spec} · seed {self.seed}" if len(self.config.seeds) > 1 else self.spec
+
+    @property
+    def checkpoint(self) -> str:
+        """The name of its checkpoint."""
+        return f"{self.spec.replace(':', '-').replace(',', '-')}-seed{self.seed}"
+
+    def owns(self, record: Record) -> bool:
+        """Whether a line of the metrics is of this run."""
+        return (record["estimator"], record["seed"]) == (self.spec, self.seed)
+
+
+def train_task(task: VaeTask, progress: Progress, team: Team = ALONE) -> str:
+    """Trains from where the checkpoint stands to the last epoch; returns a line on how it went. Does nothing if done.
+
+    In a team every process trains and the first one measures and writes.
+    """
+    config, folder = task.config, RunFolder(task.folder)
+    if team.agree(lambda: is_finished(task)):
+        return "done"
+    dataset = _dataset(config.dataset)
+    state = new_task_state(task, dataset)
+    epoch = team.agree(lambda: _last_good_epoch(task, folder))
+    checkpoint = folder.load_checkpoint(task.checkpoint) if epoch else None
+    if checkpoint:
+        state.load_tensors(checkpoint[0], epoch)
+    if team.rank > 0:
+        return _follow(task, state, dataset, team)
+    progress.start(task.name, total=config.num_epochs, done=state.epoch)
+    images, train = evaluation_images(config, dataset), dataset.train.to(config.device)
+    saved, note = time.monotonic(), "done"
+    scalars = scalar_log(folder.path / "tensorboard" / task.checkpoint, enabled=config.tensorboard, after=epoch)
+    with scalars as log:
+        while state.epoch < config.num_epochs:
+            try:
+                record = train_and_measure(task, state, train, images, team)
+            except Diverged as error:
+                said = {"estimator": task.spec, "seed": task.seed, "epoch": state.epoch, "diverged": str(error)}
+                folder.append_metrics(said)
+                progress.say(f"{task.name}: {error}; going on with the next run")
+                return "diverged"
+            folder.append_metrics(record)
+            log(record, state.epoch)
+            if state.epoch == config.num_epochs or time.monotonic() - saved >= CHECKPOINT_SECONDS:
+                _save(task, state, folder)
+                saved = time.monotonic()
+            note = f"train {record['train_loss']:.2f}, validation {record['validation_negative_elbo']:.2f}"
+            progress.advance(task.name, note)
+    return note
+
+
+def train_and_measure(
+    task: VaeTask, state: TrainingState, train: Tensor, images: dict[str, Tensor], team: Team = ALONE
+) -> Record:
+    """One epoch and its line of the metrics. Raises Diverged."""
+    config = task.config
+    began = time.perf_counter()
+    stats = train_epoch(
+        state,
+        train,
+        binarisation=config.binarisation,
+        batch_size=config.batch_size,
+        num_samples=config.num_samples,
+        team=team,
+    )
+    seconds = time.perf_counter() - began
+    record: Record = {"estimator": task.spec, "seed": task.seed, "epoch": state.epoch, "seconds": seconds}
+    record |= {"gradient_seconds": stats.gradient_seconds, "train_loss": stats.loss}
+    for part, batch in images.items():  # the same draws after every epoch, for every estimator
+        generator = stream(task.seed, f"evaluation {part}", config.device)
+        values = evaluate(state.model, batch, num_samples=config.num_evaluation_samples, generator=generator)
+        record |= {f"{part}_{key}": value for key, value in values.items()}
+    if state.epoch == config.num_epochs and "test" in images:
+        generator = stream(task.seed, "evaluation at the end", config.device)
+        values = evaluate_at_the_end(state.model, images["test"], iwae_samples=config.iwae_samples, generator=generator)
+        record |= {f"test_{key}": value for key, value in values.items()}
+    return record
+
+
+def is_finished(task: VaeTask, records: list[Record] | None = None) -> bool:
+    """Whether the run reached its last epoch, checkpoint included, or diverged."""
+    folder = RunFolder(task.folder)
+    mine = [r for r in (folder.read_metrics() if records is None else records) if task.owns(r)]
+    if any("diverged" in record for record in mine):
+        return True
+    if [record["epoch"] for record in mine] != list(range(1, task.config.num_epochs + 1)):
+        return False
+    facts = folder.checkpoint_facts(task.checkpoint)
+    return facts is not None and facts["epoch"] == task.config.num_epochs
+
+
+def trained_model(task: VaeTask, dataset: ImageDataset) -> CategoricalVAE | None:
+    """The model of the last checkpoint, None before the first one."""
+    checkpoint = RunFolder(task.folder).load_checkpoint(task.checkpoint)
+    if checkpoint is None:
+        return None
+    model = new_task_state(task, dataset).model
+    weights = {name.removeprefix("model."): t for name, t in checkpoint[0].items() if name.startswith("model.")}
+    model.load_state_dict(weights)
+    return model
+
+
+def new_task_state(task: VaeTask, dataset: ImageDataset) -> TrainingState:
+    """Initial weights, optimiser and generators of the run."""
+    config = task.config
+    return new_state(
+        (dataset.train.shape[1], dataset.train.shape[2]),
+        estimator=build_estimator(task.spec),
+        num_latents=config.num_latents,
+        num_classes=config.num_classes,
+        hidden_sizes=config.hidden_sizes,
+        network=config.network,
+        activation=config.activation,
+        lr=config.lr,
+        seed=task.seed,
+        device=config.device,
+    )
+
+
+def evaluation_images(config: Any, dataset: ImageDataset) -> dict[str, Tensor]:
+    """The images that stand for training, validation and test, binarised once, the same for every run."""
+    every = -(-len(dataset.train) // TRAIN_IMAGES_EVALUATED)
+    parts = {"train": dataset.train[::every], "validation": dataset.validation, "test": dataset.test}
+    return {
+        part: binarise(images, config.binarisation, generator=stream(0, f"pixels of {part}")).to(config.device)
+        for part, images in parts.items()
+    }
+
+
+def _last_good_epoch(task: VaeTask, folder: RunFolder) -> int:
+    """The epoch of the checkpoint, if it can be trained on; metrics from after it are dropped."""
+    checkpoint = folder.load_checkpoint(task.checkpoint)
+    epoch = checkpoint[1]["epoch"] if checkpoint else 0
+    with folder.metrics_lock:  # other workers append meanwhile
+        records = folder.read_metrics()
+        mine = [record for record in records if task.owns(record)]
+        if epoch == task.config.num_epochs or [r["epoch"] for r in mine[:epoch]] != list(range(1, epoch + 1)):
+            epoch = 0  # metrics were lost by hand: only a fresh start makes the curve whole again
+        if len(mine) > epoch:
+            folder.replace_metrics([r for r in records if not task.owns(r)] + mine[:epoch])
+    return epoch
+
+
+def _save(task: VaeTask, state: TrainingState, folder: RunFolder) -> None:
+    tensors = state.to_tensors()
+    if state.epoch == task.config.num_epochs:  # what is only needed to train on goes
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    folder.save_checkpoint(task.checkpoint, tensors, {"epoch": state.epoch})
+
+
+def _follow(task: VaeTask, state: TrainingState, dataset: ImageDataset, team: Team) -> str:
+    """The part of a process that does not write."""
+    train = dataset.train.to(task.config.device)
+    try:
+        while state.epoch < task.config.num_epochs:
+            train_and_measure(task, state, train, {}, team)
+    except Diverged:
+        return "diverged"
+    return "done"
+
+
+@lru_cache(maxsize=2)
+def _dataset(name: str) -> ImageDataset:
+    return load_dataset(name)

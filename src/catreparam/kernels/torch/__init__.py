@@ -1,0 +1,1 @@
+"""The pure-torch fast path, for any device: layouts, hand-derived adjoints, one autograd function."""

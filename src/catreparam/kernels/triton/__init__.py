@@ -1,0 +1,1 @@
+"""The Triton path for CUDA devices: launches, kernels, and gradients attached."""

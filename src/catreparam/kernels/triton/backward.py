@@ -1,0 +1,151 @@
+"""Backward pass in Triton: noise, sample and chain are made again from (logits, seed), then the adjoint is swept."""
+
+# pyright: reportGeneralTypeIssues=false
+
+import triton
+import triton.language as tl
+
+from catreparam.kernels.triton.rows import (
+    covariance,
+    matched_variance,
+    over_classes,
+    read_gumbel,
+    read_logits,
+    read_normal,
+    read_sample,
+    run_chain,
+    softmax,
+    tile_elements,
+)
+
+
+@triton.jit
+def backward_kernel(
+    logits_ptr, upstream_ptr, noise_ptr, x_ptr, seed_ptr, plan_ptr, out_ptr, rows, classes, temperature, weight,
+    METHOD: tl.constexpr, CHAIN: tl.constexpr, EVALUATIONS: tl.constexpr, INTERVALS: tl.constexpr,
+    FROM_ZERO: tl.constexpr, NEEDS_X: tl.constexpr, NOISES: tl.constexpr, SECOND: tl.constexpr,
+    GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
+):  # fmt: skip
+    """out [rows, classes] = the gradient with respect to logits. SECOND: whether weight is not zero.
+
+    CHAIN: whether the sample comes from the end of the diffusion. NEEDS_X: whether the gradient depends on the sample.
+    """
+    element, exists = tile_elements(rows, classes, ROWS, CLASSES)
+    logits = read_logits(logits_ptr, element, exists, classes, CLASSES)
+    upstream = tl.load(upstream_ptr + element, mask=exists, other=0.0).to(tl.float32)
+    seed = tl.load(seed_ptr)
+    if METHOD == "gumbel_softmax":
+        noise = read_gumbel(noise_ptr, seed, element, exists, GIVEN_NOISE)
+        gradient = covariance(softmax((logits + noise) / temperature), upstream) / temperature
+    elif CHAIN:
+        noise = read_normal(noise_ptr, seed, element, exists, 0, 0, GIVEN_NOISE)
+        if METHOD == "redge_cov":
+            gradient = _matched_gradient(logits, upstream, noise, plan_ptr, EVALUATIONS)
+        else:
+            chain, shifts = run_chain(logits, noise, noise, plan_ptr, EVALUATIONS, False)
+            soft = chain[EVALUATIONS - 1]
+            direct = covariance(soft, upstream)
+            adjoint = tl.load(plan_ptr + 8 * (EVALUATIONS - 1)) * direct
+            if METHOD == "reindge":
+                x = read_sample(x_ptr, seed, element, exists, soft, GIVEN_X, CLASSES)
+                direct = _direct(soft, upstream, x, weight, SECOND)
+            gradient, _, _ = _adjoint_chain(direct, adjoint, noise, chain, shifts, plan_ptr, EVALUATIONS, False)
+    else:
+        probs = softmax(logits)
+        x = probs
+        if NEEDS_X:
+            x = read_sample(x_ptr, seed, element, exists, probs, GIVEN_X, CLASSES)
+        if METHOD == "exact_redge":
+            gradient = _exact_gradient(
+                logits, upstream, probs, x, plan_ptr, weight, noise_ptr, seed, element, exists, rows * classes,
+                EVALUATIONS, INTERVALS, FROM_ZERO, NOISES, SECOND, GIVEN_NOISE,
+            )  # fmt: skip
+        elif METHOD == "reinmax":  # at a temperature: 2 J(m) g - J(p) g / 2
+            middle = 0.5 * (softmax(logits / temperature) + x)
+            gradient = 2.0 * covariance(middle, upstream) - 0.5 * covariance(probs, upstream)
+        else:
+            gradient = _direct(probs, upstream, x, weight, SECOND)
+    tl.store(out_ptr + element, gradient.to(out_ptr.dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def _direct(probs, upstream, x, weight, SECOND: tl.constexpr):
+    """(1 - w/2) J(p) g + (w/2)(x - p) <x - p, g>."""
+    mean = over_classes(probs * upstream)
+    centred = probs * (upstream - mean)
+    if SECOND:
+        centred = (1.0 - 0.5 * weight) * centred + (0.5 * weight) * (over_classes(x * upstream) - mean) * (x - probs)
+    return centred
+
+
+@triton.jit
+def _adjoint_chain(
+    gradient, adjoint, inverse, chain, shifts, plan_ptr, EVALUATIONS: tl.constexpr, MATCHED: tl.constexpr
+):
+    """The gradient, what is left of it for z at the noise end, and the sum of v shift (for variances)."""
+    kept, moved = tl.zeros_like(adjoint), tl.zeros_like(adjoint)
+    for back in tl.static_range(1, EVALUATIONS):
+        at = plan_ptr + 8 * (EVALUATIONS - 1 - back)
+        v = covariance(chain[EVALUATIONS - 1 - back], tl.load(at + 4) * adjoint + tl.load(at + 5) * kept)
+        gradient += v
+        step = tl.load(at) * v
+        if MATCHED:
+            step *= inverse
+            moved += v * shifts[EVALUATIONS - 1 - back]
+        kept = tl.load(at + 6) * adjoint + tl.load(at + 7) * step
+        adjoint += step
+    return gradient, adjoint, moved
+
+
+@triton.jit
+def _matched_gradient(logits, upstream, noise, plan_ptr, EVALUATIONS: tl.constexpr):
+    """redge_cov: the chain starts at N(p, v), v = max(p (1 - p), 0.1), and both p and v move with the logits."""
+    mean = softmax(logits)
+    variance = matched_variance(mean)
+    inverse = 1.0 / variance
+    start = tl.sqrt(variance) * noise
+    chain, shifts = run_chain(logits, start, inverse, plan_ptr, EVALUATIONS, True)
+    direct = covariance(chain[EVALUATIONS - 1], upstream)
+    last = tl.load(plan_ptr + 8 * (EVALUATIONS - 1))
+    gradient, adjoint, moved = _adjoint_chain(
+        direct, last * direct * inverse, inverse, chain, shifts, plan_ptr, EVALUATIONS, True
+    )
+    moved += direct * shifts[EVALUATIONS - 1]
+    to_variance = inverse * (0.5 * adjoint * start - moved * inverse)
+    to_mean = tl.where(mean * (1.0 - mean) >= 0.1, to_variance * (1.0 - 2.0 * mean), 0.0)
+    return gradient + covariance(mean, to_mean)
+
+
+@triton.jit
+def _exact_gradient(
+    logits, upstream, prior, x, plan_ptr, weight, noise_ptr, seed, element, exists, stride,
+    EVALUATIONS: tl.constexpr, INTERVALS: tl.constexpr, FROM_ZERO: tl.constexpr, NOISES: tl.constexpr,
+    SECOND: tl.constexpr, GIVEN_NOISE: tl.constexpr,
+):  # fmt: skip
+    """exact_redge: z at lambda_1 given x, then the diffusion is swept back with the adjoint on the way."""
+    last = tl.load(plan_ptr + 8 * (EVALUATIONS - 1))
+    half = NOISES if GIVEN_NOISE else (NOISES + 1) // 2
+    total = tl.zeros_like(logits)
+    for i in range(NOISES):
+        stream = tl.where(i < half, i, i - half)
+        sign = tl.where(i < half, 1.0, -1.0)
+        z = last * x + sign * read_normal(noise_ptr, seed, element, exists, stream, stride, GIVEN_NOISE)
+        upper = softmax(logits + last * z)
+        gradient = _direct(upper, upstream, x, weight, SECOND)
+        adjoint = last * gradient
+        for back in tl.static_range(1, INTERVALS + 1):
+            at = plan_ptr + 8 * EVALUATIONS + 3 * (INTERVALS - back)
+            start, end, step = tl.load(at), tl.load(at + 1), tl.load(at + 2)
+            if FROM_ZERO and back == INTERVALS:  # at lambda = 0 every softmax is p, wherever z is
+                lower = prior
+            else:
+                predicted = softmax(logits + start * (z - step * upper))
+                z -= 0.5 * step * (upper + predicted)
+                lower = softmax(logits + start * z)
+            first = covariance(upper, 0.5 * step * adjoint)
+            second = covariance(lower, 0.5 * step * adjoint + step * end * first)
+            gradient += first + second
+            adjoint += end * first + start * second
+            upper = lower
+        total += gradient
+    return total * (1.0 / NOISES)

@@ -1,0 +1,95 @@
+"""Forward pass in Triton: the hard sample of every method, or the relaxed one; and the noise of a seed, written out."""
+
+# ruff: noqa: SIM108 (a branch on a compile-time constant is clearer as a statement)
+# pyright: reportGeneralTypeIssues=false
+
+import triton
+import triton.language as tl
+
+from catreparam.kernels.triton.rows import (
+    matched_variance,
+    one_hot_of_largest,
+    over_classes,
+    read_gumbel,
+    read_logits,
+    read_normal,
+    read_sample,
+    run_to_sample,
+    softmax,
+    tile_elements,
+)
+
+
+@triton.jit
+def forward_kernel(
+    logits_ptr, noise_ptr, x_ptr, seed_ptr, plan_ptr, out_ptr, flag_ptr, rows, classes, evaluations, temperature,
+    METHOD: tl.constexpr, CHAIN: tl.constexpr, NOISES: tl.constexpr, HARD: tl.constexpr,
+    GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
+):  # fmt: skip
+    """out [rows, classes] = the sample; flag [1] = 1 if a row holds NaN or +inf or allows no class.
+
+    CHAIN: whether the sample comes from the end of the diffusion.
+    """
+    element, exists = tile_elements(rows, classes, ROWS, CLASSES)
+    logits = read_logits(logits_ptr, element, exists, classes, CLASSES)
+    _flag_invalid(flag_ptr, logits)
+    seed = tl.load(seed_ptr)
+    if METHOD == "gumbel_softmax":
+        noise = read_gumbel(noise_ptr, seed, element, exists, GIVEN_NOISE)
+        if HARD:
+            out = one_hot_of_largest(logits + noise, CLASSES)
+        else:
+            out = softmax((logits + noise) / temperature)
+    elif CHAIN:
+        z = read_normal(noise_ptr, seed, element, exists, 0, 0, GIVEN_NOISE)
+        inverse = z
+        if METHOD == "redge_cov":
+            variance = matched_variance(softmax(logits))
+            z *= tl.sqrt(variance)
+            inverse = 1.0 / variance
+        out = run_to_sample(logits, z, inverse, plan_ptr, evaluations, METHOD == "redge_cov")
+        if HARD:
+            out = read_sample(x_ptr, seed, element, exists, out, GIVEN_X, CLASSES)
+    else:
+        out = read_sample(x_ptr, seed, element, exists, softmax(logits), GIVEN_X, CLASSES)
+        if METHOD == "exact_redge" and not HARD:
+            last = tl.load(plan_ptr + 8 * (evaluations - 1))
+            out = _mean_soft(logits, out, last, noise_ptr, seed, element, exists, rows * classes, NOISES, GIVEN_NOISE)
+    tl.store(out_ptr + element, out.to(out_ptr.dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def replay_kernel(
+    noise_out_ptr, seed_ptr, rows, classes, stream, GUMBEL: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr
+):
+    """noise_out [rows, classes] = the noise of a stream."""
+    element, exists = tile_elements(rows, classes, ROWS, CLASSES)
+    seed = tl.load(seed_ptr)
+    if GUMBEL:
+        noise = read_gumbel(noise_out_ptr, seed, element, exists, False)
+    else:
+        noise = read_normal(noise_out_ptr, seed, element, exists, stream, 0, False)
+    tl.store(noise_out_ptr + element, noise, mask=exists)
+
+
+@triton.jit
+def _flag_invalid(flag_ptr, logits):
+    wrong = (logits != logits) | (logits == float("inf"))
+    empty = over_classes((logits > float("-inf")).to(tl.int32)) == 0  # NaN is neither above nor equal
+    if tl.sum(wrong.to(tl.int32)) + tl.sum(empty.to(tl.int32)) > 0:
+        tl.atomic_max(flag_ptr, 1)
+
+
+@triton.jit
+def _mean_soft(
+    logits, x, last, noise_ptr, seed, element, exists, stride, NOISES: tl.constexpr, GIVEN_NOISE: tl.constexpr
+):
+    """The mean over the noises of softmax(logits + last z), z = last x + noise."""
+    total = tl.zeros_like(logits)
+    half = NOISES if GIVEN_NOISE else (NOISES + 1) // 2
+    for i in range(NOISES):
+        stream = tl.where(i < half, i, i - half)
+        sign = tl.where(i < half, 1.0, -1.0)
+        noise = read_normal(noise_ptr, seed, element, exists, stream, stride, GIVEN_NOISE)
+        total += softmax(logits + last * (last * x + sign * noise))
+    return total * (1.0 / NOISES)

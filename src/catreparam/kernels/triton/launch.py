@@ -1,0 +1,178 @@
+"""The Triton kernels called on tensors, as `library` calls the compiled ones. Knows nothing of autograd.
+
+Triton is imported on the first call only, so that a machine without it pays nothing. torch's CUDA wheels bring it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from catreparam.kernels import plan as triton_plan
+from catreparam.kernels.compiled.library import DTYPES
+from catreparam.kernels.naive.twins import needs_sample
+from catreparam.kernels.settings import Setting
+
+OLDEST = (3, 3)  # the first release whose kernels keep a chain of tiles in a tuple
+MOST_CLASSES = 16384  # a row is held by one program
+MOST_WARPS = 32  # of a program
+MOST_EVALUATIONS = 33  # the chain is unrolled
+TILES = ((16, 256, 1), (1024, 1024, 4))  # (up to so many classes, elements of a tile, its warps); measured on an H200
+CHAINS = ("redge", "redge_cov", "reindge")
+
+
+def _why_unavailable() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed; torch's CUDA wheels bring it"
+    try:
+        found = version("triton")
+    except PackageNotFoundError:
+        return ""  # another distribution of the same module
+    if tuple(int(part) for part in found.split(".")[:2] if part.isdigit()) < OLDEST:
+        return f"triton {found} is older than {OLDEST[0]}.{OLDEST[1]}"
+    return ""
+
+
+UNAVAILABLE = _why_unavailable()  # at import, so that traced code sees a constant
+
+
+def why_not(logits: Tensor) -> str:
+    """Why the Triton kernels do not take logits like these, whatever their number of classes; empty if they do."""
+    if logits.device.type != "cuda":
+        return f"logits are on {logits.device.type}, not on cuda"
+    return UNAVAILABLE or ("" if logits.dtype in DTYPES else f"{logits.dtype} takes the torch path")
+
+
+def why_too_large(setting: Setting, num_classes: int) -> str:
+    """Why a call is too large for the Triton kernels; empty if it is not."""
+    if num_classes > MOST_CLASSES:
+        return f"{num_classes} classes are more than the {MOST_CLASSES} that one program holds"
+    softmaxes = triton_plan.num_evaluations(setting.lambdas, setting.solver)
+    if softmaxes > MOST_EVALUATIONS:
+        return f"{softmaxes} softmaxes are more than the {MOST_EVALUATIONS} that a kernel unrolls"
+    return ""
+
+
+def forward(
+    setting: Setting, logits: Tensor, seed: Tensor, noise: Tensor | None = None, x: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The sample for rows [*batch, num_classes] of a dtype in DTYPES, and an int32 flag: 1 if a row is invalid.
+
+    seed: int64 scalar on the device of logits, so that nothing waits for the device. `noise` (float32,
+    [*batch, num_classes] or [num_noises, *batch, num_classes]) and `x` (float32, one-hot) replace what is drawn from it.
+    """
+    logits = logits.contiguous()
+    out, flag = torch.empty_like(logits), torch.zeros((), dtype=torch.int32, device=logits.device)
+    tiles = _tiles(logits.shape)
+    if tiles.programs:
+        with _on(logits):
+            _kernels("forward").forward_kernel[(tiles.programs,)](
+                logits, _given(noise, logits), _given(x, logits), seed, _table(setting, logits), out, flag,
+                tiles.rows, tiles.classes, _softmaxes(setting), setting.temperature,
+                METHOD=setting.method, CHAIN=setting.method in CHAINS, NOISES=setting.num_noises, HARD=setting.hard,
+                GIVEN_NOISE=noise is not None, GIVEN_X=x is not None, **tiles.shape,
+            )  # fmt: skip
+    return out, flag
+
+
+def backward(
+    setting: Setting,
+    logits: Tensor,
+    upstream: Tensor,
+    seed: Tensor,
+    noise: Tensor | None = None,
+    x: Tensor | None = None,
+) -> Tensor:
+    """The gradient with respect to logits of what `forward` returned for the same arguments."""
+    logits, upstream = logits.contiguous(), upstream.to(logits.dtype).contiguous()
+    out = torch.empty_like(logits)
+    tiles, (method, weight) = _tiles(logits.shape), _rule(setting)
+    if tiles.programs:
+        with _on(logits):
+            _kernels("backward").backward_kernel[(tiles.programs,)](
+                logits, upstream, _given(noise, logits), _given(x, logits), seed, _table(setting, logits), out,
+                tiles.rows, tiles.classes, setting.temperature, weight,
+                METHOD=method, CHAIN=method in CHAINS, EVALUATIONS=_softmaxes(setting),
+                INTERVALS=len(setting.lambdas) - 1, FROM_ZERO=setting.lambdas[0] == 0.0, NEEDS_X=needs_sample(setting),
+                NOISES=setting.num_noises, SECOND=weight != 0.0,
+                GIVEN_NOISE=noise is not None, GIVEN_X=x is not None, **tiles.shape,
+            )  # fmt: skip
+    return out
+
+
+def replay(setting: Setting, like: Tensor, seed: Tensor) -> Tensor:
+    """The noise that `forward` makes from this seed: float32 [*like.shape], or [num_noises, ...] for exact_redge."""
+    tiles = _tiles(like.shape)
+    streams = (setting.num_noises + 1) // 2
+    out = torch.empty(streams, *like.shape, dtype=torch.float32, device=like.device)
+    for stream in range(streams if tiles.programs else 0):
+        with _on(like):
+            _kernels("forward").replay_kernel[(tiles.programs,)](
+                out[stream], seed, tiles.rows, tiles.classes, stream,
+                GUMBEL=setting.method == "gumbel_softmax", **tiles.shape,
+            )  # fmt: skip
+    return torch.cat([out, -out])[: setting.num_noises] if setting.method == "exact_redge" else out[0]
+
+
+def _kernels(name: str) -> Any:
+    """The module of kernels that needs triton at its import."""
+    return importlib.import_module(f"catreparam.kernels.triton.{name}")
+
+
+class _Tiles(NamedTuple):
+    rows: int
+    classes: int
+    programs: int
+    shape: dict[str, Any]  # what shapes the kernel: compile-time sizes and options
+
+
+@functools.lru_cache(maxsize=4096)
+def _tiles(shape: torch.Size) -> _Tiles:
+    """Small rows: many to a program. Large ones: one to a program, eight classes to a thread while warps suffice."""
+    classes = shape[-1]
+    rows = shape.numel() // classes
+    width = 1 << (classes - 1).bit_length()
+    elements, warps = next(((size, warps) for most, size, warps in TILES if width <= most), (width, width // 256))
+    height = max(1, elements // width)
+    sizes = {"ROWS": height, "CLASSES": width, "num_warps": min(warps, MOST_WARPS), "enable_fp_fusion": True}
+    return _Tiles(rows, classes, -(-rows // height), sizes)
+
+
+def _rule(setting: Setting) -> tuple[str, float]:
+    """The kernel's name of a method's backward pass, and its second-order weight."""
+    if setting.method == "reinmax":
+        return ("lambda_reinmax", 1.0) if setting.temperature == 1.0 else ("reinmax", 0.0)
+    second_order = setting.method in ("lambda_reinmax", "reindge") or (setting.method == "exact_redge" and setting.hard)
+    return setting.method, setting.weight if second_order else 0.0
+
+
+def _softmaxes(setting: Setting) -> int:
+    return triton_plan.num_evaluations(setting.lambdas, setting.solver)
+
+
+def _table(setting: Setting, logits: Tensor) -> Tensor:
+    return triton_plan.table(setting.lambdas, setting.solver, logits.device)
+
+
+def _given(tensor: Tensor | None, logits: Tensor) -> Tensor:
+    """Noise or x as given; where it is not, any tensor: the kernel does not read it."""
+    if tensor is None:
+        return logits
+    if tensor.dtype != torch.float32 or not tensor.is_contiguous() or tensor.device != logits.device:
+        raise ValueError(
+            f"noise and x must be contiguous float32 on {logits.device}, got {tensor.dtype} on {tensor.device} with "
+            f"strides {tensor.stride()}"
+        )
+    return tensor
+
+
+def _on(logits: Tensor) -> AbstractContextManager[object]:
+    """Kernels start on the current device, which need not be that of the logits."""
+    return torch.cuda.device(logits.device) if logits.is_cuda else nullcontext()
