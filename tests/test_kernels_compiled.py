@@ -317,7 +317,8 @@ logits = torch.zeros(100_000, 10)
 
 def draw():
     from catreparam.kernels.compiled import library
-    return library.forward(library.Setting("redge"), logits, 1)[0].numpy().tobytes()  # no torch operation: it would hang
+    # no torch operation: it would hang
+    return library.forward(library.Setting("redge"), logits, 1)[0].numpy().tobytes()
 
 reader, writer = os.pipe()
 child = os.fork()

@@ -1,4 +1,4 @@
-"""Run folders written before the modules moved still report and resume (tests/fixtures/released_runs says how they came)."""
+"""Run folders written before the modules moved still report and resume (fixtures/released_runs says how they came)."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The cheap columns of docs/transforms.md for every estimator, the dear ones for a sample; all of it: make transforms-table.
+"""The cheap columns of docs/transforms.md for every estimator, the dear ones for a sample; all: make transforms-table.
 
 compile, export, vmap, func.grad and checkpointing one by one: test_compile.py and test_contract.py.
 """
