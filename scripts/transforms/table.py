@@ -1,6 +1,6 @@
 """Runs every transform on every estimator and writes docs/transforms.md: yes, or a no that is explained and expected.
 
-python scripts/transforms_table.py [--only TRANSFORM ...] [--resume] [--output docs/transforms.md]
+python scripts/transforms/table.py [--only TRANSFORM ...] [--resume] [--output docs/transforms.md]
 
 Each finished column is kept under runs/transforms; --resume does not run those again. Ends with status 1 if anything
 fails that is not explained in EXCEPTIONS, or works although it is said to fail.
@@ -16,8 +16,8 @@ import warnings
 from pathlib import Path
 
 import torch
-from transforms_checks import CHECKS
-from transforms_processes import ddp, fsdp, in_child, in_two_processes
+from checks import CHECKS
+from processes import ddp, fsdp, in_child, in_two_processes
 
 from catreparam import ESTIMATORS, takes_objective
 
@@ -52,7 +52,7 @@ EXCEPTIONS: dict[tuple[str, str], tuple[int, str]] = {
     ("reinmax_rloo", "vmap"): (4, "carries the losses"),
     ("reinmax_rloo", "func.grad"): (4, "carries the losses"),
 }
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE, KEPT = ROOT / "docs" / "transforms.md", ROOT / "runs" / "transforms"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 import torch.distributed
 import torch.multiprocessing
+from checks import Loss, loss_of
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from transforms_checks import Loss, loss_of
 
 from catreparam import make_estimator
 
