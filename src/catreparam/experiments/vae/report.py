@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from statistics import fmean, median
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,12 +9,12 @@ from torch import Tensor
 from catreparam.categorical import draw_one_hot
 from catreparam.data import ImageDataset
 from catreparam.data.binarise import binarise
+from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.runs.statistics import band, compare, mean_and_interval
 from catreparam.experiments.runs.streams import stream
 from catreparam.models.vae import CategoricalVAE
 from catreparam.report import Column, Curve, ImageGrid, Plot, Table
 
-Record = dict[str, Any]
 RecordsOfSeed = list[list[Record]]  # one list of epochs, in order, per seed
 
 Y_LABEL = "−ELBO (nats per image)"

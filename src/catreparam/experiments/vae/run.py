@@ -11,7 +11,7 @@ from torch import Tensor
 from catreparam.data import ImageDataset, load_dataset
 from catreparam.data.binarise import binarise
 from catreparam.experiments.runs.estimator_specs import build_estimator
-from catreparam.experiments.runs.folder import RunFolder
+from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.progress import Progress
 from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.vae.team import Team
@@ -29,8 +29,6 @@ from catreparam.models.vae import CategoricalVAE
 
 TRAIN_IMAGES_EVALUATED = 1000  # so many training images, evenly spread, stand for all when −ELBOs are measured
 CHECKPOINT_SECONDS = 5.0  # training time between checkpoints, at least; the last epoch always has one
-
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)

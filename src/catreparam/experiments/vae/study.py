@@ -15,8 +15,9 @@ from pathlib import Path
 from catreparam.data import DATASETS, ImageDataset, load_dataset
 from catreparam.data.binarise import BINARISATIONS
 from catreparam.experiments.runs.configs import command_of, config_of_folder, identity_of
-from catreparam.experiments.runs.estimator_specs import normalise_specs, try_estimator
-from catreparam.experiments.runs.folder import Interrupted, RunFolder, open_run_folder, writing
+from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs, try_estimator
+from catreparam.experiments.runs.finish import finish
+from catreparam.experiments.runs.folder import Interrupted, RunFolder, open_run_folder
 from catreparam.experiments.runs.machine import check_device, describe_machine
 from catreparam.experiments.runs.parallel import run_side_by_side
 from catreparam.experiments.runs.progress import Silent, show_progress
@@ -25,7 +26,7 @@ from catreparam.experiments.vae.run import VaeTask, is_finished, train_task, tra
 from catreparam.experiments.vae.team import Team, check_team, join_team
 from catreparam.experiments.vae.tensorboard import check_tensorboard
 from catreparam.models.vae import ACTIVATIONS, NETWORKS
-from catreparam.report import ImageGrid, Report, write_report
+from catreparam.report import ImageGrid, Report
 from catreparam.validation import check_choice, check_count, check_number
 
 
@@ -101,7 +102,6 @@ class Config:
         return [VaeTask(self, spec, seed, folder) for seed, spec in itertools.product(self.seeds, self.estimators)]
 
 
-MAIN_ESTIMATORS = ("straight_through", "gumbel_softmax", "reinmax", "redge", "reindge", "exact_redge")
 REINMAX_SHAPES = ((8, 4), (4, 24), (8, 16), (16, 12), (64, 8), (10, 30))  # K x L
 
 PRESETS = {
@@ -211,14 +211,12 @@ def _train_silently(task: VaeTask) -> str:
 
 def _write_report(config: Config, dataset: ImageDataset, folder: RunFolder) -> Report:
     report = _build_report(config, dataset, folder)
-    with writing(folder.path / "report.html"):
-        write_report(report, folder.path)
-    return report
+    return finish(folder, report)
 
 
 def _build_report(config: Config, dataset: ImageDataset, folder: RunFolder) -> Report:
     records = folder.read_metrics()
-    specs, machine = config.estimators, folder.read_config()["facts"]["machine"]
+    specs, machine = config.estimators, folder.machine
     tasks = config.tasks(folder.path)
     table = summary_table(records, specs, config.num_epochs, _table_note(config))
     unfinished = sum(not is_finished(task, records) for task in tasks)
@@ -232,7 +230,6 @@ def _build_report(config: Config, dataset: ImageDataset, folder: RunFolder) -> R
         appendix={"Further measures": further_table(table)},
         facts=_facts(config, dataset, machine),
         command=command_of("catreparam run vae", config),
-        location=str(folder.path / "report.html"),
         warning=f"Unfinished: {unfinished} of {len(tasks)} runs. The same command resumes." if unfinished else "",
     )
 
