@@ -1,10 +1,10 @@
 """One training run of the VAE study, an estimator with a seed, from where its checkpoint stands to its last epoch."""
 
+import itertools
 import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from catreparam.experiments.runs.estimator_specs import build_estimator
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.progress import Progress
 from catreparam.experiments.runs.streams import stream
+from catreparam.experiments.vae.config import Config
 from catreparam.experiments.vae.team import Team
 from catreparam.experiments.vae.tensorboard import scalar_log
 from catreparam.experiments.vae.training import (
@@ -33,9 +34,9 @@ CHECKPOINT_SECONDS = 5.0  # training time between checkpoints, at least; the las
 
 @dataclass(frozen=True)
 class VaeTask:
-    """What a worker needs to know: the config (of `run vae`), the estimator, the seed, and the run folder."""
+    """What a worker needs to know: the config, the estimator, the seed, and the run folder."""
 
-    config: Any
+    config: Config
     spec: str
     seed: int
     folder: Path
@@ -53,6 +54,11 @@ class VaeTask:
     def owns(self, record: Record) -> bool:
         """Whether a line of the metrics is of this run."""
         return (record["estimator"], record["seed"]) == (self.spec, self.seed)
+
+
+def tasks_of(config: Config, folder: Path) -> list[VaeTask]:
+    """Every (estimator, seed) to train, all estimators of a seed before the next seed."""
+    return [VaeTask(config, spec, seed, folder) for seed, spec in itertools.product(config.seeds, config.estimators)]
 
 
 def train_task(task: VaeTask, progress: Progress, team: Team = ALONE) -> str:
@@ -162,7 +168,7 @@ def new_task_state(task: VaeTask, dataset: ImageDataset) -> TrainingState:
     )
 
 
-def evaluation_images(config: Any, dataset: ImageDataset) -> dict[str, Tensor]:
+def evaluation_images(config: Config, dataset: ImageDataset) -> dict[str, Tensor]:
     """The images that stand for training, validation and test, binarised once, the same for every run."""
     every = -(-len(dataset.train) // TRAIN_IMAGES_EVALUATED)
     parts = {"train": dataset.train[::every], "validation": dataset.validation, "test": dataset.test}
