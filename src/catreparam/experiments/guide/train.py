@@ -31,7 +31,7 @@ from catreparam.experiments.runs.configs import command_of, config_of_folder
 from catreparam.experiments.runs.folder import RunFolder, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
-from catreparam.experiments.vae.training import stream
+from catreparam.experiments.runs.streams import stream
 from catreparam.models.classifier import HeldOutClassifier
 from catreparam.models.digits_models import build_digits_models
 from catreparam.models.initialise import initialise

@@ -9,7 +9,8 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
 from catreparam.data.sudoku_solver import UNITS
-from catreparam.experiments.vae.training import Diverged, stream
+from catreparam.experiments.runs.streams import stream
+from catreparam.experiments.vae.training import Diverged
 from catreparam.models.denoiser import MaskedDenoiser
 
 DESIGN = {"width": 96, "num_layers": 2, "num_heads": 3, "num_loops": 4}
