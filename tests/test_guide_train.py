@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from catreparam.experiments.guide import train as guide_train
-from catreparam.experiments.guide.stages import shifted
+from catreparam.experiments.guide.training import shifted
 from catreparam.models.digits_models import load_digits_models
 from catreparam.models.initialise import initialise
 from catreparam.models.vq_digits import DigitsVQ, vq_loss

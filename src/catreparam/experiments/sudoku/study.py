@@ -23,6 +23,8 @@ from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
 from catreparam.experiments.runs.estimator_specs import normalise_specs, try_estimator
 from catreparam.experiments.runs.folder import RunFolder, writing
+from catreparam.experiments.runs.streams import stream
+from catreparam.experiments.sudoku.board import boards_to_tensor
 from catreparam.experiments.sudoku.priors import PRIORS, load_prior
 from catreparam.experiments.sudoku.report import plots_of, table_of
 from catreparam.experiments.sudoku.solving import (
@@ -34,8 +36,6 @@ from catreparam.experiments.sudoku.solving import (
     solve_with_prior,
     solve_without_prior,
 )
-from catreparam.experiments.sudoku.training import boards_to_tensor
-from catreparam.experiments.vae.training import stream
 from catreparam.report import Report, write_report
 from catreparam.validation import check_choice, check_count, check_number
 
