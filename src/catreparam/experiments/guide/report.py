@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,15 +11,16 @@ from torch import Tensor
 from catreparam.experiments.guide.methods import is_gradient_method, strengths
 from catreparam.experiments.guide.rewards import RewardSpec
 from catreparam.experiments.runs.configs import command_of
-from catreparam.experiments.runs.folder import RunFolder, writing
+from catreparam.experiments.runs.finish import finish
+from catreparam.experiments.runs.folder import Record, RunFolder
+from catreparam.experiments.runs.statistics import agresti_coull_half
 from catreparam.models.classifier import frechet_distance
 from catreparam.models.digits_models import DigitsModels, load_digits_models
-from catreparam.report import Column, Curve, ImageGrid, Plot, Report, Table, write_report
+from catreparam.report import Column, Curve, ImageGrid, Plot, Report, Table
 
 if TYPE_CHECKING:
     from catreparam.experiments.guide.study import Config
 
-Record = dict[str, Any]
 NUM_SHOWN = 12  # pictures a row of the grid of results
 RESAMPLES = 60  # of the bootstrap behind the interval of the Frechet distance
 
@@ -64,14 +65,8 @@ def write_guide_report(config: "Config", folder: RunFolder) -> Report:
         grids=[*_round_grids(config, models, records), _result_grid(points)],
         facts=_facts(config, models, folder),
         command=command_of("catreparam guide", config),
-        location=str(folder.path / "report.html"),
-        warning=f"Unfinished: {missing} of {len(config.keys())} generations. The same command resumes."
-        if missing > 0
-        else "",
     )
-    with writing(folder.path / "report.html"):
-        write_report(report, folder.path)
-    return report
+    return finish(folder, report, unfinished=f"{missing} of {len(config.keys())} generations" if missing > 0 else "")
 
 
 @torch.no_grad()
@@ -87,7 +82,7 @@ def point_of(config: "Config", models: DigitsModels, method: str, strength: floa
     if targets is not None:
         wanted = targets.repeat(len(mine))
         right = (models.heldout.head(features).argmax(-1) == wanted).double()
-        accuracy, half = float(right.mean()), proportion_half(float(right.mean()), len(right))
+        accuracy, half = float(right.mean()), agresti_coull_half(float(right.mean()), len(right))
         own = float((models.reward(images).argmax(-1) == wanted).double().mean())
         place = int(targets[0]) if len(targets.unique()) == 1 else place
     reference = models.reference_mean[place], models.reference_covariance[place]
@@ -108,17 +103,6 @@ def point_of(config: "Config", models: DigitsModels, method: str, strength: floa
         fmean(record["evaluations"] for record in mine),
         fmean(record["seconds"] for record in mine),
     )
-
-
-def proportion_half(share: float, n: int) -> float:
-    """Half the width of Agresti and Coull's 95 % interval of a proportion.
-
-    >>> round(proportion_half(0.5, 100), 3), round(proportion_half(1.0, 100), 3)
-    (0.096, 0.026)
-    """
-    z = 1.96
-    centre = (share * n + z * z / 2) / (n + z * z)
-    return z * (centre * (1 - centre) / (n + z * z)) ** 0.5
 
 
 def distance_with_interval(features: Tensor, mean: Tensor, covariance: Tensor) -> tuple[float, float]:
@@ -274,7 +258,7 @@ def _facts(config: "Config", models: DigitsModels, folder: RunFolder) -> dict[st
         "budget": f"{budget.evaluations} evaluations: {config.num_rounds} rounds of {config.num_steps} steps of Adam, "
         f"learning rate {config.lr:g}" + (f"; candidates: {counts}" if counts else ""),
         "seeds": ", ".join(map(str, config.seeds)),
-        "machine": folder.read_config()["facts"]["machine"],
+        "machine": folder.machine,
     }
 
 

@@ -29,7 +29,8 @@ from catreparam.experiments.guide.report import write_guide_report
 from catreparam.experiments.guide.rewards import RewardSpec, token_reward
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import config_of_folder
-from catreparam.experiments.vae.training import stream
+from catreparam.experiments.runs.folder import Record
+from catreparam.experiments.runs.streams import stream
 from catreparam.guidance import RoundInfo
 from catreparam.masked_diffusion.orders import ORDERS
 from catreparam.models.digits_models import DigitsModels, load_digits_models
@@ -37,7 +38,6 @@ from catreparam.models.maskgit import MaskGITDenoiser
 from catreparam.report import Report, write_atomically
 from catreparam.validation import check_choice, check_count, check_number
 
-Record = dict[str, Any]
 NUM_FRAMES = 10  # pictures a row of the grid over rounds
 
 RIVALS = ("unguided", "best_of_n", "svdd", "svdd_direct", "smc", "aps", "entrgi")

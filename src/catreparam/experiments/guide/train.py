@@ -108,7 +108,7 @@ def train_network(training: Training, model: nn.Module, config: Config, folder: 
     step = resume(folder, training.name, parts, unit="step", owns=lambda record: record["stage"] == training.name)
     progress.start(training.name, total=total, done=step)
     model.train()
-    recent = 0.0
+    recent = next((r["loss"] for r in reversed(folder.read_metrics()) if r["stage"] == training.name), 0.0)
     while step < total:
         generator = stream(config.seed, f"{training.name} step {step}")  # a step's draws depend on nothing else
         chosen = torch.randint(training.num_examples, (config.batch_size,), generator=generator)

@@ -1,12 +1,10 @@
 """The Sudoku study as tables and plots: violations, solved rates and exact matches with 95 % intervals, cost a puzzle."""
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
+from catreparam.experiments.runs.folder import Record
+from catreparam.experiments.runs.statistics import wilson_interval
 from catreparam.report import Column, Curve, Plot, Table
-
-Record = dict[str, Any]
 
 COLUMNS = (
     Column("method", "estimator"),
@@ -28,18 +26,6 @@ NOTE = (
     "a board, ± the half-width of a 95 % interval. Every puzzle has one solution. Evaluations and processor seconds (of one "
     "thread, in batches) are per puzzle, all attempts together."
 )
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a rate.
-
-    >>> [round(bound, 3) for bound in wilson_interval(5, 10)]
-    [0.237, 0.763]
-    """
-    z, rate = 1.959964, successes / trials
-    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def show_rate(successes: int, trials: int) -> str:

@@ -13,7 +13,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 from torch import Generator, Tensor
 
@@ -22,7 +21,8 @@ from catreparam.data.sudoku_solver import solve
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
 from catreparam.experiments.runs.estimator_specs import normalise_specs, try_estimator
-from catreparam.experiments.runs.folder import RunFolder, writing
+from catreparam.experiments.runs.finish import finish
+from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.sudoku.board import boards_to_tensor
 from catreparam.experiments.sudoku.priors import PRIORS, load_prior
@@ -36,10 +36,8 @@ from catreparam.experiments.sudoku.solving import (
     solve_with_prior,
     solve_without_prior,
 )
-from catreparam.report import Report, write_report
+from catreparam.report import Report
 from catreparam.validation import check_choice, check_count, check_number
-
-Record = dict[str, Any]
 
 FREE = {"none": "no prior", "none_excluded": "no prior, digits of peers' clues excluded"}
 CHUNK = 100  # puzzles solved together
@@ -263,11 +261,7 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
         f"{config.num_steps} steps, order {config.order}. Without: {config.free_steps} steps, {config.restarts} attempts.",
         table=table_of(records, {level: CLUES[level] for level in config.levels}, names),
         plots=plots_of(records, config.levels, names),
-        facts={"machine": folder.read_config()["facts"]["machine"], "seed": str(config.seed)},
+        facts={"machine": folder.machine, "seed": str(config.seed)},
         command=command_of("catreparam run sudoku", config),
-        location=str(folder.path / "report.html"),
-        warning=f"Unfinished: {missing} of {len(keys)} cells. The same command resumes." if missing else "",
     )
-    with writing(folder.path / "report.html"):
-        write_report(report, folder.path)
-    return report
+    return finish(folder, report, unfinished=f"{missing} of {len(keys)} cells" if missing else "")

@@ -4,13 +4,11 @@ from statistics import fmean
 from typing import Any
 
 from catreparam.experiments.runs.configs import command_of
-from catreparam.experiments.runs.folder import RunFolder
+from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import band, compare
 from catreparam.experiments.sweep.spaces import Range, space_of, spec_at
 from catreparam.experiments.sweep.trials import setting_of
 from catreparam.report import Column, Curve, Plot, Report, Table
-
-Record = dict[str, Any]
 
 CURVE_TITLES = {
     "validation_negative_elbo": "Validation −ELBO",
@@ -36,12 +34,12 @@ NOTE = (
 )
 
 
-def build_report(sweep: Any, folder: RunFolder, *, unfinished: int) -> Report:
+def build_report(sweep: Any, folder: RunFolder) -> Report:
     """The whole report from what the folder holds."""
     records, study = folder.read_metrics(), sweep.study
     finals = {spec: _finals(records, spec) for spec in sweep.config.estimators}
     first = {spec: runs[0] for spec, runs in finals.items() if runs}
-    machine = folder.read_config()["facts"]["machine"]
+    machine = folder.machine
     return Report(
         title=f"Sweep of the {study.name} study",
         summary=_summary(sweep),
@@ -51,8 +49,6 @@ def build_report(sweep: Any, folder: RunFolder, *, unfinished: int) -> Report:
         appendix=_appendix(sweep, finals, records),
         facts={**study.facts(), **_facts(sweep), "machine": machine},
         command=command_of(f"catreparam sweep {study.name}", sweep.config),
-        location=str(folder.path / "report.html"),
-        warning=f"Unfinished: {unfinished} trials to go. The same command resumes." if unfinished else "",
     )
 
 

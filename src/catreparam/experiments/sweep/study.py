@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from catreparam.experiments.runs.configs import config_of_folder, identity_of
-from catreparam.experiments.runs.estimator_specs import normalise_specs
-from catreparam.experiments.runs.folder import Interrupted, RunFolder, open_run_folder, writing
+from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs
+from catreparam.experiments.runs.finish import finish
+from catreparam.experiments.runs.folder import Interrupted, RunFolder, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.parallel import ENGINES, run_side_by_side
 from catreparam.experiments.runs.progress import Progress, show_progress
@@ -20,7 +21,7 @@ from catreparam.experiments.sweep.chosen import Settings, read_settings, refuse_
 from catreparam.experiments.sweep.report import build_report
 from catreparam.experiments.sweep.spaces import space_of
 from catreparam.experiments.sweep.trials import PRUNERS, SAMPLERS, Trial, is_recorded, run_trial, settle
-from catreparam.report import Report, write_report
+from catreparam.report import Report
 from catreparam.validation import check_choice, check_count, check_number
 
 
@@ -28,7 +29,7 @@ from catreparam.validation import check_choice, check_count, check_number
 class SweepConfig:
     """Options of every sweep; each study adds its own config."""
 
-    estimators: tuple[str, ...] = ("straight_through", "gumbel_softmax", "reinmax", "redge", "reindge", "exact_redge")
+    estimators: tuple[str, ...] = MAIN_ESTIMATORS
     """Names; hyperparameters given here are fixed, the others searched: redge:num_steps=4."""
     num_trials: int = 20
     """Trials per estimator in the search; the first one has the default hyperparameters."""
@@ -163,9 +164,7 @@ def _run_phase(name: str, sweep: Sweep, trials: list[Trial], progress: Progress)
 
 def _write_report(sweep: Sweep, folder: RunFolder) -> Report:
     unfinished = [trial for trial in [*sweep.searches(), *sweep.finals()] if not is_recorded(trial)]
-    report = build_report(sweep, folder, unfinished=len(unfinished))
+    report = build_report(sweep, folder)
     if sweep.settings is None:
         write_settings(sweep, folder, report.command)
-    with writing(folder.path / "report.html"):
-        write_report(report, folder.path)
-    return report
+    return finish(folder, report, unfinished=f"{len(unfinished)} trials to go" if unfinished else "")

@@ -16,6 +16,7 @@ from catreparam.experiments.runs.training import to_tensors
 from catreparam.experiments.sweep.closed_form import check_inner
 from catreparam.experiments.sweep.study import SweepConfig, report_sweep, run_sweep
 from catreparam.experiments.sweep.trials import Record, Say
+from catreparam.experiments.vae.config import Config as VaeConfig
 from catreparam.experiments.vae.report import picture_grid
 from catreparam.experiments.vae.run import (
     VaeTask,
@@ -24,7 +25,6 @@ from catreparam.experiments.vae.run import (
     train_and_measure,
     trained_model,
 )
-from catreparam.experiments.vae.study import Config as VaeConfig
 from catreparam.report import ImageGrid, Report
 
 CURVES = ("validation_negative_elbo", "test_negative_elbo", "train_negative_elbo")

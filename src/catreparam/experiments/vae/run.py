@@ -1,20 +1,21 @@
 """One training run of the VAE study, an estimator with a seed, from where its checkpoint stands to its last epoch."""
 
+import itertools
 import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from catreparam.data import ImageDataset, load_dataset
 from catreparam.data.binarise import binarise
 from catreparam.experiments.runs.estimator_specs import build_estimator
-from catreparam.experiments.runs.folder import RunFolder
+from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.progress import Progress
 from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.runs.training import Diverged, load_tensors, resume, to_tensors
+from catreparam.experiments.vae.config import Config
 from catreparam.experiments.vae.team import Team
 from catreparam.experiments.vae.tensorboard import scalar_log
 from catreparam.experiments.vae.training import (
@@ -30,14 +31,12 @@ from catreparam.models.vae import CategoricalVAE
 TRAIN_IMAGES_EVALUATED = 1000  # so many training images, evenly spread, stand for all when −ELBOs are measured
 CHECKPOINT_SECONDS = 5.0  # training time between checkpoints, at least; the last epoch always has one
 
-Record = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class VaeTask:
-    """What a worker needs to know: the config (of `run vae`), the estimator, the seed, and the run folder."""
+    """What a worker needs to know: the config, the estimator, the seed, and the run folder."""
 
-    config: Any
+    config: Config
     spec: str
     seed: int
     folder: Path
@@ -55,6 +54,11 @@ class VaeTask:
     def owns(self, record: Record) -> bool:
         """Whether a line of the metrics is of this run."""
         return (record["estimator"], record["seed"]) == (self.spec, self.seed)
+
+
+def tasks_of(config: Config, folder: Path) -> list[VaeTask]:
+    """Every (estimator, seed) to train, all estimators of a seed before the next seed."""
+    return [VaeTask(config, spec, seed, folder) for seed, spec in itertools.product(config.seeds, config.estimators)]
 
 
 def train_task(task: VaeTask, progress: Progress, team: Team = ALONE) -> str:
@@ -168,7 +172,7 @@ def new_task_state(task: VaeTask, dataset: ImageDataset) -> TrainingState:
     )
 
 
-def evaluation_images(config: Any, dataset: ImageDataset) -> dict[str, Tensor]:
+def evaluation_images(config: Config, dataset: ImageDataset) -> dict[str, Tensor]:
     """The images that stand for training, validation and test, binarised once, the same for every run."""
     every = -(-len(dataset.train) // TRAIN_IMAGES_EVALUATED)
     parts = {"train": dataset.train[::every], "validation": dataset.validation, "test": dataset.test}
