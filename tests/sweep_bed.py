@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from math import log
 from pathlib import Path
 
+from catreparam.experiments.runs.training import Diverged
 from catreparam.experiments.sweep.study import SweepConfig, run_sweep
-from catreparam.experiments.vae.training import Diverged
 
 
 @dataclass(frozen=True)

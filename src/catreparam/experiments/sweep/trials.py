@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from catreparam.experiments.runs.folder import Record, RunFolder, drop_cut_line
+from catreparam.experiments.runs.training import Diverged
 from catreparam.experiments.sweep.spaces import space_of, spec_at, start_of, suggest
-from catreparam.experiments.vae.training import Diverged
 
 Say = Callable[[int, float], None]  # step and validation value so far
 
