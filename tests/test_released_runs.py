@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from catreparam.cli import main
+from catreparam.experiments.sudoku import priors
 from catreparam.experiments.sudoku import train as sudoku_train
-from catreparam.experiments.sudoku import training as sudoku_training
 from catreparam.kernels import dispatch
 
 RELEASED = Path(__file__).parent / "fixtures" / "released_runs"
@@ -20,8 +20,8 @@ CLOSE = {"sudoku-prior": 1e-2}  # it trains in bfloat16, whose rounding depends 
 def released(request, tmp_path, monkeypatch):
     """A copy of a released folder, of the name of its command."""
     if request.param == "sudoku-prior":
-        monkeypatch.setitem(sudoku_training.DESIGN, "width", 6)
-        monkeypatch.setitem(sudoku_training.DESIGN, "num_loops", 2)
+        monkeypatch.setitem(priors.DESIGN, "width", 6)
+        monkeypatch.setitem(priors.DESIGN, "num_loops", 2)
         monkeypatch.setattr(sudoku_train, "STEPS_A_RECORD", 4)
     return Path(shutil.copytree(RELEASED / request.param, tmp_path / request.param))
 
