@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
 
+from catreparam.experiments.runs.training import Diverged
 from catreparam.experiments.sweep.config import SweepConfig
 from catreparam.experiments.sweep.study import run_sweep
-from catreparam.experiments.vae.training import Diverged
 
 
 @dataclass(frozen=True)

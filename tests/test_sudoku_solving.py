@@ -10,7 +10,7 @@ from catreparam.cli import main
 from catreparam.data.sudoku import format_puzzle, held_back_puzzles
 from catreparam.data.sudoku_solver import dig, solve
 from catreparam.experiments.sudoku import study as sudoku
-from catreparam.experiments.sudoku.board import board_panel, board_text
+from catreparam.experiments.sudoku.board import board_panel, board_text, boards_to_tensor
 from catreparam.experiments.sudoku.priors import load_prior
 from catreparam.experiments.sudoku.solving import (
     Best,
@@ -21,7 +21,6 @@ from catreparam.experiments.sudoku.solving import (
     solve_with_prior,
     solve_without_prior,
 )
-from catreparam.experiments.sudoku.training import boards_to_tensor
 from catreparam.guidance import Evaluations
 from catreparam.objectives.sudoku import allowed_digits
 

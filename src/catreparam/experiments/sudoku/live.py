@@ -12,10 +12,9 @@ from catreparam.data.sudoku import read_puzzle
 from catreparam.data.sudoku_solver import solve
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.streams import stream
-from catreparam.experiments.sudoku.board import board_panel, board_text
+from catreparam.experiments.sudoku.board import board_panel, board_text, boards_to_tensor
 from catreparam.experiments.sudoku.priors import load_prior
 from catreparam.experiments.sudoku.solving import Watch, count_violations, solve_with_prior, solve_without_prior
-from catreparam.experiments.sudoku.training import boards_to_tensor
 from catreparam.report import Column, Report, Table
 
 if TYPE_CHECKING:

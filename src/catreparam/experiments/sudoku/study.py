@@ -24,6 +24,7 @@ from catreparam.experiments.runs.estimator_specs import normalise_specs, try_est
 from catreparam.experiments.runs.finish import finish
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.streams import stream
+from catreparam.experiments.sudoku.board import boards_to_tensor
 from catreparam.experiments.sudoku.priors import PRIORS, load_prior
 from catreparam.experiments.sudoku.report import plots_of, table_of
 from catreparam.experiments.sudoku.solving import (
@@ -35,7 +36,6 @@ from catreparam.experiments.sudoku.solving import (
     solve_with_prior,
     solve_without_prior,
 )
-from catreparam.experiments.sudoku.training import boards_to_tensor
 from catreparam.report import Report
 from catreparam.validation import check_choice, check_count, check_number
 

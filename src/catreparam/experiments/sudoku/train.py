@@ -20,7 +20,9 @@ from catreparam.experiments.runs.finish import finish
 from catreparam.experiments.runs.folder import Interrupted, Record, RunFolder, open_run_folder, writing
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
-from catreparam.experiments.sudoku.training import PriorState, boards_to_tensor, new_prior_state, train_step
+from catreparam.experiments.runs.training import resume, to_tensors
+from catreparam.experiments.sudoku.board import boards_to_tensor
+from catreparam.experiments.sudoku.training import new_prior_state, train_step
 from catreparam.report import Column, Curve, Plot, Report, Table
 from catreparam.validation import check_count, check_number
 
@@ -98,7 +100,7 @@ def report_folder(path: Path) -> Report:
 
 def _train(config: Config, folder: RunFolder, puzzles: list, solutions: list, progress: Progress) -> None:
     state = new_prior_state(config.seed, config.lr)
-    _resume(state, folder)
+    state.step = resume(folder, "prior", state.parts(), unit="step")
     if state.step >= config.num_steps:
         return
     progress.start("training", total=config.num_steps // STEPS_A_RECORD, done=state.step // STEPS_A_RECORD)
@@ -114,20 +116,10 @@ def _train(config: Config, folder: RunFolder, puzzles: list, solutions: list, pr
         if state.step % STEPS_A_RECORD == 0 or state.step == config.num_steps:
             loss = sum(losses) / len(losses)
             folder.append_metrics({"step": state.step, "loss": loss, "seconds": time.perf_counter() - began})
-            folder.save_checkpoint("prior", state.to_tensors(), {"step": state.step})
-            progress.advance("training", f"loss {loss:.3f}") if state.step % STEPS_A_RECORD == 0 else None
+            folder.save_checkpoint("prior", to_tensors(state.parts()), {"step": state.step})
+            if state.step % STEPS_A_RECORD == 0:
+                progress.advance("training", f"loss {loss:.3f}")
             losses, began = [], time.perf_counter()
-
-
-def _resume(state: PriorState, folder: RunFolder) -> None:
-    """Loads the checkpoint, if any, and drops metrics from after it."""
-    checkpoint = folder.load_checkpoint("prior")
-    if checkpoint:
-        state.load_tensors(checkpoint[0], checkpoint[1]["step"])
-    records = folder.read_metrics()
-    kept = [record for record in records if record["step"] <= state.step]
-    if len(kept) < len(records):
-        folder.replace_metrics(kept)
 
 
 def _training_puzzles(config: Config, folder: RunFolder, progress: Progress) -> tuple[list, list]:

@@ -6,11 +6,11 @@ A trial's lock dies with its process, so a trial is never made twice: whoever ge
 from statistics import fmean
 
 from catreparam.experiments.runs.folder import Record, RunFolder
+from catreparam.experiments.runs.training import Diverged
 from catreparam.experiments.sweep.chosen import chosen_for
 from catreparam.experiments.sweep.search import Pruned, Search
 from catreparam.experiments.sweep.spaces import spec_at
 from catreparam.experiments.sweep.trial import Trial
-from catreparam.experiments.vae.training import Diverged
 
 
 def run_trial(trial: Trial) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from catreparam.data import load_dataset
 from catreparam.data.binarise import BINARISATIONS
 from catreparam.experiments.runs.folder import Record, RunFolder
+from catreparam.experiments.runs.training import to_tensors
 from catreparam.experiments.sweep.config import SweepConfig, check_inner
 from catreparam.experiments.sweep.study import report_sweep, run_sweep
 from catreparam.experiments.sweep.trial import Say
@@ -95,9 +96,8 @@ class VaeStudy:
         for record, state in self._epochs(spec, lr, seed, folder, parts=("train", "validation", "test")):  # noqa: B007
             records.append(record)
         assert state is not None  # at least one epoch
-        tensors = {name: t for name, t in state.to_tensors().items() if name.startswith("model.")}
         task = VaeTask(self.config, spec, seed, folder)
-        RunFolder(folder).save_checkpoint(task.checkpoint, tensors, {"epoch": state.epoch})
+        RunFolder(folder).save_checkpoint(task.checkpoint, to_tensors({"model": state.model}), {"epoch": state.epoch})
         best, last = min(records, key=lambda record: record["validation_negative_elbo"]), records[-1]
         return {
             "validation": best["validation_negative_elbo"],
