@@ -19,7 +19,7 @@ from catreparam.experiments.runs.estimator_specs import parse_spec
 from catreparam.experiments.runs.folder import RunFolder, RunFolderError, WriteFailed, open_run_folder
 from catreparam.experiments.sweep import trials as sweep_trials
 from catreparam.experiments.sweep import vae as sweep_vae
-from catreparam.experiments.sweep.spaces import SEARCH_SPACES, space_of, spec_at, start_of
+from catreparam.experiments.sweep.spaces import space_of, spec_at, start_of
 from catreparam.experiments.sweep.study import Sweep, run_sweep
 from catreparam.experiments.sweep.trials import Trial, best_of, open_study, run_trial
 from catreparam.experiments.vae.study import Config as VaeConfig
@@ -224,7 +224,7 @@ def test_points_of_a_random_search_do_not_depend_on_the_order(tmp_path):
     assert records_of(tmp_path / "1/run") == records_of(tmp_path / "2/run")
 
 
-@pytest.mark.parametrize("name", sorted(SEARCH_SPACES))
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
 def test_the_search_space_of_every_estimator_starts_at_a_valid_setting(name):
     spec = spec_at(name, start_of(space_of(name, (1e-3, 1e-2), 1e-3)))
     parsed, hyperparameters = parse_spec(spec)
