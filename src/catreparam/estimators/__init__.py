@@ -1,5 +1,9 @@
-"""logits -> one-hot x with a gradient (or objective, logits -> loss): one method a file."""
+"""logits -> one-hot x with a gradient (or objective, logits -> loss): one method a file, found by itself.
 
+`facts` holds what is known of each, `registry` collects them, `expectation` is the one verb for all.
+"""
+
+# For type checkers: every name, written by scripts/exports.py (`make format`). `collect`, below, finds them by itself.
 from catreparam.estimators.arsm import arsm
 from catreparam.estimators.control_variates import RelaxControlVariate, rebar, relax, unbiased_redge
 from catreparam.estimators.decoupled import decoupled_straight_through, decoupled_straight_through_surrogate
@@ -11,11 +15,13 @@ from catreparam.estimators.exact_redge import (
     transport_redge_surrogate,
 )
 from catreparam.estimators.expectation import expectation
+from catreparam.estimators.facts import ESTIMATORS
 from catreparam.estimators.gapped import gapped_straight_through, gapped_straight_through_surrogate
 from catreparam.estimators.gumbel_rao import gumbel_rao, gumbel_rao_surrogate
 from catreparam.estimators.gumbel_softmax import gumbel_softmax, gumbel_softmax_surrogate
 from catreparam.estimators.redge import redge, redge_cov, redge_cov_surrogate, redge_surrogate
-from catreparam.estimators.registry import ESTIMATORS, Estimator, fewest_samples, make_estimator, takes_objective
+from catreparam.estimators.registry import Estimator, collect, make_estimator, takes_objective
+from catreparam.estimators.registry import fewest_samples as fewest_samples
 from catreparam.estimators.reindge import reindge, reindge_surrogate
 from catreparam.estimators.reinforce import MovingAverageBaseline, reinforce, rloo
 from catreparam.estimators.reinmax import lambda_reinmax, lambda_reinmax_surrogate, reinmax, reinmax_surrogate
@@ -40,7 +46,6 @@ __all__ = [
     "exact_redge",
     "exact_redge_surrogate",
     "expectation",
-    "fewest_samples",
     "gapped_straight_through",
     "gapped_straight_through_surrogate",
     "gumbel_rao",
@@ -74,3 +79,5 @@ __all__ = [
     "transport_redge_surrogate",
     "unbiased_redge",
 ]
+
+collect(__name__, globals())

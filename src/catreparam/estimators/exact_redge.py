@@ -14,14 +14,29 @@ from catreparam.categorical import (
     second_order,
     to_rows,
 )
+from catreparam.estimators.facts import Choice, Range, estimator
 from catreparam.kernels import dispatch
+from catreparam.kernels.methods import Method, Rule
 from catreparam.kernels.naive.chain import denoise
 from catreparam.kernels.naive.exact_law import sweep_tangent, transport_tangent
-from catreparam.kernels.settings import exact_setting
+from catreparam.kernels.settings import Setting, remembered
 from catreparam.noise_schedule import NoiseSchedule, make_schedule
 from catreparam.validation import check_count, check_flag, check_number
 
+SEARCH = {
+    "t1": Range(0.3, 0.95, 0.5, grid=(0.35, 0.5, 0.7)),  # variance explodes below .3
+    "num_noises": Choice((1, 2, 4, 8), 2, grid=(1, 4)),
+    "second_order_weight": Range(0.0, 1.5, 1.0, grid=(0.0, 0.75, 1.0)),
+}
 
+
+@estimator(
+    "Through the diffusion",
+    gradient="ReDGE's given an exact x, averaged over noises",
+    bias="ReDGE's; none for quadratic f at weight 1",
+    mean_jacobian=lambda hyperparameters: True,
+    search=SEARCH,
+)
 def exact_redge(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -80,6 +95,15 @@ def exact_redge_surrogate(
     return _read_off(logits, z, x, tangent, moved, schedule.last, second_order_weight)
 
 
+@estimator(
+    "Through the diffusion",
+    gradient="exact pathwise gradient of the noisy z, no steps",
+    bias="none for linear f; for quadratic f at weight 1",
+    mean_jacobian=lambda hyperparameters: True,
+    search=SEARCH,
+    unsupported={"ONNX": "works in float64, for which ONNX Runtime has no error function; the export itself succeeds"},
+    tuned=False,
+)
 def transport_redge(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -144,3 +168,15 @@ def _read_off(
     change = second_order(x_soft, tangent + lam * moved, x, second_order_weight)
     averaged = z.ndim > logits.ndim
     return attach_gradient(x_soft.mean(0), change.mean(0)) if averaged else attach_gradient(x_soft, change)
+
+
+EXACT_REDGE = Method(exact_redge_surrogate, Rule.SWEEP)
+
+
+@remembered
+def exact_setting(num_steps: int, t1: float, grid: str, num_noises: int, weight: float, hard: bool) -> Setting:
+    """Raises TypeError or ValueError for bad hyperparameters."""
+    check_flag("hard", hard)
+    lambdas = make_schedule(grid, num_steps, t1).lambdas
+    weight = check_number("second_order_weight", weight, least=0.0, most=2.0) if hard else 0.0
+    return Setting(EXACT_REDGE, lambdas, hard=hard, num_noises=check_count("num_noises", num_noises), weight=weight)

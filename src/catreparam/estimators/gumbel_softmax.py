@@ -7,11 +7,19 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import Rows, attach_gradient, draw_gumbel_like, from_rows, one_hot_like, to_rows
+from catreparam.estimators.facts import Range, estimator
 from catreparam.kernels import dispatch
-from catreparam.kernels.settings import gumbel_setting
+from catreparam.kernels.methods import Method, Rule
+from catreparam.kernels.settings import Setting, remembered
 from catreparam.validation import check_flag, check_number
 
 
+@estimator(
+    "Gumbel",
+    gradient="of softmax((logits + G) / temperature)",
+    bias="grows with temperature",
+    search={"temperature": Range(0.1, 2.0, 1.0, log=True, grid=(0.3, 0.5, 1.0))},
+)
 def gumbel_softmax(
     logits: Float[Tensor, "*batch num_classes"],
     tau: float | None = None,
@@ -69,3 +77,12 @@ def _one_temperature(tau: float | None, temperature: float) -> float:
     if temperature != 1.0:
         raise ValueError(f"tau is torch's name for temperature: give one of them, got {tau=} and {temperature=}")
     return check_number("tau", tau, above=0.0)
+
+
+GUMBEL_SOFTMAX = Method(gumbel_softmax_surrogate, Rule.GUMBEL)
+
+
+@remembered
+def gumbel_setting(temperature: float, hard: bool) -> Setting:
+    """For arguments that `gumbel_softmax` has checked."""
+    return Setting(GUMBEL_SOFTMAX, hard=hard, temperature=temperature)

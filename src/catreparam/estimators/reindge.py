@@ -13,12 +13,21 @@ from catreparam.categorical import (
     second_order,
     to_rows,
 )
+from catreparam.estimators.facts import estimator
+from catreparam.estimators.redge import SEARCH, chain_setting
 from catreparam.kernels import dispatch
+from catreparam.kernels.methods import Method, Rule
 from catreparam.kernels.naive.chain import denoise, solve
-from catreparam.kernels.settings import chain_setting
 from catreparam.noise_schedule import NoiseSchedule
 
 
+@estimator(
+    "Through the diffusion",
+    gradient="ReDGE, ReinMax's rule at the last step",
+    bias="less than ReDGE's",
+    law="ReDGE's",
+    search=SEARCH,
+)
 def reindge(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -44,7 +53,7 @@ def reindge(
 
     Reference: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
-    setting = chain_setting("reindge", num_steps, t1, grid, solver, True)
+    setting = chain_setting(REINDGE, num_steps, t1, grid, solver, True, 1.0)
     fast = dispatch.sample(logits, mask, dim, generator, setting)
     if fast is not None:
         return fast
@@ -69,3 +78,6 @@ def _surrogate_at(logits: Rows, z: Rows, x: Rows, lam: float) -> Rows:
     path = denoise(z, logits.detach(), lam)
     direct = second_order(path.detach(), finite(logits), x)
     return path + direct
+
+
+REINDGE = Method(reindge_surrogate, Rule.CHAIN)

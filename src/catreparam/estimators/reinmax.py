@@ -14,11 +14,20 @@ from catreparam.categorical import (
     second_order,
     to_rows,
 )
+from catreparam.estimators.facts import Range, estimator
 from catreparam.kernels import dispatch
-from catreparam.kernels.settings import lambda_reinmax_setting, reinmax_setting
+from catreparam.kernels.methods import Method, Rule
+from catreparam.kernels.settings import Setting, remembered
 from catreparam.validation import check_number
 
 
+@estimator(
+    "Straight-through and ReinMax",
+    gradient="[J(p) + (x - p)(x - p)^T] g / 2",
+    bias="none for quadratic f (temperature 1)",
+    mean_jacobian=lambda hyperparameters: hyperparameters.get("temperature", 1.0) == 1.0,
+    search={"temperature": Range(0.7, 1.5, 1.0, grid=(1.0, 1.3))},
+)
 def reinmax(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -61,6 +70,13 @@ def tempered(logits: Rows, temperature: float) -> Rows:
     return torch.softmax(logits.detach() / check_number("temperature", temperature, above=0.0), -1)
 
 
+@estimator(
+    "Straight-through and ReinMax",
+    gradient="[(1 - w/2) J(p) + (w/2)(x - p)(x - p)^T] g",
+    bias="a share 1 - w of straight-through's for quadratic f",
+    mean_jacobian=lambda hyperparameters: True,
+    search={"weight": Range(0.3, 1.5, 0.75, grid=(0.25, 0.5, 0.75))},
+)
 def lambda_reinmax(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -95,3 +111,19 @@ def lambda_reinmax_surrogate(logits: Rows, *, x: Rows, weight: float = 0.75) -> 
     """A tensor whose ordinary gradient is lambda-ReinMax's for the hard sample x. Its value means nothing."""
     weight = check_number("weight", weight, least=0.0, most=2.0)
     return second_order(torch.softmax(logits.detach(), -1), finite(logits), x, weight)
+
+
+REINMAX = Method(reinmax_surrogate, Rule.DIRECT)
+LAMBDA_REINMAX = Method(lambda_reinmax_surrogate, Rule.DIRECT)
+
+
+@remembered
+def reinmax_setting(temperature: float) -> Setting:
+    """Raises what `check_number` raises."""
+    return Setting(REINMAX, temperature=check_number("temperature", temperature, above=0.0), weight=1.0)
+
+
+@remembered
+def lambda_reinmax_setting(weight: float) -> Setting:
+    """Raises what `check_number` raises."""
+    return Setting(LAMBDA_REINMAX, weight=check_number("weight", weight, least=0.0, most=2.0))

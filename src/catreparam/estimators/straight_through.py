@@ -5,10 +5,17 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import Rows, attach_gradient, draw_one_hot, from_rows, to_rows
+from catreparam.estimators.facts import estimator
 from catreparam.kernels import dispatch
-from catreparam.kernels.settings import STRAIGHT_THROUGH
+from catreparam.kernels.methods import Method, Rule
+from catreparam.kernels.settings import Setting
 
 
+@estimator(
+    "Straight-through and ReinMax",
+    gradient="J(p) g",
+    bias="none for linear f",
+)
 def straight_through(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -41,3 +48,6 @@ def straight_through(
 def straight_through_surrogate(logits: Rows) -> Rows:
     """softmax(logits): its ordinary gradient is the estimator's. Deterministic; needs neither noise nor sample."""
     return torch.softmax(logits, -1)
+
+
+STRAIGHT_THROUGH = Setting(Method(straight_through_surrogate, Rule.DIRECT))
