@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
+SITE = Path(__file__).parent.parent / "scripts" / "site"
 
 
 def load(name: str):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"site_{name}", SITE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -25,7 +25,7 @@ GOOD = '<h1 id="top">A</h1><a href="b.html#part">b</a><a href="#top">top</a><a h
 
 
 def test_a_good_site_has_no_problems(tmp_path):
-    assert load("check_site").find_problems(write(tmp_path, a=GOOD, b='<h2 id="part">B</h2>')) == []
+    assert load("check").find_problems(write(tmp_path, a=GOOD, b='<h2 id="part">B</h2>')) == []
 
 
 @pytest.mark.parametrize(
@@ -41,18 +41,18 @@ def test_a_good_site_has_no_problems(tmp_path):
     ids=["page", "image", "anchor", "script", "stylesheet", "formula"],
 )
 def test_the_checker_names_what_is_wrong(tmp_path, body, problem):
-    problems = load("check_site").find_problems(write(tmp_path, a=GOOD, b='<h2 id="part">B</h2>', c=body))
+    problems = load("check").find_problems(write(tmp_path, a=GOOD, b='<h2 id="part">B</h2>', c=body))
     assert len(problems) == 1
     assert problem in problems[0]
 
 
 def test_an_empty_folder_is_a_problem(tmp_path):
-    assert "build the site first" in load("check_site").find_problems(tmp_path)[0]
+    assert "build the site first" in load("check").find_problems(tmp_path)[0]
 
 
 def test_formulas_become_mathml():
     pytest.importorskip("latex2mathml", reason="pip install 'catreparam[docs]'")
-    html = load("site_maths").on_page_content(
+    html = load("maths").on_page_content(
         r'<p><span class="arithmatex">\(a &lt; b\)</span></p><div class="arithmatex">\[\frac{1}{2}\]</div>'
     )
     assert html.count("<math") == 2
@@ -63,7 +63,7 @@ def test_formulas_become_mathml():
 
 def test_docstrings_become_markdown():
     pytest.importorskip("griffe", reason="pip install 'catreparam[docs]'")
-    text = load("site_docstrings").to_markdown(
+    text = load("docstrings").to_markdown(
         "Draws x [*batch].\n\nBias:      none for <p, u>,\n           ever.\nCost:      one `a_b`.\n\n>>> f(1)\n2\n\n"
         "Reference: A 2026, https://example.org/a_b."
     )

@@ -229,7 +229,7 @@ def test_equal_kls_lie_where_all_gradient_methods_reach():
 
 def test_shipped_networks_are_good_enough_to_guide_with():
     from catreparam.data import load_dataset
-    from catreparam.experiments.guide.stages import accuracy, psnr
+    from catreparam.experiments.guide.training import accuracy, psnr
 
     models, data = load_digits_models(), load_dataset("mnist5k")
     images, labels = data.test[::5], data.test_labels[::5]

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from catreparam.experiments.guide import train as guide_train
-from catreparam.experiments.guide.stages import shifted
+from catreparam.experiments.guide.training import shifted
+from catreparam.experiments.runs.folder import RunFolder
 from catreparam.models.digits_models import load_digits_models
 from catreparam.models.initialise import initialise
 from catreparam.models.vq_digits import DigitsVQ, vq_loss
@@ -69,6 +70,7 @@ def test_killed_training_goes_on_to_the_same_weights(trained, tmp_path, monkeypa
     resumed, whole = load_file(tmp_path / guide_train.OUTPUT), load_file(trained)
     assert resumed.keys() == whole.keys()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    assert RunFolder(tmp_path).read_metrics() == RunFolder(trained.parent).read_metrics()
 
 
 def test_weights_of_something_else_are_refused(tmp_path, trained):

@@ -319,7 +319,8 @@ def draw():
     from catreparam.kernels.compiled import library
     from catreparam.kernels.methods import METHODS
     from catreparam.kernels.settings import Setting
-    return library.forward(Setting(METHODS["redge"]), logits, 1)[0].numpy().tobytes()  # no torch operation: it would hang
+    # no torch operation: it would hang
+    return library.forward(Setting(METHODS["redge"]), logits, 1)[0].numpy().tobytes()
 
 reader, writer = os.pipe()
 child = os.fork()

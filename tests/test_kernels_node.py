@@ -1,4 +1,4 @@
-"""The autograd node in C++ does what the Python one does, bit for bit, and is built, found and refused as it should be."""
+"""The autograd node in C++ does what the Python one does, bit for bit, and is built, found and refused as it should."""
 
 import gc
 import re

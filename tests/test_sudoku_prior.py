@@ -9,9 +9,10 @@ import torch
 from catreparam.data.sudoku import held_back_puzzles
 from catreparam.data.sudoku_solver import UNITS, solve
 from catreparam.experiments.sudoku import train as sudoku_prior
-from catreparam.experiments.sudoku.priors import PRIORS, DamagedWeights, load_prior
+from catreparam.experiments.sudoku.board import boards_to_tensor
+from catreparam.experiments.sudoku.priors import PRIORS, DamagedWeights, load_prior, sudoku_denoiser
 from catreparam.experiments.sudoku.train import Config, run
-from catreparam.experiments.sudoku.training import boards_to_tensor, draw_masked, shuffle_boards, sudoku_denoiser
+from catreparam.experiments.sudoku.training import draw_masked, shuffle_boards
 from catreparam.models.denoiser import MaskedDenoiser
 
 TINY = {"num_steps": 16, "batch_size": 2, "num_puzzles": 3}

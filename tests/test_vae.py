@@ -13,10 +13,11 @@ from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.estimator_specs import build_estimator
 from catreparam.experiments.runs.folder import Interrupted, RunFolder, RunFolderError, WriteFailed, open_run_folder
 from catreparam.experiments.runs.streams import stream
+from catreparam.experiments.runs.training import Diverged
 from catreparam.experiments.vae import run as vae_runs
 from catreparam.experiments.vae import training as vae_training
 from catreparam.experiments.vae.study import PRESETS, Config, report_folder, run
-from catreparam.experiments.vae.training import Diverged, evaluate, new_state
+from catreparam.experiments.vae.training import evaluate, new_state
 
 
 @pytest.fixture(autouse=True)

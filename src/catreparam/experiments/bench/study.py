@@ -30,10 +30,11 @@ from catreparam.experiments.bench.samplers import (
 )
 from catreparam.experiments.bench.scaling import Case, Scaling, exponent_table, fits, make_plot, scalings
 from catreparam.experiments.runs.configs import options
+from catreparam.experiments.runs.finish import write_into
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
 from catreparam.kernels.compiled import node
-from catreparam.report import Column, Plot, Report, Table, write_atomically, write_report
+from catreparam.report import Column, Plot, Report, Table, write_atomically
 from catreparam.report.figures import plot_to_svg
 from catreparam.validation import check_choice, check_count
 
@@ -116,10 +117,9 @@ def run(config: Config) -> Report:
         },
         command="catreparam bench " + options(asdict(config), asdict(Config())),
         warning=f"NOT TIMED, gradients differ from the naive twin's: {red}" if red else "",
-        location=str(config.folder / "report.html") if config.folder else "",
     )
+    report = write_into(config.folder, report)
     if config.folder:
-        write_report(report, config.folder)
         content = {"facts": dict(report.facts), "red": red, "rows": rows, "plots": [asdict(plot) for _, plot in plots]}
         content["exponents"] = list(report.appendix["Fitted exponents"].rows) if plots else []
         for scaling, plot in plots:

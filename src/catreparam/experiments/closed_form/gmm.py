@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
 
@@ -20,14 +19,13 @@ from catreparam.categorical import kl_to_uniform
 from catreparam.estimators import expectation, fewest_samples
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
-from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
-from catreparam.experiments.runs.folder import RunFolder, writing
+from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, build_estimator, normalise_specs
+from catreparam.experiments.runs.finish import finish
+from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import band, compare, mean_and_interval
 from catreparam.objectives.gmm import MixturePosterior
-from catreparam.report import Column, Curve, Plot, Report, Table, write_report
+from catreparam.report import Column, Curve, Plot, Report, Table
 from catreparam.validation import check_count, check_number
-
-Record = dict[str, Any]
 
 POINTS = 100  # of a curve
 COLUMNS = (
@@ -52,7 +50,7 @@ NOTE = (
 class Config:
     """What to fit."""
 
-    estimators: tuple[str, ...] = ("straight_through", "gumbel_softmax", "reinmax", "redge", "reindge", "exact_redge")
+    estimators: tuple[str, ...] = MAIN_ESTIMATORS
     """Names, each with hyperparameters if wanted: redge:num_steps=4,t1=0.5."""
     num_components: int = 20
     num_observations: int = 500
@@ -163,13 +161,10 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
         f"noise {config.noise:g}, {config.num_observations} observations, {config.num_steps} steps of Adam.",
         table=Table(COLUMNS, sorted(rows, key=lambda row: row["gap"]), NOTE),
         plots=[_curves(groups)],
-        facts={"machine": folder.read_config()["facts"]["machine"], "seeds": ", ".join(map(str, config.seeds))},
+        facts={"machine": folder.machine, "seeds": ", ".join(map(str, config.seeds))},
         command=command_of("catreparam run gmm", config),
-        location=str(folder.path / "report.html"),
     )
-    with writing(folder.path / "report.html"):
-        write_report(report, folder.path)
-    return report
+    return finish(folder, report)
 
 
 def _row(spec: str, runs: list[Record], compared: Record) -> Record:

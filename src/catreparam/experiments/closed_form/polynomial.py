@@ -11,21 +11,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
 
 from catreparam.estimators import expectation, fewest_samples
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
-from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
-from catreparam.experiments.runs.folder import RunFolder, writing
+from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, build_estimator, normalise_specs
+from catreparam.experiments.runs.finish import finish
+from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import band, compare
 from catreparam.objectives.polynomial import Polynomial
-from catreparam.report import Column, Curve, Plot, Report, Table, write_report
+from catreparam.report import Column, Curve, Plot, Report, Table
 from catreparam.validation import check_count, check_number
-
-Record = dict[str, Any]
 
 POINTS = 100  # of a curve
 FLOOR = 1e-8  # of the logarithmic plots
@@ -52,7 +50,7 @@ NOTE = (
 class Config:
     """What to optimise. The defaults are the paper's protocol with three seeds."""
 
-    estimators: tuple[str, ...] = ("straight_through", "gumbel_softmax", "reinmax", "redge", "reindge", "exact_redge")
+    estimators: tuple[str, ...] = MAIN_ESTIMATORS
     """Names, each with hyperparameters if wanted: redge:num_steps=4,t1=0.5."""
     powers: tuple[float, ...] = (1.5, 2.0, 3.0)
     extension: str = "power"
@@ -145,13 +143,10 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
         f"with {config.num_samples} draw(s) each, or the fewest that an estimator takes.",
         table=Table(COLUMNS, rows, NOTE, group="problem"),
         plots=[_curves(config, power, records) for power in config.powers],
-        facts={"machine": folder.read_config()["facts"]["machine"], "seeds": ", ".join(map(str, config.seeds))},
+        facts={"machine": folder.machine, "seeds": ", ".join(map(str, config.seeds))},
         command=command_of("catreparam run polynomial", config),
-        location=str(folder.path / "report.html"),
     )
-    with writing(folder.path / "report.html"):
-        write_report(report, folder.path)
-    return report
+    return finish(folder, report)
 
 
 def _rows(config: Config, power: float, records: list[Record]) -> list[Record]:

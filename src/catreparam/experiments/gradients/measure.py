@@ -16,10 +16,11 @@ from catreparam.estimators import ESTIMATORS, Estimator, fewest_samples
 from catreparam.experiments.gradients.objective_specs import build_objective
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
+from catreparam.experiments.runs.finish import write_into
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import show_progress
 from catreparam.gradients import Reference, count_evaluations, measure, reference_gradient, seconds_per_draw
-from catreparam.report import Column, Curve, Plot, Report, Table, write_report
+from catreparam.report import Column, Curve, Plot, Report, Table
 from catreparam.validation import check_count, check_number
 
 LAW_LIMIT = 0.02  # total variation above which people are warned
@@ -94,11 +95,8 @@ def run(config: Config) -> Report:
         facts={"machine": describe_machine(), "seed": str(config.seed)},
         command=_command(config),
         warning=_law_warning(rows),
-        location=str(config.folder / "report.html") if config.folder else "",
     )
-    if config.folder:
-        write_report(report, config.folder)
-    return report
+    return write_into(config.folder, report)
 
 
 def draw_logits(num_variables: int, num_classes: int, scale: float, seed: int) -> Tensor:

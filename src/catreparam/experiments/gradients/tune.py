@@ -16,10 +16,11 @@ from catreparam.experiments.gradients.measure import draw_logits
 from catreparam.experiments.gradients.objective_specs import build_objective
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
+from catreparam.experiments.runs.finish import write_into
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import show_progress
 from catreparam.gradients import SEARCH_SPACE, TuneResult, tune
-from catreparam.report import Column, Curve, Plot, Report, Table, write_report
+from catreparam.report import Column, Curve, Plot, Report, Table
 
 COLUMNS = (
     Column("estimator", "setting"),
@@ -88,9 +89,7 @@ def run(config: Config) -> Report:
             progress=follow,
         )
     report = _report(config, result)
-    if config.folder:
-        write_report(report, config.folder)
-    return report
+    return write_into(config.folder, report)
 
 
 def show_setting(estimator: Estimator) -> str:
@@ -122,7 +121,6 @@ def _report(config: Config, result: TuneResult) -> Report:
         plots=[_front(front)],
         facts={"machine": describe_machine(), "seed": str(config.seed)},
         command=command_of("catreparam tune", config),
-        location=str(config.folder / "report.html") if config.folder else "",
     )
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from catreparam.experiments.guide.rewards import RewardSpec, token_reward
 from catreparam.experiments.runs.configs import command_of, config_of_folder, identity_of
 from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
+from catreparam.experiments.runs.finish import finish
 from catreparam.experiments.runs.folder import RunFolder, RunFolderError, open_run_folder, writing
 from catreparam.experiments.runs.machine import check_device, describe_machine
 from catreparam.experiments.runs.progress import show_progress
-from catreparam.experiments.vae.training import stream
+from catreparam.experiments.runs.streams import stream
 from catreparam.guidance import Generation, RoundInfo, guided_sample
 from catreparam.masked_diffusion import ClassifierFree, Denoiser
 from catreparam.masked_diffusion.orders import ORDERS
@@ -29,10 +30,9 @@ from catreparam.models.maskgit import MaskGIT, MaskGITDenoiser
 from catreparam.models.maskgit_loading import check_vocabulary, load_maskgit, load_vq
 from catreparam.models.text_scores import load_text_score
 from catreparam.models.vq import VQModel
-from catreparam.report import Column, Curve, ImageGrid, Plot, Report, Table, write_report
+from catreparam.report import Column, Curve, ImageGrid, Plot, Report, Table
 from catreparam.validation import check_choice, check_count, check_number
 
-Record = dict[str, Any]
 SHOWN_ROUNDS = 6  # pictures of a generation on the way
 
 
@@ -235,16 +235,14 @@ def _write_report(
             "evaluations a sequence": f"{spent.model} of the model, {spent.reward} of the reward, "
             f"{spent.reward_gradient} of its gradient",
             "seconds of this session": f"{seconds:.1f}",
-            "machine": folder.read_config()["facts"]["machine"],
+            "machine": folder.machine,
         },
         command=command_of("catreparam guide maskgit", config),
-        location=str(folder.path / "report.html"),
     )
     folder.save_checkpoint("result", {"tokens": generation.tokens, "images": images}, {})
-    with writing(folder.path / "report.html"):
-        write_report(report, folder.path)
+    with writing(folder.path / "image-000.png"):
         _write_pictures(images, folder)
-    return report
+    return finish(folder, report)
 
 
 def _decode(vq: VQModel, tokens: Tensor) -> Tensor:

@@ -3,23 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from catreparam.experiments.guide.config import Config
 from catreparam.experiments.guide.methods import is_gradient_method, strengths
 from catreparam.experiments.guide.rewards import RewardSpec
 from catreparam.experiments.runs.configs import command_of
-from catreparam.experiments.runs.folder import RunFolder, writing
+from catreparam.experiments.runs.finish import finish
+from catreparam.experiments.runs.folder import Record, RunFolder
+from catreparam.experiments.runs.statistics import agresti_coull_half
 from catreparam.models.classifier import frechet_distance
 from catreparam.models.digits_models import DigitsModels, load_digits_models
-from catreparam.report import Column, Curve, ImageGrid, Plot, Report, Table, write_report
+from catreparam.report import Column, Curve, ImageGrid, Plot, Report, Table
 
-if TYPE_CHECKING:
-    from catreparam.experiments.guide.study import Config
-
-Record = dict[str, Any]
 NUM_SHOWN = 12  # pictures a row of the grid of results
 RESAMPLES = 60  # of the bootstrap behind the interval of the Frechet distance
 
@@ -43,7 +41,7 @@ class Point:
     seconds: float
 
 
-def write_guide_report(config: "Config", folder: RunFolder) -> Report:
+def report_guide(config: Config, folder: RunFolder) -> Report:
     """Builds the report from the metrics and writes it into the folder."""
     records = folder.read_metrics()
     models = load_digits_models(config.weights)
@@ -64,18 +62,12 @@ def write_guide_report(config: "Config", folder: RunFolder) -> Report:
         grids=[*_round_grids(config, models, records), _result_grid(points)],
         facts=_facts(config, models, folder),
         command=command_of("catreparam guide", config),
-        location=str(folder.path / "report.html"),
-        warning=f"Unfinished: {missing} of {len(config.keys())} generations. The same command resumes."
-        if missing > 0
-        else "",
     )
-    with writing(folder.path / "report.html"):
-        write_report(report, folder.path)
-    return report
+    return finish(folder, report, unfinished=f"{missing} of {len(config.keys())} generations" if missing > 0 else "")
 
 
 @torch.no_grad()
-def point_of(config: "Config", models: DigitsModels, method: str, strength: float, records: list[Record]) -> Point:
+def point_of(config: Config, models: DigitsModels, method: str, strength: float, records: list[Record]) -> Point:
     """One point of the comparison, from the tokens of all seeds."""
     mine = _of(records, method, strength)
     tokens = torch.tensor([row for record in mine for row in record["tokens"]])
@@ -87,7 +79,7 @@ def point_of(config: "Config", models: DigitsModels, method: str, strength: floa
     if targets is not None:
         wanted = targets.repeat(len(mine))
         right = (models.heldout.head(features).argmax(-1) == wanted).double()
-        accuracy, half = float(right.mean()), proportion_half(float(right.mean()), len(right))
+        accuracy, half = float(right.mean()), agresti_coull_half(float(right.mean()), len(right))
         own = float((models.reward(images).argmax(-1) == wanted).double().mean())
         place = int(targets[0]) if len(targets.unique()) == 1 else place
     reference = models.reference_mean[place], models.reference_covariance[place]
@@ -108,17 +100,6 @@ def point_of(config: "Config", models: DigitsModels, method: str, strength: floa
         fmean(record["evaluations"] for record in mine),
         fmean(record["seconds"] for record in mine),
     )
-
-
-def proportion_half(share: float, n: int) -> float:
-    """Half the width of Agresti and Coull's 95 % interval of a proportion.
-
-    >>> round(proportion_half(0.5, 100), 3), round(proportion_half(1.0, 100), 3)
-    (0.096, 0.026)
-    """
-    z = 1.96
-    centre = (share * n + z * z / 2) / (n + z * z)
-    return z * (centre * (1 - centre) / (n + z * z)) ** 0.5
 
 
 def distance_with_interval(features: Tensor, mean: Tensor, covariance: Tensor) -> tuple[float, float]:
@@ -180,7 +161,7 @@ def _rows_at_equal_kl(points: Sequence[Point]) -> list[Record]:
     return rows
 
 
-def _columns(config: "Config") -> list[Column]:
+def _columns(config: Config) -> list[Column]:
     classes = RewardSpec.parse(config.reward).targets(1) is not None
     judged = [
         Column("accuracy", "held-out accuracy", ".3f", "accuracy_half"),
@@ -199,7 +180,7 @@ def _columns(config: "Config") -> list[Column]:
     ]
 
 
-def _note(config: "Config") -> str:
+def _note(config: Config) -> str:
     return (
         "Weight: of the KL (methods that optimise logits) or of the reward (svdd, smc). KL: of the guided from the prior's "
         "reveals, summed over the rounds; an upper bound for best_of_n and svdd, unknown for smc. ± is half a 95 % interval: "
@@ -210,7 +191,7 @@ def _note(config: "Config") -> str:
     )
 
 
-def _curves_against_kl(config: "Config", points: Sequence[Point]) -> list[Plot]:
+def _curves_against_kl(config: Config, points: Sequence[Point]) -> list[Plot]:
     """Reward and held-out accuracy against the KL, a curve a method."""
     plots = []
     for key, title in (("reward", f"reward {config.reward}"), ("accuracy", "held-out accuracy")):
@@ -226,7 +207,7 @@ def _curves_against_kl(config: "Config", points: Sequence[Point]) -> list[Plot]:
     return plots
 
 
-def _trace_plots(config: "Config", records: list[Record]) -> list[Plot]:
+def _trace_plots(config: Config, records: list[Record]) -> list[Plot]:
     """How reward and KL go along the steps of the optimisation, at the middle weight."""
     plots = []
     for key in ("reward", "kl"):
@@ -245,7 +226,7 @@ def _trace_plots(config: "Config", records: list[Record]) -> list[Plot]:
 
 
 @torch.no_grad()
-def _round_grids(config: "Config", models: DigitsModels, records: list[Record]) -> list[ImageGrid]:
+def _round_grids(config: Config, models: DigitsModels, records: list[Record]) -> list[ImageGrid]:
     grids = []
     for record in records:
         if record["frames"]:
@@ -263,7 +244,7 @@ def _result_grid(points: Sequence[Point]) -> ImageGrid:
     return ImageGrid("Results", images, f"A row each: {names}.")
 
 
-def _facts(config: "Config", models: DigitsModels, folder: RunFolder) -> dict[str, str]:
+def _facts(config: Config, models: DigitsModels, folder: RunFolder) -> dict[str, str]:
     facts, budget = models.facts, config.budget
     counts = ", ".join(f"{name} {budget.candidates(name)}" for name in config.rivals if name in ("best_of_n", "smc"))
     return {
@@ -274,7 +255,7 @@ def _facts(config: "Config", models: DigitsModels, folder: RunFolder) -> dict[st
         "budget": f"{budget.evaluations} evaluations: {config.num_rounds} rounds of {config.num_steps} steps of Adam, "
         f"learning rate {config.lr:g}" + (f"; candidates: {counts}" if counts else ""),
         "seeds": ", ".join(map(str, config.seeds)),
-        "machine": folder.read_config()["facts"]["machine"],
+        "machine": folder.machine,
     }
 
 

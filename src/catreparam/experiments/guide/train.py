@@ -17,21 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from catreparam.data import DATASETS, ImageDataset, load_dataset
-from catreparam.experiments.guide.stages import (
-    Stage,
-    accuracy,
-    classifier_stage,
-    prior_loss,
-    prior_stage,
-    psnr,
-    vq_stage,
-)
 from catreparam.experiments.guide.train_report import OUTPUT, report_training
+from catreparam.experiments.guide.training import (
+    Training,
+    accuracy,
+    classifier_training,
+    prior_loss,
+    prior_training,
+    psnr,
+    vq_training,
+)
 from catreparam.experiments.runs.configs import command_of, config_of_folder
 from catreparam.experiments.runs.folder import RunFolder, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
-from catreparam.experiments.vae.training import stream
+from catreparam.experiments.runs.streams import stream
+from catreparam.experiments.runs.training import Diverged, Part, resume, to_tensors
 from catreparam.models.classifier import HeldOutClassifier
 from catreparam.models.digits_models import build_digits_models
 from catreparam.models.initialise import initialise
@@ -79,12 +80,12 @@ def run(config: Config) -> Report:
         show_progress() as progress,
     ):
         models = build_digits_models()
-        train_stage(vq_stage(data), models["vq"], config, folder, progress)
+        train_network(vq_training(data), models["vq"], config, folder, progress)
         for name in ("reward", "heldout"):
-            train_stage(classifier_stage(data, name), models[name], config, folder, progress)
+            train_network(classifier_training(data, name), models[name], config, folder, progress)
         vq = models["vq"]
         assert isinstance(vq, DigitsVQ)
-        train_stage(prior_stage(data, vq), models["prior"], config, folder, progress)
+        train_network(prior_training(data, vq), models["prior"], config, folder, progress)
         quality = _quality(models, data, config.seed)
         _write_weights(models, data, {"config": identity, **quality}, folder)
         return report_training(folder, command_of("catreparam guide train", config))
@@ -96,22 +97,23 @@ def report_folder(path: Path) -> Report:
     return report_training(folder, command_of("catreparam guide train", config.checked()))
 
 
-def train_stage(stage: Stage, model: nn.Module, config: Config, folder: RunFolder, progress: Progress) -> None:
+def train_network(training: Training, model: nn.Module, config: Config, folder: RunFolder, progress: Progress) -> None:
     """Trains one network (built on the meta device) to its last step, from its checkpoint if there is one."""
-    initialise(model, stream(config.seed, f"weights of {stage.name}"))
+    initialise(model, stream(config.seed, f"weights of {training.name}"))
     if isinstance(model, MaskGIT):
         zero_gates(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=stage.lr, weight_decay=0.01)
-    total = getattr(config, f"{stage.name}_steps")
-    step = _restore(stage, model, optimizer, folder)
-    progress.start(stage.name, total=total, done=step)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=training.lr, weight_decay=0.01)
+    total = getattr(config, f"{training.name}_steps")
+    parts: dict[str, Part] = {"model": model, "optimizer": optimizer}
+    step = resume(folder, training.name, parts, unit="step", owns=lambda record: record["stage"] == training.name)
+    progress.start(training.name, total=total, done=step)
     model.train()
-    recent = 0.0
+    recent = next((r["loss"] for r in reversed(folder.read_metrics()) if r["stage"] == training.name), 0.0)
     while step < total:
-        generator = stream(config.seed, f"{stage.name} step {step}")  # a step's draws depend on nothing else
-        chosen = torch.randint(stage.num_examples, (config.batch_size,), generator=generator)
-        optimizer.param_groups[0]["lr"] = stage.lr * _warm_cosine(step, total)
-        loss = stage.loss(model, chosen, generator)
+        generator = stream(config.seed, f"{training.name} step {step}")  # a step's draws depend on nothing else
+        chosen = torch.randint(training.num_examples, (config.batch_size,), generator=generator)
+        optimizer.param_groups[0]["lr"] = training.lr * _warm_cosine(step, total)
+        loss = training.loss(model, chosen, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -120,42 +122,16 @@ def train_stage(stage: Stage, model: nn.Module, config: Config, folder: RunFolde
         value = float(loss.detach())
         recent = 0.95 * recent + 0.05 * value if recent else value
         if not math.isfinite(recent):
-            raise ValueError(f"{stage.name}: the loss stopped being finite at step {step}; try another seed")
+            raise Diverged(f"{training.name}: the loss stopped being finite at step {step}; try another seed")
         if step % config.checkpoint_every == 0 or step == total:
-            folder.append_metrics({"stage": stage.name, "step": step, "loss": recent})
-            folder.save_checkpoint(stage.name, _to_tensors(model, optimizer), {"step": step})
-        progress.advance(stage.name, f"loss {recent:.4f}")
+            folder.append_metrics({"stage": training.name, "step": step, "loss": recent})
+            folder.save_checkpoint(training.name, to_tensors(parts), {"step": step})
+        progress.advance(training.name, f"loss {recent:.4f}")
     model.eval().requires_grad_(False)
 
 
 def _warm_cosine(step: int, total: int) -> float:
     return min(1.0, (step + 1) / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / total))
-
-
-def _to_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {f"model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
-    for index, values in optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()})
-    return tensors
-
-
-def _restore(stage: Stage, model: nn.Module, optimizer: torch.optim.Optimizer, folder: RunFolder) -> int:
-    """Loads the checkpoint of a stage, if any, drops metrics from after it, and returns the steps done."""
-    checkpoint = folder.load_checkpoint(stage.name)
-    step = checkpoint[1]["step"] if checkpoint else 0
-    if checkpoint:
-        model.load_state_dict({k.removeprefix("model."): v for k, v in checkpoint[0].items() if k[:6] == "model."})
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in checkpoint[0].items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".")
-                moments.setdefault(int(index), {})[name] = value
-        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    records = folder.read_metrics()
-    kept = [record for record in records if record["stage"] != stage.name or record["step"] <= step]
-    if len(kept) < len(records):
-        folder.replace_metrics(kept)
-    return step
 
 
 def _quality(models: dict[str, nn.Module], data: ImageDataset, seed: int) -> dict[str, float]:
@@ -166,7 +142,7 @@ def _quality(models: dict[str, nn.Module], data: ImageDataset, seed: int) -> dic
         "psnr": psnr(vq, data.test),
         "reward_accuracy": accuracy(models["reward"], data.test, data.test_labels),
         "heldout_accuracy": accuracy(models["heldout"], data.test, data.test_labels),
-        "prior_loss": prior_loss(prior_stage(test, vq), models["prior"], stream(seed, "test of the prior")),
+        "prior_loss": prior_loss(prior_training(test, vq), models["prior"], stream(seed, "test of the prior")),
     }
 
 

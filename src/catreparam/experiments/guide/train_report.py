@@ -5,8 +5,9 @@ from typing import Any
 
 from safetensors import safe_open
 
+from catreparam.experiments.runs.finish import finish
 from catreparam.experiments.runs.folder import RunFolder
-from catreparam.report import Column, Curve, Plot, Report, Table, write_report
+from catreparam.report import Column, Curve, Plot, Report, Table
 
 OUTPUT = "tokens_digits.safetensors"
 
@@ -38,11 +39,8 @@ def report_training(folder: RunFolder, command: str) -> Report:
         plots=[_plot(name, records) for name in STAGES if any(r["stage"] == name for r in records)],
         facts={"machine": content["facts"]["machine"], "seed": str(config["seed"])},
         command=command,
-        location=str(folder.path / "report.html"),
-        warning="" if finished else f"Unfinished: {done} of {total} checkpoints. The same command resumes.",
     )
-    write_report(report, folder.path)
-    return report
+    return finish(folder, report, unfinished="" if finished else f"{done} of {total} checkpoints")
 
 
 def _records_expected(config: dict[str, Any]) -> int:

@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,14 +21,13 @@ from catreparam.estimators.facts import facts_of
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
 from catreparam.experiments.runs.estimator_specs import normalise_specs, parse_spec
-from catreparam.experiments.runs.folder import RunFolder, writing
+from catreparam.experiments.runs.finish import finish
+from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import mean_and_error
 from catreparam.experiments.runs.streams import stream
 from catreparam.noise_schedule import make_schedule
-from catreparam.report import Column, Curve, Plot, Report, Table, write_report
+from catreparam.report import Column, Curve, Plot, Report, Table
 from catreparam.validation import check_count, check_number
-
-Record = dict[str, Any]
 
 CHUNK_VALUES = 2**21  # logits at a time
 NUM_CHUNKS = 20  # of every cell, for the halves and the standard errors
@@ -188,13 +186,10 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
         f"{config.num_draws} draws a cell.",
         table=Table(columns, rows, NOTE.format(seeds=len(config.seeds)), group="distance"),
         plots=[_curves(config, distance, t1, records) for distance in DISTANCES for t1 in config.t1],
-        facts={"machine": folder.read_config()["facts"]["machine"], "seeds": ", ".join(map(str, config.seeds))},
+        facts={"machine": folder.machine, "seeds": ", ".join(map(str, config.seeds))},
         command=command_of("catreparam run law", config),
-        location=str(folder.path / "report.html"),
     )
-    with writing(folder.path / "report.html"):
-        write_report(report, folder.path)
-    return report
+    return finish(folder, report)
 
 
 def _row(config: Config, distance: str, spec: str, t1: float, records: list[Record]) -> Record:

@@ -9,12 +9,11 @@ from typing import Any
 from filelock import FileLock
 
 from catreparam.experiments.runs.configs import identity_of
+from catreparam.experiments.runs.folder import Record, RunFolder, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.parallel import run_side_by_side
 from catreparam.experiments.runs.progress import show_progress
-from catreparam.experiments.runs.folder import RunFolder, open_run_folder
 
-Record = dict[str, Any]
 Key = dict[str, Any]
 
 

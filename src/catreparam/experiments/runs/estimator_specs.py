@@ -11,6 +11,9 @@ from catreparam.validation import check_choice
 
 Hyperparameter = bool | int | float | str | None
 
+# What studies compare unless they are told otherwise.
+MAIN_ESTIMATORS = ("straight_through", "gumbel_softmax", "reinmax", "redge", "reindge", "exact_redge")
+
 _WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None}
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _INTEGER = re.compile(r"[+-]?[0-9]+")

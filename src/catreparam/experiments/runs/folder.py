@@ -59,6 +59,11 @@ class RunFolder:
             raise RunFolderError(f"{self.config_path} is not the config of a run; delete the folder to start over")
         return content
 
+    @property
+    def machine(self) -> str:
+        """The machine that the run was started on, in words. Raises as `read_config` does."""
+        return self.read_config()["facts"]["machine"]
+
     def read_metrics(self) -> list[Record]:
         """All whole lines of metrics.jsonl. A last line cut short (kill, power loss) is left out."""
         try:
@@ -164,12 +169,6 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def drop_cut_line(path: Path) -> None:
-    """Takes a last line that was cut short (kill, power loss, full disk) off a file of lines."""
-    with writing(path), path.open("ab+") as file:
-        file.truncate(_end_of_whole_lines(file))
 
 
 def _end_of_whole_lines(file: BinaryIO) -> int:

@@ -1,4 +1,4 @@
-"""Means over seeds: standard errors, 95 % intervals by Student's t, and bands of curves."""
+"""Means over seeds with 95 % intervals by Student's t, bands of curves, and intervals of proportions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -73,3 +73,26 @@ def band(runs: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     points = [mean_and_interval(values) for values in zip(*runs, strict=False)]
     halves = [half for _, half in points if half is not None] if len(runs) > 2 else []
     return [mean for mean, _ in points], halves
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a rate.
+
+    >>> [round(bound, 3) for bound in wilson_interval(5, 10)]
+    [0.237, 0.763]
+    """
+    z, rate = 1.959964, successes / trials
+    centre = (rate + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def agresti_coull_half(share: float, n: int) -> float:
+    """Half the width of Agresti and Coull's 95 % interval of a proportion.
+
+    >>> round(agresti_coull_half(0.5, 100), 3), round(agresti_coull_half(1.0, 100), 3)
+    (0.096, 0.026)
+    """
+    z = 1.96
+    centre = (share * n + z * z / 2) / (n + z * z)
+    return z * (centre * (1 - centre) / (n + z * z)) ** 0.5

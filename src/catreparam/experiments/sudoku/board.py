@@ -1,6 +1,15 @@
-"""A Sudoku board on the terminal, as text or live with rich."""
+"""Sudoku boards: many as one tensor, one as text or as a panel on the terminal."""
 
 from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+def boards_to_tensor(boards: Sequence[Sequence[int]]) -> Int[Tensor, "n 81"]:
+    """Boards as one tensor of digits, 0 for blanks."""
+    return torch.tensor(boards, dtype=torch.long).reshape(-1, 81)
 
 
 def board_text(board: Sequence[int], puzzle: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""The Sudoku priors by name: untrained (made by seed), or one of the shipped weights, or a file of your own."""
+"""The Sudoku priors: their network, and weights by name: untrained (made by seed), shipped, or a file of your own."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -7,12 +7,14 @@ import safetensors
 import safetensors.torch
 import torch
 
-from catreparam.experiments.sudoku.training import sudoku_denoiser
+from catreparam.data.sudoku_solver import UNITS
+from catreparam.experiments.runs.streams import stream
 from catreparam.models.denoiser import MaskedDenoiser
 from catreparam.validation import check_choice
 
 SHIPPED = ("short", "medium", "long")
 PRIORS = ("untrained", *SHIPPED)
+DESIGN = {"width": 96, "num_layers": 2, "num_heads": 3, "num_loops": 4}
 
 
 class DamagedWeights(ValueError):
@@ -33,6 +35,21 @@ def load_prior(name: str) -> MaskedDenoiser:
         )
     check_choice("prior", name, PRIORS)
     return _read(Path(str(files("catreparam.weights") / f"sudoku_{name}.safetensors")), "install catreparam again")
+
+
+def sudoku_denoiser(seed: int = 0) -> MaskedDenoiser:
+    """An untrained prior. One head looks along the row, one down the column, one around the box of every cell.
+
+    Cells are told apart by what they see alone, so the network treats every board and its row, column and box shuffles alike.
+    """
+    units = torch.zeros(27, 81)
+    for unit, cells in enumerate(UNITS):
+        units[unit, cells] = 1
+    by_kind = units.unflatten(0, (3, 9))  # [row | column | box, unit, cell]
+    sees = by_kind.transpose(-1, -2) @ by_kind > 0  # [3, 81, 81]
+    return MaskedDenoiser(
+        9, 81, positions=False, attention_mask=sees, generator=stream(seed, "sudoku weights"), **DESIGN
+    )
 
 
 def _read(path: Path, remedy: str) -> MaskedDenoiser:

@@ -10,21 +10,21 @@ import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 
 from catreparam.data.sudoku import CLUES, check_no_overlap, format_puzzle, held_back_puzzles, read_puzzle
 from catreparam.data.sudoku_solver import dig, random_solution
 from catreparam.experiments.runs.configs import command_of, config_of_folder, identity_of
-from catreparam.experiments.runs.folder import Interrupted, RunFolder, open_run_folder, writing
+from catreparam.experiments.runs.finish import finish
+from catreparam.experiments.runs.folder import Interrupted, Record, RunFolder, open_run_folder, writing
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
-from catreparam.experiments.sudoku.training import PriorState, boards_to_tensor, new_prior_state, train_step
-from catreparam.report import Column, Curve, Plot, Report, Table, write_report
+from catreparam.experiments.runs.training import resume, to_tensors
+from catreparam.experiments.sudoku.board import boards_to_tensor
+from catreparam.experiments.sudoku.training import new_prior_state, train_step
+from catreparam.report import Column, Curve, Plot, Report, Table
 from catreparam.validation import check_count, check_number
-
-Record = dict[str, Any]
 
 LENGTHS = {"short": 1 / 16, "medium": 1 / 4, "long": 1.0}  # of num_steps
 STEPS_A_RECORD = 20
@@ -100,7 +100,7 @@ def report_folder(path: Path) -> Report:
 
 def _train(config: Config, folder: RunFolder, puzzles: list, solutions: list, progress: Progress) -> None:
     state = new_prior_state(config.seed, config.lr)
-    _resume(state, folder)
+    state.step = resume(folder, "prior", state.parts(), unit="step")
     if state.step >= config.num_steps:
         return
     progress.start("training", total=config.num_steps // STEPS_A_RECORD, done=state.step // STEPS_A_RECORD)
@@ -116,20 +116,10 @@ def _train(config: Config, folder: RunFolder, puzzles: list, solutions: list, pr
         if state.step % STEPS_A_RECORD == 0 or state.step == config.num_steps:
             loss = sum(losses) / len(losses)
             folder.append_metrics({"step": state.step, "loss": loss, "seconds": time.perf_counter() - began})
-            folder.save_checkpoint("prior", state.to_tensors(), {"step": state.step})
-            progress.advance("training", f"loss {loss:.3f}") if state.step % STEPS_A_RECORD == 0 else None
+            folder.save_checkpoint("prior", to_tensors(state.parts()), {"step": state.step})
+            if state.step % STEPS_A_RECORD == 0:
+                progress.advance("training", f"loss {loss:.3f}")
             losses, began = [], time.perf_counter()
-
-
-def _resume(state: PriorState, folder: RunFolder) -> None:
-    """Loads the checkpoint, if any, and drops metrics from after it."""
-    checkpoint = folder.load_checkpoint("prior")
-    if checkpoint:
-        state.load_tensors(checkpoint[0], checkpoint[1]["step"])
-    records = folder.read_metrics()
-    kept = [record for record in records if record["step"] <= state.step]
-    if len(kept) < len(records):
-        folder.replace_metrics(kept)
 
 
 def _training_puzzles(config: Config, folder: RunFolder, progress: Progress) -> tuple[list, list]:
@@ -158,7 +148,7 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
     records = folder.read_metrics()
     rows = [_row(config, name, step, records, folder) for step, name in config.lengths().items()]
     done = records[-1]["step"] if records else 0
-    unfinished = f"Unfinished: {done} of {config.num_steps} steps. The same command resumes."
+    unfinished = f"{done} of {config.num_steps} steps" if done < config.num_steps else ""
     steps, losses = [record["step"] for record in records], [record["loss"] for record in records]
     report = Report(
         title="Sudoku prior",
@@ -166,16 +156,12 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
         table=Table(COLUMNS, [row for row in rows if row]),
         plots=[Plot("Training", "step", "nats a masked cell", [Curve("last loop", steps, losses)])] if records else [],
         facts={
-            "machine": folder.read_config()["facts"]["machine"],
+            "machine": folder.machine,
             "puzzles": f"{config.num_puzzles}, seed {config.seed}",
         },
         command=command_of("catreparam run sudoku-prior", config),
-        location=str(folder.path / "report.html"),
-        warning="" if done >= config.num_steps else unfinished,
     )
-    with writing(folder.path / "report.html"):
-        write_report(report, folder.path)
-    return report
+    return finish(folder, report, unfinished=unfinished)
 
 
 def _row(config: Config, name: str, step: int, records: list[Record], folder: RunFolder) -> Record | None:

@@ -1,6 +1,5 @@
-"""Training the Sudoku prior: boards masked at random, one step, and the state that resumes bit for bit."""
+"""Training the Sudoku prior: boards masked at random, one step, and all that changes meanwhile."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,11 +7,11 @@ from jaxtyping import Bool, Int
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from catreparam.data.sudoku_solver import UNITS
-from catreparam.experiments.vae.training import Diverged, stream
+from catreparam.experiments.runs.streams import stream
+from catreparam.experiments.runs.training import Diverged, Part
+from catreparam.experiments.sudoku.priors import sudoku_denoiser
 from catreparam.models.denoiser import MaskedDenoiser
 
-DESIGN = {"width": 96, "num_layers": 2, "num_heads": 3, "num_loops": 4}
 WARMUP, EMA_DECAY = 100, 0.999
 
 
@@ -26,41 +25,10 @@ class PriorState:
     generator: Generator
     step: int = 0
 
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Everything as named tensors, ready for safetensors."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"average.{name}": tensor for name, tensor in self.average.items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
-        return tensors | {"generator": self.generator.get_state()}
-
-    def load_tensors(self, tensors: dict[str, Tensor], step: int) -> None:
-        """Undoes `to_tensors` into a fresh state of the same design."""
-        self.model.load_state_dict(_below(tensors, "model."))
-        self.average = _below(tensors, "average.")
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in _below(tensors, "optimizer.").items():
-            index, _, name = key.partition(".")
-            moments.setdefault(int(index), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.generator.set_state(tensors["generator"])
-        self.step = step
-
-
-def sudoku_denoiser(seed: int = 0) -> MaskedDenoiser:
-    """An untrained prior. One head looks along the row, one down the column, one around the box of every cell.
-
-    Cells are told apart by what they see alone, so the network treats every board and its row, column and box shuffles alike.
-    """
-    units = torch.zeros(27, 81)
-    for unit, cells in enumerate(UNITS):
-        units[unit, cells] = 1
-    by_kind = units.unflatten(0, (3, 9))  # [row | column | box, unit, cell]
-    sees = by_kind.transpose(-1, -2) @ by_kind > 0  # [3, 81, 81]
-    return MaskedDenoiser(
-        9, 81, positions=False, attention_mask=sees, generator=stream(seed, "sudoku weights"), **DESIGN
-    )
+    def parts(self) -> dict[str, Part]:
+        """Everything by the name that it has in a checkpoint."""
+        parts: dict[str, Part] = {"model": self.model, "average": self.average}
+        return parts | {"optimizer": self.optimizer, "generator": self.generator}
 
 
 def new_prior_state(seed: int, lr: float) -> PriorState:
@@ -133,12 +101,3 @@ def _line_order(size: int, generator: Generator) -> Tensor:
     bands = torch.rand((size, 3), generator=generator).argsort(-1)
     inside = torch.rand((size, 3, 3), generator=generator).argsort(-1)
     return (3 * bands[:, :, None] + inside).flatten(1)
-
-
-def boards_to_tensor(boards: Sequence[Sequence[int]]) -> Int[Tensor, "n 81"]:
-    """Boards as one tensor of digits, 0 for blanks."""
-    return torch.tensor(boards, dtype=torch.long).reshape(-1, 81)
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}

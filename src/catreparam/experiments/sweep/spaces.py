@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from catreparam.estimators.facts import Choice, Range, Space, facts_of
+from catreparam.estimators.facts import Range, Space, facts_of
 from catreparam.experiments.runs.estimator_specs import parse_spec
 
 
@@ -21,19 +21,6 @@ def space_of(spec: str, lr_range: tuple[float, float], lr: float) -> Space:
 def start_of(space: Space) -> dict[str, Any]:
     """The point that is tried first: the defaults, or the paper's values."""
     return {key: values.start for key, values in space.items()}
-
-
-def suggest(trial: Any, space: Space) -> dict[str, Any]:
-    """A point of the space from an Optuna trial."""
-    point: dict[str, Any] = {}
-    for key, values in space.items():
-        if isinstance(values, Choice):
-            point[key] = trial.suggest_categorical(key, list(values.values))
-        elif isinstance(values.low, int) and isinstance(values.high, int):
-            point[key] = trial.suggest_int(key, values.low, values.high, log=values.log)
-        else:
-            point[key] = trial.suggest_float(key, values.low, values.high, log=values.log)
-    return point
 
 
 def spec_at(spec: str, point: dict[str, Any]) -> str:

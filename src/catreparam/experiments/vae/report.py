@@ -1,21 +1,24 @@
-"""From the metrics of VAE runs to their report: one row per estimator, means with 95 % intervals over seeds."""
+"""The report of a VAE study: one row per estimator, means with 95 % intervals over seeds, curves and pictures."""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean, median
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from catreparam.categorical import draw_one_hot
 from catreparam.data import ImageDataset
-from catreparam.data.binarise import binarise
+from catreparam.data.binarise import BINARISATIONS, binarise
+from catreparam.experiments.runs.configs import command_of
+from catreparam.experiments.runs.finish import finish
+from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import band, compare, mean_and_interval
 from catreparam.experiments.runs.streams import stream
+from catreparam.experiments.vae.config import Config
+from catreparam.experiments.vae.run import VaeTask, is_finished, tasks_of, trained_model
 from catreparam.models.vae import CategoricalVAE
-from catreparam.report import Column, Curve, ImageGrid, Plot, Table
+from catreparam.report import Column, Curve, ImageGrid, Plot, Report, Table
 
-Record = dict[str, Any]
 RecordsOfSeed = list[list[Record]]  # one list of epochs, in order, per seed
 
 Y_LABEL = "−ELBO (nats per image)"
@@ -41,6 +44,25 @@ FURTHER_COLUMNS = (
         "final_test_negative_elbo", "test −ELBO, last epoch", ".2f", "final_test_negative_elbo_ci", lowest_is_best=True
     ),
 )
+
+
+def report_vae(config: Config, dataset: ImageDataset, folder: RunFolder) -> Report:
+    """Writes the report of what the folder holds and returns it."""
+    records, specs, tasks = folder.read_metrics(), config.estimators, tasks_of(config, folder.path)
+    table = summary_table(records, specs, config.num_epochs, _table_note(config))
+    report = Report(
+        title=f"Categorical VAE on {config.dataset} ({config.binarisation})",
+        summary=f"{len(specs)} estimator{'s' * (len(specs) > 1)}, {config.num_latents} codes of "
+        f"{config.num_classes} classes, {config.num_epochs} epochs. Negative ELBO in nats per image: lower is better.",
+        table=table,
+        plots=learning_curves(records, specs),
+        grids=_grids(config, dataset, folder),
+        appendix={"Further measures": further_table(table)},
+        facts=_facts(config, dataset, folder.machine),
+        command=command_of("catreparam run vae", config),
+    )
+    missing = sum(not is_finished(task, records) for task in tasks)
+    return finish(folder, report, unfinished=f"{missing} of {len(tasks)} runs" if missing else "")
 
 
 def summary_table(records: Sequence[Record], specs: Sequence[str], num_epochs: int, note: str) -> Table:
@@ -94,6 +116,42 @@ def by_seed(records: Sequence[Record], spec: str) -> RecordsOfSeed:
         if record["estimator"] == spec and "diverged" not in record:
             seeds.setdefault(record["seed"], []).append(record)
     return [sorted(epochs, key=lambda record: record["epoch"]) for _, epochs in sorted(seeds.items())]
+
+
+def _grids(config: Config, dataset: ImageDataset, folder: RunFolder) -> list[ImageGrid]:
+    tasks = [VaeTask(config, spec, config.seeds[0], folder.path) for spec in config.estimators]
+    models = {task.spec: trained_model(task, dataset) for task in tasks}
+    return [picture_grid(spec, model, dataset, config.binarisation) for spec, model in models.items() if model]
+
+
+def _table_note(config: Config) -> str:
+    bound = f" IWAE: importance-weighted bound with {config.iwae_samples} draws, last epoch." * bool(
+        config.iwae_samples
+    )
+    return (
+        f"{config.dataset}, binarisation {config.binarisation}. Values at the epoch with the best validation −ELBO, except "
+        f"where the last epoch is named. Measured with {config.num_evaluation_samples} exact draws per image. ± is half the "
+        f"95 % interval over seeds; differences to the best are paired by seed.{bound} Active latents (last epoch): those "
+        "whose class probabilities have a variance over test images above 0.01, summed over classes. Seconds are the median "
+        "training time of an epoch, without evaluation; ms per gradient that of one step's forward and backward pass."
+    )
+
+
+def _facts(config: Config, dataset: ImageDataset, machine: str) -> dict[str, str]:
+    sizes = (
+        f"{len(dataset.train):,} training, {len(dataset.validation):,} validation, {len(dataset.test):,} test images"
+    )
+    hidden = " ".join(map(str, config.hidden_sizes)) or "default"
+    return {
+        "data": f"{config.dataset}: {sizes} of {dataset.train.shape[1]}x{dataset.train.shape[2]} pixels",
+        "binarisation": f"{config.binarisation}: {BINARISATIONS[config.binarisation]}",
+        "codes": f"{config.num_latents} of {config.num_classes} classes, uniform prior, KL in closed form",
+        "network": f"{config.network}, {config.activation}, hidden layers {hidden}",
+        "optimiser": f"Adam, learning rate {config.lr:g}, batches of {config.batch_size}, {config.num_epochs} epochs",
+        "draws per training step": str(config.num_samples),
+        "seeds": ", ".join(map(str, config.seeds)),
+        "machine": machine,
+    }
 
 
 def _row(spec: str, runs: RecordsOfSeed, num_epochs: int) -> Record:

@@ -1,24 +1,25 @@
 """One training run of the VAE study, an estimator with a seed, from where its checkpoint stands to its last epoch."""
 
+import itertools
 import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from catreparam.data import ImageDataset, load_dataset
 from catreparam.data.binarise import binarise
 from catreparam.experiments.runs.estimator_specs import build_estimator
-from catreparam.experiments.runs.folder import RunFolder
+from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.progress import Progress
 from catreparam.experiments.runs.streams import stream
+from catreparam.experiments.runs.training import Diverged, load_tensors, resume, to_tensors
+from catreparam.experiments.vae.config import Config
 from catreparam.experiments.vae.team import Team
 from catreparam.experiments.vae.tensorboard import scalar_log
 from catreparam.experiments.vae.training import (
     ALONE,
-    Diverged,
     TrainingState,
     evaluate,
     evaluate_at_the_end,
@@ -30,14 +31,12 @@ from catreparam.models.vae import CategoricalVAE
 TRAIN_IMAGES_EVALUATED = 1000  # so many training images, evenly spread, stand for all when −ELBOs are measured
 CHECKPOINT_SECONDS = 5.0  # training time between checkpoints, at least; the last epoch always has one
 
-Record = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class VaeTask:
-    """What a worker needs to know: the config (of `run vae`), the estimator, the seed, and the run folder."""
+    """What a worker needs to know: the config, the estimator, the seed, and the run folder."""
 
-    config: Any
+    config: Config
     spec: str
     seed: int
     folder: Path
@@ -57,6 +56,11 @@ class VaeTask:
         return (record["estimator"], record["seed"]) == (self.spec, self.seed)
 
 
+def tasks_of(config: Config, folder: Path) -> list[VaeTask]:
+    """Every (estimator, seed) to train, all estimators of a seed before the next seed."""
+    return [VaeTask(config, spec, seed, folder) for seed, spec in itertools.product(config.seeds, config.estimators)]
+
+
 def train_task(task: VaeTask, progress: Progress, team: Team = ALONE) -> str:
     """Trains from where the checkpoint stands to the last epoch; returns a line on how it went. Does nothing if done.
 
@@ -67,16 +71,21 @@ def train_task(task: VaeTask, progress: Progress, team: Team = ALONE) -> str:
         return "done"
     dataset = _dataset(config.dataset)
     state = new_task_state(task, dataset)
-    epoch = team.agree(lambda: _last_good_epoch(task, folder))
-    checkpoint = folder.load_checkpoint(task.checkpoint) if epoch else None
-    if checkpoint:
-        state.load_tensors(checkpoint[0], epoch)
+    state.epoch = resume(
+        folder,
+        task.checkpoint,
+        state.parts(),
+        unit="epoch",
+        owns=task.owns,
+        usable=lambda epoch, records: _can_go_on(task, epoch, records),
+        agree=team.agree,
+    )
     if team.rank > 0:
         return _follow(task, state, dataset, team)
     progress.start(task.name, total=config.num_epochs, done=state.epoch)
     images, train = evaluation_images(config, dataset), dataset.train.to(config.device)
     saved, note = time.monotonic(), "done"
-    scalars = scalar_log(folder.path / "tensorboard" / task.checkpoint, enabled=config.tensorboard, after=epoch)
+    scalars = scalar_log(folder.path / "tensorboard" / task.checkpoint, enabled=config.tensorboard, after=state.epoch)
     with scalars as log:
         while state.epoch < config.num_epochs:
             try:
@@ -142,8 +151,7 @@ def trained_model(task: VaeTask, dataset: ImageDataset) -> CategoricalVAE | None
     if checkpoint is None:
         return None
     model = new_task_state(task, dataset).model
-    weights = {name.removeprefix("model."): t for name, t in checkpoint[0].items() if name.startswith("model.")}
-    model.load_state_dict(weights)
+    load_tensors({"model": model}, checkpoint[0])
     return model
 
 
@@ -164,7 +172,7 @@ def new_task_state(task: VaeTask, dataset: ImageDataset) -> TrainingState:
     )
 
 
-def evaluation_images(config: Any, dataset: ImageDataset) -> dict[str, Tensor]:
+def evaluation_images(config: Config, dataset: ImageDataset) -> dict[str, Tensor]:
     """The images that stand for training, validation and test, binarised once, the same for every run."""
     every = -(-len(dataset.train) // TRAIN_IMAGES_EVALUATED)
     parts = {"train": dataset.train[::every], "validation": dataset.validation, "test": dataset.test}
@@ -174,25 +182,16 @@ def evaluation_images(config: Any, dataset: ImageDataset) -> dict[str, Tensor]:
     }
 
 
-def _last_good_epoch(task: VaeTask, folder: RunFolder) -> int:
-    """The epoch of the checkpoint, if it can be trained on; metrics from after it are dropped."""
-    checkpoint = folder.load_checkpoint(task.checkpoint)
-    epoch = checkpoint[1]["epoch"] if checkpoint else 0
-    with folder.metrics_lock:  # other workers append meanwhile
-        records = folder.read_metrics()
-        mine = [record for record in records if task.owns(record)]
-        if epoch == task.config.num_epochs or [r["epoch"] for r in mine[:epoch]] != list(range(1, epoch + 1)):
-            epoch = 0  # metrics were lost by hand: only a fresh start makes the curve whole again
-        if len(mine) > epoch:
-            folder.replace_metrics([r for r in records if not task.owns(r)] + mine[:epoch])
-    return epoch
+def _can_go_on(task: VaeTask, epoch: int, records: list[Record]) -> bool:
+    """Whether a checkpoint of this epoch can be trained on; its run's own metrics may have been lost by hand."""
+    whole = [record["epoch"] for record in records[:epoch]] == list(range(1, epoch + 1))
+    return whole and epoch < task.config.num_epochs
 
 
 def _save(task: VaeTask, state: TrainingState, folder: RunFolder) -> None:
-    tensors = state.to_tensors()
-    if state.epoch == task.config.num_epochs:  # what is only needed to train on goes
-        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    folder.save_checkpoint(task.checkpoint, tensors, {"epoch": state.epoch})
+    finished = state.epoch == task.config.num_epochs  # what is only needed to train on goes
+    parts = {"model": state.model} if finished else state.parts()
+    folder.save_checkpoint(task.checkpoint, to_tensors(parts), {"epoch": state.epoch})
 
 
 def _follow(task: VaeTask, state: TrainingState, dataset: ImageDataset, team: Team) -> str:

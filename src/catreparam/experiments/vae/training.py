@@ -1,4 +1,4 @@
-"""Training and evaluating one categorical VAE: an epoch, an evaluation, and the state that resumes bit for bit."""
+"""Training and evaluating one categorical VAE: an epoch, an evaluation, and all that changes meanwhile."""
 
 import time
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from torch import Generator, Tensor
 from catreparam.categorical import draw_one_hot
 from catreparam.data.binarise import binarise
 from catreparam.estimators import Estimator, expectation
-from catreparam.experiments.runs.estimator_specs import estimator_state, learned_parameters, restore_estimator
+from catreparam.experiments.runs.estimator_specs import learned_parameters
 from catreparam.experiments.runs.streams import stream
+from catreparam.experiments.runs.training import Diverged, Part
 from catreparam.experiments.vae.team import Team
 from catreparam.models.vae import CategoricalVAE
 from catreparam.objectives.elbo import (
@@ -28,10 +29,6 @@ EVALUATION_CHUNK = 1000  # images at a time, to bound memory
 BOUND_CHUNK = 4000  # images times samples at a time
 
 
-class Diverged(RuntimeError):
-    """The loss or the logits stopped being finite."""
-
-
 @dataclass
 class TrainingState:
     """All that changes while a VAE trains. Each use of randomness has a generator of its own, so that estimators
@@ -43,28 +40,10 @@ class TrainingState:
     generators: dict[str, Generator]  # "batches" (on the CPU), "codes", "pixels"
     epoch: int = 0
 
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Everything as named tensors, ready for safetensors."""
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            tensors.update({f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()})
-        tensors.update({f"generator.{name}": generator.get_state() for name, generator in self.generators.items()})
-        tensors.update({f"estimator.{name}": tensor for name, tensor in estimator_state(self.estimator).items()})
-        return tensors
-
-    def load_tensors(self, tensors: dict[str, Tensor], epoch: int) -> None:
-        """Undoes `to_tensors` into a fresh state of the same configuration."""
-        self.model.load_state_dict(_below(tensors, "model."))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in _below(tensors, "optimizer.").items():
-            index, _, name = key.partition(".")
-            moments.setdefault(int(index), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        for name, generator in self.generators.items():
-            generator.set_state(tensors[f"generator.{name}"])
-        restore_estimator(self.estimator, _below(tensors, "estimator."))
-        self.epoch = epoch
+    def parts(self) -> dict[str, Part]:
+        """Everything by the name that it has in a checkpoint."""
+        generators = {f"generator.{name}": generator for name, generator in self.generators.items()}
+        return {"model": self.model, "optimizer": self.optimizer, **generators, "estimator": self.estimator}
 
 
 def new_state(
@@ -189,7 +168,3 @@ def _now(tensor: Tensor) -> float:
     if tensor.is_cuda:
         torch.cuda.synchronize(tensor.device)
     return time.perf_counter()
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}

@@ -1,4 +1,5 @@
-"""What each transform has to do for an estimator: one check a transform, run in this process. A check raises if it fails."""
+"""What each transform has to do for an estimator: one check a transform, in this process. A check raises if it
+fails."""
 
 import contextlib
 import copy

@@ -1,9 +1,9 @@
 """Runs every transform on every estimator and writes docs/transforms.md: yes, or a no that is explained and expected.
 
-python scripts/transforms_table.py [--only TRANSFORM ...] [--resume] [--output docs/transforms.md]
+python scripts/transforms/table.py [--only TRANSFORM ...] [--resume] [--output docs/transforms.md]
 
-Each finished column is kept under runs/transforms; --resume does not run those again. Ends with status 1 if anything fails
-that is not explained in EXCEPTIONS, or works although it is said to fail.
+Each finished column is kept under runs/transforms; --resume does not run those again. Ends with status 1 if anything
+fails that is not explained in EXCEPTIONS, or works although it is said to fail.
 """
 
 import argparse
@@ -16,8 +16,8 @@ import warnings
 from pathlib import Path
 
 import torch
-from transforms_checks import CHECKS
-from transforms_processes import ddp, fsdp, in_child, in_two_processes
+from checks import CHECKS
+from processes import ddp, fsdp, in_child, in_two_processes
 
 from catreparam import ESTIMATORS, takes_objective
 
@@ -32,10 +32,12 @@ SCORE_FUNCTION = [name for name, function in ESTIMATORS.items() if takes_objecti
 
 NOTES = {
     1: "Takes your objective and gives a loss: there is no sampler to export. Export the model that it trained.",
-    2: "Differentiates inside its forward pass to learn its control variate. Use `rebar`, or run it outside the transform.",
-    3: "The replay sees the baseline that the first pass has updated: the gradient is unbiased, but not the plain run's bit "
-    "for bit. Give a number as `baseline`, or use `rloo`.",
-    4: "Carries the losses of its samples to the backward pass. Use `reinmax` or `rloo`, or run it outside the transform.",
+    2: "Differentiates inside its forward pass to learn its control variate. Use `rebar`, or run it outside the "
+    "transform.",
+    3: "The replay sees the baseline that the first pass has updated: the gradient is unbiased, but not the plain "
+    "run's bit for bit. Give a number as `baseline`, or use `rloo`.",
+    4: "Carries the losses of its samples to the backward pass. Use `reinmax` or `rloo`, or run it outside the "
+    "transform.",
     5: "Works in float64, for which ONNX Runtime has no error function; the export itself succeeds.",
 }
 # (estimator, transform) -> the note that explains it, and what the error must say
@@ -50,7 +52,7 @@ EXCEPTIONS: dict[tuple[str, str], tuple[int, str]] = {
     ("reinmax_rloo", "vmap"): (4, "carries the losses"),
     ("reinmax_rloo", "func.grad"): (4, "carries the losses"),
 }
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE, KEPT = ROOT / "docs" / "transforms.md", ROOT / "runs" / "transforms"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 

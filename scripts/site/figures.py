@@ -1,7 +1,7 @@
 """The figure on every estimator's page: expected gradient and spread, and its Jacobian or the law of one draw.
 
-    python scripts/estimator_figures.py            # all, to docs/assets/estimators/<name>.svg
-    python scripts/estimator_figures.py redge      # some
+    python scripts/site/figures.py            # all, to docs/assets/estimators/<name>.svg
+    python scripts/site/figures.py redge      # some
 
 Three classes with logits (s, 0, -s/2) and the loss f(x) = (w . x)^3: curved enough for
 the bias of second-order methods to show.
@@ -18,7 +18,7 @@ import torch
 
 from catreparam import ESTIMATORS, expectation, make_estimator, takes_objective
 
-FOLDER = Path(__file__).parent.parent / "docs" / "assets" / "estimators"
+FOLDER = Path(__file__).parents[2] / "docs" / "assets" / "estimators"
 NUM_DRAWS = 10_000
 WEIGHTS = torch.tensor([1.5, 0.3, 0.8])
 DIRECTION = torch.tensor([1.0, 0.0, -0.5])

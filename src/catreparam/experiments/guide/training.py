@@ -1,4 +1,4 @@
-"""What `catreparam guide train` trains, one stage after the other: data, loss and quality of each network."""
+"""What `catreparam guide train` trains: examples, loss and quality of each network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ LossOf = Callable[[nn.Module, Tensor, Generator], Tensor]  # model, chosen indic
 
 
 @dataclass(frozen=True)
-class Stage:
+class Training:
     """One network's training: how many examples there are, and the loss on some of them."""
 
     name: str
@@ -24,16 +24,16 @@ class Stage:
     lr: float
 
 
-def vq_stage(data: ImageDataset) -> Stage:
+def vq_training(data: ImageDataset) -> Training:
     """Squared error and commitment, on all training images."""
 
     def loss(model: nn.Module, chosen: Tensor, generator: Generator) -> Tensor:
         return vq_loss(model, data.train[chosen], generator=generator)[0]  # type: ignore[arg-type]
 
-    return Stage("vq", len(data.train), loss, lr=2e-3)
+    return Training("vq", len(data.train), loss, lr=2e-3)
 
 
-def classifier_stage(data: ImageDataset, name: str) -> Stage:
+def classifier_training(data: ImageDataset, name: str) -> Training:
     """Cross-entropy on shifted images: `reward` learns from one half of the training images, `heldout` from the other."""
     first = 0 if name == "reward" else 1
     images, labels = data.train[first::2], data.train_labels[first::2]
@@ -41,10 +41,10 @@ def classifier_stage(data: ImageDataset, name: str) -> Stage:
     def loss(model: nn.Module, chosen: Tensor, generator: Generator) -> Tensor:
         return F.cross_entropy(model(shifted(images[chosen], generator)), labels[chosen], label_smoothing=0.02)
 
-    return Stage(name, len(images), loss, lr=3e-3)
+    return Training(name, len(images), loss, lr=3e-3)
 
 
-def prior_stage(data: ImageDataset, vq: DigitsVQ) -> Stage:
+def prior_training(data: ImageDataset, vq: DigitsVQ) -> Training:
     """Cross-entropy of masked tokens at a uniform rate of masking, on all training images, labels dropped at times."""
     tokens, labels = tokenise(vq, data.train), data.train_labels
 
@@ -57,7 +57,7 @@ def prior_stage(data: ImageDataset, vq: DigitsVQ) -> Stage:
         logits = model(targets.masked_fill(masked, vq.num_codes), labels[chosen], null)
         return F.cross_entropy(logits[masked], targets[masked])
 
-    return Stage("prior", len(tokens), loss, lr=2e-3)
+    return Training("prior", len(tokens), loss, lr=2e-3)
 
 
 @torch.no_grad()
@@ -81,10 +81,10 @@ def psnr(vq: DigitsVQ, images: Tensor) -> float:
 
 
 @torch.no_grad()
-def prior_loss(stage: Stage, model: nn.Module, generator: Generator, *, batch_size: int = 500) -> float:
-    """Mean loss of the prior in nats per masked token, over examples of a stage made from other images."""
-    batches = torch.arange(stage.num_examples).split(batch_size)
-    return sum(float(stage.loss(model, batch, generator)) for batch in batches) / len(batches)
+def prior_loss(training: Training, model: nn.Module, generator: Generator, *, batch_size: int = 500) -> float:
+    """Mean loss of the prior in nats per masked token, over the examples of a training on other images."""
+    batches = torch.arange(training.num_examples).split(batch_size)
+    return sum(float(training.loss(model, batch, generator)) for batch in batches) / len(batches)
 
 
 def shifted(images: Tensor, generator: Generator, most: int = 2) -> Tensor:
