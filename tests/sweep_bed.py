@@ -4,12 +4,13 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
 
 from catreparam.experiments.runs.training import Diverged
-from catreparam.experiments.sweep.study import SweepConfig, run_sweep
+from catreparam.experiments.sweep.config import SweepConfig
+from catreparam.experiments.sweep.study import run_sweep
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,8 @@ class BedStudy:
     y_label: str = "value"
     x_label: str = "step"
     log_y: bool = False
-
-    def num_steps(self):
-        return 4
+    num_steps: int = 4
+    facts: dict = field(default_factory=dict)
 
     def search(self, spec, lr, seed, say):
         return self._value("search", spec, lr, seed, say)
@@ -36,9 +36,6 @@ class BedStudy:
     def final(self, spec, lr, seed, folder):
         value = self._value("final", spec, lr, seed, lambda step, value: None)
         return {"validation": value, "test": value + 1, "curves": {"step": [1, 2], "gap": [2 * value, value]}}
-
-    def facts(self):
-        return {}
 
     def grids(self, finals, folder):
         return []

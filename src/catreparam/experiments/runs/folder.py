@@ -171,12 +171,6 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def drop_cut_line(path: Path) -> None:
-    """Takes a last line that was cut short (kill, power loss, full disk) off a file of lines."""
-    with writing(path), path.open("ab+") as file:
-        file.truncate(_end_of_whole_lines(file))
-
-
 def _end_of_whole_lines(file: BinaryIO) -> int:
     end = file.seek(0, os.SEEK_END)
     while end:

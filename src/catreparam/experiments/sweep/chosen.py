@@ -1,29 +1,47 @@
-"""settings.json: what a sweep's search has chosen, for another sweep that only makes the final runs."""
+"""What a search has chosen, and settings.json, which takes it to another sweep that only makes the final runs."""
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from catreparam.experiments.runs.estimator_specs import normalise_specs
-from catreparam.experiments.runs.folder import RunFolder, RunFolderError
-from catreparam.experiments.sweep.trials import setting_of
+from catreparam.experiments.runs.folder import Record, RunFolder, RunFolderError
+from catreparam.experiments.sweep.spaces import spec_at
+from catreparam.experiments.sweep.trial import Chosen, Sweep, searched
 from catreparam.validation import check_number
 
 NAME = "settings.json"
-Settings = dict[str, dict[str, Any]]  # estimator -> {"spec", "lr", ...}
 
 
-def write_settings(sweep: Any, folder: RunFolder, command: str) -> None:
-    """Writes the best settings so far, estimators without one left out."""
+def chosen_for(sweep: Sweep, records: list[Record], spec: str) -> Chosen | None:
+    """What an estimator's final runs use: given with the sweep, or the best of its search; None without."""
+    if sweep.given is not None:
+        return sweep.given[spec]
+    best = best_of(records, spec)
+    if best is None:
+        return None
+    point = best["point"]
+    return Chosen(spec_at(spec, point), sweep.lr_at(point), best["validation"], best["number"])
+
+
+def best_of(records: list[Record], spec: str) -> Record | None:
+    """The search trial with the lowest validation value that ran to its end; the earliest of equals."""
+    done = [record for record in searched(records, spec) if record["state"] == "complete"]
+    return min(done, key=lambda record: record["validation"], default=None)
+
+
+def write_settings(sweep: Sweep, folder: RunFolder, command: str) -> None:
+    """Writes what is chosen so far, estimators without a choice left out."""
     records = folder.read_metrics()
-    found = {spec: setting_of(sweep, records, spec) for spec in sweep.config.estimators}
-    content = {"study": sweep.study.name, "command": command, "settings": {k: v for k, v in found.items() if v}}
+    found = {spec: chosen_for(sweep, records, spec) for spec in sweep.config.estimators}
+    settings = {spec: dataclasses.asdict(chosen) for spec, chosen in found.items() if chosen}
+    content = {"study": sweep.study.name, "command": command, "settings": settings}
     folder.write(NAME, json.dumps(content, indent=2) + "\n")
 
 
-def read_settings(path: Path, study: str, estimators: Iterable[str]) -> Settings:
-    """The settings of `estimators`, checked. Raises ValueError that names the file and what is wrong with it."""
+def read_settings(path: Path, study: str, estimators: Iterable[str]) -> dict[str, Chosen]:
+    """What is chosen for `estimators`, checked. Raises ValueError that names the file and what is wrong with it."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         of, settings = content["study"], dict(content["settings"])
@@ -38,21 +56,22 @@ def read_settings(path: Path, study: str, estimators: Iterable[str]) -> Settings
     return {spec: _checked(path, spec, settings[spec]) for spec in estimators}
 
 
-def refuse_other_settings(folder: RunFolder, settings: Settings) -> None:
+def refuse_other_settings(folder: RunFolder, given: dict[str, Chosen]) -> None:
     """Raises RunFolderError if final runs of the folder were made with other settings than these."""
     for record in folder.read_metrics():
-        wanted = settings.get(record["estimator"], {})
-        if "spec" in record and (record["spec"], record["lr"]) != (wanted.get("spec"), wanted.get("lr")):
+        wanted = given.get(record["estimator"])
+        if wanted and "spec" in record and (record["spec"], record["lr"]) != (wanted.spec, wanted.lr):
             raise RunFolderError(
                 f"{folder.path} holds runs of {record['spec']} at learning rate {record['lr']:.4g}, the settings now say "
-                f"{wanted.get('spec')} at {wanted.get('lr')}; choose another --folder"
+                f"{wanted.spec} at {wanted.lr}; choose another --folder"
             )
 
 
-def _checked(path: Path, estimator: str, setting: Any) -> dict[str, Any]:
+def _checked(path: Path, estimator: str, setting: object) -> Chosen:
     if not isinstance(setting, dict) or not isinstance(setting.get("spec"), str):
         raise ValueError(f"{path}: the setting of {estimator} must be an object with spec and lr, got {setting}")
     (spec,) = normalise_specs((setting["spec"],))
     if spec.partition(":")[0] != estimator.partition(":")[0]:
         raise ValueError(f"{path}: the setting of {estimator} is of another estimator, {spec}")
-    return {**setting, "spec": spec, "lr": check_number("lr", setting.get("lr"), above=0.0)}
+    lr = check_number("lr", setting.get("lr"), above=0.0)
+    return Chosen(spec, lr, setting.get("validation"), setting.get("trial"))

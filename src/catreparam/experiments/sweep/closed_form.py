@@ -2,26 +2,27 @@
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from catreparam.experiments.sweep.trials import Record, Say
+from catreparam.experiments.closed_form.gmm import Config as GmmConfig
+from catreparam.experiments.closed_form.polynomial import Config as PolynomialConfig
+from catreparam.experiments.runs.folder import Record
+from catreparam.experiments.sweep.trial import Say
 from catreparam.report import ImageGrid
 
 
 @dataclass(frozen=True)
 class ClosedFormStudy:
-    """`optimise(config, *, estimator, seed, say, **arguments)` returns `gaps` at `steps`: the values above the optimum.
+    """`optimise(config, estimator=…, seed=…, say=…)` returns `gaps` at `steps`: the values above the optimum.
 
     There is no data to hold out: search and final runs differ in their seeds alone.
     """
 
     name: str
-    config: Any
+    config: PolynomialConfig | GmmConfig
     optimise: Callable[..., Record]
-    arguments: Record = field(hash=False)
-    facts_: dict[str, str] = field(hash=False)
+    facts: dict[str, str]
     value_title: str
     x_label: str = "step"
     log_y: bool = True
@@ -36,6 +37,7 @@ class ClosedFormStudy:
         """The learning rate that is tried first."""
         return self.config.lr
 
+    @property
     def num_steps(self) -> int:
         """Steps of Adam."""
         return self.config.num_steps
@@ -56,22 +58,9 @@ class ClosedFormStudy:
             "curves": {"step": record["steps"], "gap": record["gaps"]},
         }
 
-    def facts(self) -> dict[str, str]:
-        """What a reader must know about the protocol."""
-        return self.facts_
-
     def grids(self, finals: dict[str, Record], folder: Path) -> list[ImageGrid]:
         """No pictures."""
         return []
 
     def _run(self, spec: str, lr: float, seed: int, say: Say) -> Record:
-        config = dataclasses.replace(self.config, lr=lr)
-        return self.optimise(config, estimator=spec, seed=seed, say=say, **self.arguments)
-
-
-def check_inner(name: str, inner: Any, plain: Any) -> None:
-    """Raises ValueError for fields of the study's config that a sweep sets itself."""
-    for key in ("estimators", "seeds", "jobs", "folder", "lr"):
-        if getattr(inner, key) != getattr(plain, key):
-            instead = "--lr-range" if key == "lr" else f"--{key}"
-            raise ValueError(f"a sweep sets {key} itself; use {instead} instead of --{name}.{key}")
+        return self.optimise(dataclasses.replace(self.config, lr=lr), estimator=spec, seed=seed, say=say)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from catreparam.experiments.closed_form.gmm import Config as GmmConfig
 from catreparam.experiments.closed_form.gmm import fit
-from catreparam.experiments.sweep.closed_form import ClosedFormStudy, check_inner
-from catreparam.experiments.sweep.study import SweepConfig, report_sweep, run_sweep
+from catreparam.experiments.sweep.closed_form import ClosedFormStudy
+from catreparam.experiments.sweep.config import SweepConfig, check_inner
+from catreparam.experiments.sweep.study import report_sweep, run_sweep
 from catreparam.report import Report
 
 
@@ -26,7 +27,7 @@ class Config(SweepConfig):
         """This config with estimators in one spelling. Raises ValueError or TypeError naming the bad value."""
         check_inner("gmm", self.gmm, GmmConfig())
         self.gmm.checked()
-        return super().checked()  # type: ignore[return-value]
+        return super().checked()
 
 
 PRESETS = {
@@ -57,9 +58,8 @@ def study_of(config: Config) -> ClosedFormStudy:
     return ClosedFormStudy(
         "gmm",
         inner,
-        optimise=fit,
-        arguments={},
-        facts_={
+        fit,
+        facts={
             "problem": f"{inner.num_components} components, spread {inner.spread:g}, noise {inner.noise:g}, "
             f"{inner.num_observations} observations, {inner.extension} extension",
             "optimiser": f"Adam, {inner.num_steps} steps, {inner.num_samples} draw(s) a step",

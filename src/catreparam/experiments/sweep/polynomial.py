@@ -5,12 +5,14 @@ Values are the true expected loss above the optimum, in closed form. Options tha
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from catreparam.experiments.closed_form.polynomial import Config as PolynomialConfig
 from catreparam.experiments.closed_form.polynomial import optimise
-from catreparam.experiments.sweep.closed_form import ClosedFormStudy, check_inner
-from catreparam.experiments.sweep.study import SweepConfig, report_sweep, run_sweep
+from catreparam.experiments.sweep.closed_form import ClosedFormStudy
+from catreparam.experiments.sweep.config import SweepConfig, check_inner
+from catreparam.experiments.sweep.study import report_sweep, run_sweep
 from catreparam.objectives.polynomial import Polynomial
 from catreparam.report import Report
 
@@ -29,7 +31,7 @@ class Config(SweepConfig):
         if len(self.polynomial.powers) != 1:
             raise ValueError(f"a sweep takes one power, got {self.polynomial.powers}; run one sweep for each")
         self.polynomial.checked()
-        return super().checked()  # type: ignore[return-value]
+        return super().checked()
 
 
 PRESETS = {
@@ -61,9 +63,8 @@ def study_of(config: Config) -> ClosedFormStudy:
     return ClosedFormStudy(
         "polynomial",
         inner,
-        optimise=optimise,
-        arguments={"power": power},
-        facts_={
+        partial(optimise, power=power),
+        facts={
             "problem": f"{inner.num_variables} binary variables, p = {power:g}, {inner.extension} extension, optimum "
             f"{Polynomial(power, inner.target, inner.extension).optimum:.5f}",
             "optimiser": f"Adam, {inner.num_steps} steps, batches of {inner.batch_size} with {inner.num_samples} draw(s) each",

@@ -1,13 +1,13 @@
 """From the lines of a sweep to its report: what won with which setting, how sure that is, and how the search went."""
 
 from statistics import fmean
-from typing import Any
 
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import band, compare
-from catreparam.experiments.sweep.spaces import Range, space_of, spec_at
-from catreparam.experiments.sweep.trials import setting_of
+from catreparam.experiments.sweep.chosen import chosen_for
+from catreparam.experiments.sweep.spaces import Range, spec_at
+from catreparam.experiments.sweep.trial import Study, Sweep, searched
 from catreparam.report import Column, Curve, Plot, Report, Table
 
 CURVE_TITLES = {
@@ -32,9 +32,12 @@ NOTE = (
     "95 % interval over seeds (Student's t); differences to the best are paired by seed and not corrected for the number of "
     "comparisons."
 )
+SEARCH_NOTE = (
+    "Validation values of the best search trial of each estimator: the choice has made them a little too good."
+)
 
 
-def build_report(sweep: Any, folder: RunFolder) -> Report:
+def build_report(sweep: Sweep, folder: RunFolder) -> Report:
     """The whole report from what the folder holds."""
     records, study = folder.read_metrics(), sweep.study
     finals = {spec: _finals(records, spec) for spec in sweep.config.estimators}
@@ -47,46 +50,33 @@ def build_report(sweep: Any, folder: RunFolder) -> Report:
         plots=[*_curves(study, finals), *_sensitivity(sweep, records), *_history(sweep, records)],
         grids=study.grids(first, folder.path),
         appendix=_appendix(sweep, finals, records),
-        facts={**study.facts(), **_facts(sweep), "machine": machine},
+        facts={**study.facts, **_facts(sweep), "machine": machine},
         command=command_of(f"catreparam sweep {study.name}", sweep.config),
     )
 
 
-def _summary(sweep: Any) -> str:
+def _summary(sweep: Sweep) -> str:
     config = sweep.config
     parts = [f"{len(config.estimators)} estimators"]
-    if sweep.settings is None:
+    if sweep.given is None:
         parts.append(f"up to {config.num_trials} search trials each")
     if config.seeds:
         parts.append(f"{len(config.seeds)} final runs with the best setting of each")
     return f"{', '.join(parts)}. {sweep.study.value_title}: lower is better."
 
 
-def _appendix(sweep: Any, finals: dict[str, list[Record]], records: list[Record]) -> dict[str, Table]:
+def _appendix(sweep: Sweep, finals: dict[str, list[Record]], records: list[Record]) -> dict[str, Table]:
     tables = {}
     if sweep.config.seeds:
         tables["Final runs in detail"] = _detail_table(finals)
-    if sweep.settings is None:
+    if sweep.given is None:
         tables["Search trials"] = _search_table(sweep, records)
     return tables
 
 
-def _final_table(sweep: Any, records: list[Record], finals: dict[str, list[Record]]) -> Table:
+def _final_table(sweep: Sweep, records: list[Record], finals: dict[str, list[Record]]) -> Table:
     compared = compare({spec: {r["number"]: r["test"] for r in runs} for spec, runs in finals.items()})
-    rows: list[Record] = []
-    for spec, runs in finals.items():
-        row: Record = {"estimator": spec, "state": _state(sweep, records, spec), "seeds": len(runs)}
-        setting = setting_of(sweep, records, spec)
-        if setting:
-            row |= {"setting": _setting(setting["spec"], spec), "lr": setting["lr"]}
-        if runs:
-            values = compared[spec]
-            row |= {"test": values["mean"], "test_ci": values["half"]}
-            row |= {"difference": values["difference"], "difference_ci": values["difference_half"]}
-            row["validation"] = fmean(r["validation"] for r in runs)
-        elif setting and not sweep.config.seeds:
-            row["validation"] = setting["validation"]
-        rows.append(row)
+    rows = [_final_row(sweep, records, spec, runs, compared.get(spec, {})) for spec, runs in finals.items()]
     rows.sort(key=lambda row: (row.get("test", float("inf")), row.get("validation", float("inf"))))
     number = ".6f" if sweep.study.log_y else ".2f"
     columns = [
@@ -102,13 +92,24 @@ def _final_table(sweep: Any, records: list[Record], finals: dict[str, list[Recor
     dull = {c.key for c in columns if all(row.get(c.key) in (None, "done") for row in rows)}
     if all(row.get("validation") == row.get("test") for row in rows):
         dull.add("validation")  # closed form: the same number
-    note = NOTE
     if not sweep.config.seeds:
         dull.add("seeds")
-        note = (
-            "Validation values of the best search trial of each estimator: the choice has made them a little too good."
-        )
+    note = NOTE if sweep.config.seeds else SEARCH_NOTE
     return Table([column for column in columns if column.key not in dull], rows, note)
+
+
+def _final_row(sweep: Sweep, records: list[Record], spec: str, runs: list[Record], compared: Record) -> Record:
+    row: Record = {"estimator": spec, "state": _state(sweep, records, spec), "seeds": len(runs)}
+    chosen = chosen_for(sweep, records, spec)
+    if chosen:
+        row |= {"setting": _setting(chosen.spec, spec), "lr": chosen.lr}
+    if runs:
+        row |= {"test": compared["mean"], "test_ci": compared["half"]}
+        row |= {"difference": compared["difference"], "difference_ci": compared["difference_half"]}
+        row["validation"] = fmean(r["validation"] for r in runs)
+    elif chosen and not sweep.config.seeds:
+        row["validation"] = chosen.validation
+    return row
 
 
 def _detail_table(finals: dict[str, list[Record]]) -> Table:
@@ -121,17 +122,13 @@ def _detail_table(finals: dict[str, list[Record]]) -> Table:
     return Table(columns, rows, "Means over the final runs. Times are of this sweep and not interleaved.")
 
 
-def _search_table(sweep: Any, records: list[Record]) -> Table:
-    rows = []
-    for record in records:
-        if record["phase"] == "search":
-            lr = record["point"].get("lr", sweep.config.lr_range[0])
-            row: Record = {key: record[key] for key in ("estimator", "number", "state")}
-            row |= {"setting": _setting(spec_at(record["estimator"], record["point"]), record["estimator"])}
-            row |= {"lr": lr}
-            rows.append(row | {"validation": record.get("validation")})
-    order = list(sweep.config.estimators)
-    rows.sort(key=lambda row: (order.index(row["estimator"]), row["number"]))
+def _search_table(sweep: Sweep, records: list[Record]) -> Table:
+    rows: list[Record] = []
+    for spec in sweep.config.estimators:
+        for record in searched(records, spec):
+            row: Record = {key: record.get(key) for key in ("estimator", "number", "state", "validation")}
+            row |= {"setting": _setting(spec_at(spec, record["point"]), spec), "lr": sweep.lr_at(record["point"])}
+            rows.append(row)
     columns = (
         Column("number", "trial"),
         Column("setting", "setting"),
@@ -142,7 +139,7 @@ def _search_table(sweep: Any, records: list[Record]) -> Table:
     return Table(columns, rows, "Trial 0 has the default hyperparameters.", group="estimator")
 
 
-def _curves(study: Any, finals: dict[str, list[Record]]) -> list[Plot]:
+def _curves(study: Study, finals: dict[str, list[Record]]) -> list[Plot]:
     names = dict.fromkeys(name for runs in finals.values() for r in runs for name in r["curves"] if name != "step")
     note = f"Final runs: mean over seeds, the band is its 95 % interval, with three or more.{' Logarithmic.' * study.log_y}"
     plots = []
@@ -150,27 +147,27 @@ def _curves(study: Any, finals: dict[str, list[Record]]) -> list[Plot]:
         curves = []
         for spec, runs in finals.items():
             if runs:
-                values = [[max(v, FLOOR) if study.log_y else v for v in r["curves"][name]] for r in runs]
+                values = [[_drawn(study, value) for value in r["curves"][name]] for r in runs]
                 mean, error = band(values)
                 curves.append(Curve(spec, runs[0]["curves"]["step"][: len(mean)], mean, error))
         plots.append(Plot(CURVE_TITLES[name], study.x_label, study.y_label, curves, note, log_y=study.log_y))
     return plots
 
 
-def _sensitivity(sweep: Any, records: list[Record]) -> list[Plot]:
+def _sensitivity(sweep: Sweep, records: list[Record]) -> list[Plot]:
     """Validation value of every finished search trial against each hyperparameter, one plot per hyperparameter."""
-    spaces = {spec: space_of(spec, sweep.config.lr_range, sweep.study.lr) for spec in sweep.config.estimators}
+    spaces = {spec: sweep.space(spec) for spec in sweep.config.estimators}
     names = dict.fromkeys(name for space in spaces.values() for name in space)
     note = "One point per search trial that ran to its end. The worst fifth of all trials is cut off."
     plots = []
     for name in names:
         curves, log_x = [], False
         for spec, space in spaces.items():
-            done = [r for r in records if _searched(r, spec) and r["state"] == "complete" and name in r["point"]]
+            done = [r for r in searched(records, spec) if r["state"] == "complete" and name in r["point"]]
             if name in space and done:
                 values = space[name]
                 log_x |= isinstance(values, Range) and values.log
-                y = [max(r["validation"], FLOOR) if sweep.study.log_y else r["validation"] for r in done]
+                y = [_drawn(sweep.study, r["validation"]) for r in done]
                 curves.append(Curve(spec, [r["point"][name] for r in done], y, points=True))
         if curves:
             title = "learning rate" if name == "lr" else name
@@ -192,16 +189,15 @@ def _without_worst(curves: list[Curve]) -> list[Curve]:
     return kept
 
 
-def _history(sweep: Any, records: list[Record]) -> list[Plot]:
+def _history(sweep: Sweep, records: list[Record]) -> list[Plot]:
     curves = []
     for spec in sweep.config.estimators:
-        done = sorted((r for r in records if _searched(r, spec)), key=lambda record: record["number"])
         best, xs, ys = float("inf"), [], []
-        for record in done:
+        for record in searched(records, spec):
             best = min(best, record["validation"] if record["state"] == "complete" else best)
             if best < float("inf"):
                 xs.append(record["number"])
-                ys.append(max(best, FLOOR) if sweep.study.log_y else best)
+                ys.append(_drawn(sweep.study, best))
         if xs:
             curves.append(Curve(spec, xs, ys))
     note = "A flat end says that more trials would hardly help."
@@ -209,11 +205,16 @@ def _history(sweep: Any, records: list[Record]) -> list[Plot]:
     return [plot] if curves else []
 
 
-def _facts(sweep: Any) -> dict[str, str]:
+def _drawn(study: Study, value: float) -> float:
+    """A value as the plots draw it."""
+    return max(value, FLOOR) if study.log_y else value
+
+
+def _facts(sweep: Sweep) -> dict[str, str]:
     config = sweep.config
     final = ", ".join(map(str, config.seeds)) or "none"
     seeds = f"search {', '.join(map(str, config.search_seeds))}; final {final}"
-    if sweep.settings is not None:
+    if sweep.given is not None:
         return {"settings": str(config.settings), "seeds": ", ".join(map(str, config.seeds))}
     return {
         "search": f"Optuna, sampler {config.sampler}, pruner {config.pruner}, on validation values",
@@ -231,13 +232,9 @@ def _finals(records: list[Record], spec: str) -> list[Record]:
     return sorted(mine, key=lambda record: record["number"])
 
 
-def _searched(record: Record, spec: str) -> bool:
-    return record["phase"] == "search" and record["estimator"] == spec
-
-
-def _state(sweep: Any, records: list[Record], spec: str) -> str:
+def _state(sweep: Sweep, records: list[Record], spec: str) -> str:
     mine = [r for r in records if r["phase"] == "final" and r["estimator"] == spec]
     failed = [r for r in mine if r["state"] != "complete"]
     if failed:
-        return f"{len(failed)} diverged" if setting_of(sweep, records, spec) else "every trial diverged"
+        return f"{len(failed)} diverged" if chosen_for(sweep, records, spec) else "every trial diverged"
     return "done" if len(mine) == len(sweep.config.seeds) else f"{len(mine)} of {len(sweep.config.seeds)} final runs"

@@ -75,19 +75,6 @@ def start_of(space: Space) -> dict[str, Any]:
     return {key: values.start for key, values in space.items()}
 
 
-def suggest(trial: Any, space: Space) -> dict[str, Any]:
-    """A point of the space from an Optuna trial."""
-    point: dict[str, Any] = {}
-    for key, values in space.items():
-        if isinstance(values, Choice):
-            point[key] = trial.suggest_categorical(key, list(values.values))
-        elif isinstance(values.low, int) and isinstance(values.high, int):
-            point[key] = trial.suggest_int(key, values.low, values.high, log=values.log)
-        else:
-            point[key] = trial.suggest_float(key, values.low, values.high, log=values.log)
-    return point
-
-
 def spec_at(spec: str, point: dict[str, Any]) -> str:
     """The estimator at a point, as users write it; a learning rate in the point is not the estimator's and left out.
 

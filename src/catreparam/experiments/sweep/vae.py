@@ -5,17 +5,17 @@ with --vae. are those of `catreparam run vae` (data, network, epochs, samples).
 """
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from catreparam.data import load_dataset
 from catreparam.data.binarise import BINARISATIONS
-from catreparam.experiments.runs.folder import RunFolder
+from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.training import to_tensors
-from catreparam.experiments.sweep.closed_form import check_inner
-from catreparam.experiments.sweep.study import SweepConfig, report_sweep, run_sweep
-from catreparam.experiments.sweep.trials import Record, Say
+from catreparam.experiments.sweep.config import SweepConfig, check_inner
+from catreparam.experiments.sweep.study import report_sweep, run_sweep
+from catreparam.experiments.sweep.trial import Say
 from catreparam.experiments.vae.config import Config as VaeConfig
 from catreparam.experiments.vae.report import picture_grid
 from catreparam.experiments.vae.run import (
@@ -25,6 +25,7 @@ from catreparam.experiments.vae.run import (
     train_and_measure,
     trained_model,
 )
+from catreparam.experiments.vae.training import TrainingState
 from catreparam.report import ImageGrid, Report
 
 CURVES = ("validation_negative_elbo", "test_negative_elbo", "train_negative_elbo")
@@ -41,7 +42,7 @@ class Config(SweepConfig):
         check_inner("vae", self.vae, VaeConfig())
         config = super().checked()
         dataclasses.replace(self.vae, estimators=config.estimators).checked()
-        return config  # type: ignore[return-value]
+        return config
 
 
 PRESETS = {
@@ -76,6 +77,7 @@ class VaeStudy:
         """The learning rate that is tried first."""
         return self.config.lr
 
+    @property
     def num_steps(self) -> int:
         """Epochs."""
         return self.config.num_epochs
@@ -109,6 +111,7 @@ class VaeStudy:
             "curves": {"step": [r["epoch"] for r in records], **{key: [r[key] for r in records] for key in CURVES}},
         }
 
+    @property
     def facts(self) -> dict[str, str]:
         """What a reader must know about the protocol."""
         config = self.config
@@ -128,7 +131,9 @@ class VaeStudy:
                 grids.append(picture_grid(name, model, dataset, self.config.binarisation))
         return grids
 
-    def _epochs(self, spec: str, lr: float, seed: int, folder: Path, parts: tuple[str, ...]) -> Any:
+    def _epochs(
+        self, spec: str, lr: float, seed: int, folder: Path, parts: tuple[str, ...]
+    ) -> Iterator[tuple[Record, TrainingState]]:
         task = VaeTask(dataclasses.replace(self.config, lr=lr), spec, seed, folder)
         dataset = load_dataset(self.config.dataset)
         images = {part: batch for part, batch in evaluation_images(self.config, dataset).items() if part in parts}

@@ -1,0 +1,144 @@
+"""What a sweep is made of: the study that it tunes, its trials, and the hyperparameters that it has chosen."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock
+
+from catreparam.experiments.runs.folder import Record, RunFolder
+from catreparam.experiments.sweep.config import SweepConfig
+from catreparam.experiments.sweep.spaces import Space, space_of
+from catreparam.report import ImageGrid
+
+Say = Callable[[int, float], None]  # step and validation value so far
+
+
+class Study(Protocol):
+    """What a sweep needs of a study. Instances are picklable."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def lr(self) -> float:
+        """The learning rate that is tried first."""
+        ...
+
+    @property
+    def num_steps(self) -> int:
+        """How often `search` says a value: the resource of hyperband."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a reader must know about the protocol."""
+        ...
+
+    @property
+    def value_title(self) -> str:
+        """What the final values are, as a heading."""
+        ...
+
+    @property
+    def x_label(self) -> str:
+        """Of the curves, as is `y_label`."""
+        ...
+
+    @property
+    def y_label(self) -> str: ...
+
+    @property
+    def log_y(self) -> bool:
+        """Whether values are shown on a logarithmic scale."""
+        ...
+
+    def search(self, spec: str, lr: float, seed: int, say: Say) -> float:
+        """One run on the tuning split; returns its validation value, lower is better, and says it on the way."""
+        ...
+
+    def final(self, spec: str, lr: float, seed: int, folder: Path) -> Record:
+        """One run with `validation`, `test`, further values, and `curves`: {"step": [...], name: [...]}."""
+        ...
+
+    def grids(self, finals: dict[str, Record], folder: Path) -> list[ImageGrid]:
+        """Pictures of one final run of each estimator, if there are any."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What an estimator's final runs use, with the validation value and the number of the trial that chose it."""
+
+    spec: str
+    lr: float
+    validation: float | None = None
+    trial: int | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep in its folder: what a worker needs to know. With `given`, nothing is searched."""
+
+    config: SweepConfig
+    study: Study
+    folder: Path
+    given: dict[str, Chosen] | None = None
+
+    def searches(self) -> list["Trial"]:
+        """All search trials, one of every estimator before the next; none if the settings are given."""
+        if self.given is not None:
+            return []
+        numbers = itertools.product(range(self.config.num_trials), self.config.estimators)
+        return [Trial(self, "search", spec, number) for number, spec in numbers if number == 0 or self.space(spec)]
+
+    def finals(self) -> list["Trial"]:
+        """All final runs, all estimators of a seed before the next seed."""
+        numbers = itertools.product(self.config.seeds, self.config.estimators)
+        return [Trial(self, "final", spec, seed) for seed, spec in numbers]
+
+    def space(self, spec: str) -> Space:
+        """What is searched for an estimator."""
+        return space_of(spec, self.config.lr_range, self.study.lr)
+
+    def lr_at(self, point: Record) -> float:
+        """The learning rate at a point of the search, which lacks it where the range is one value."""
+        return point.get("lr", self.config.lr_range[0])
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A search trial by its number, or a final run by its seed."""
+
+    sweep: Sweep = field(repr=False)
+    phase: str
+    estimator: str
+    number: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.estimator} · {'seed' if self.phase == 'final' else 'trial'} {self.number}"
+
+    def owns(self, record: Record) -> bool:
+        """Whether a line of the metrics is of this trial."""
+        return all(record.get(key) == getattr(self, key) for key in ("phase", "estimator", "number"))
+
+    def is_recorded(self) -> bool:
+        """Whether the trial has its line."""
+        return any(map(self.owns, RunFolder(self.sweep.folder).read_metrics()))
+
+    def lock(self) -> FileLock:
+        """Held by whoever works on the trial; dies with its process."""
+        folder = self.sweep.folder / "locks"
+        folder.mkdir(exist_ok=True)
+        name = self.estimator.replace(":", "-").replace(",", "-").replace("/", "_")
+        return FileLock(folder / f"{name}-{self.phase}-{self.number}.lock")
+
+
+def searched(records: list[Record], spec: str) -> list[Record]:
+    """The lines of an estimator's search, by number."""
+    mine = [r for r in records if r["phase"] == "search" and r["estimator"] == spec]
+    return sorted(mine, key=lambda record: record["number"])
