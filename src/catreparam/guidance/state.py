@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from catreparam.guidance.optimize import Optimization
 from catreparam.guidance.trace import Evaluations, Trace
 from catreparam.masked_diffusion import ReverseProcess
 from catreparam.report import write_atomically
@@ -110,11 +111,11 @@ class _OtherSettings(Exception):
     pass
 
 
-def fingerprint(tokens: Tensor, estimator: Any, process: ReverseProcess, settings: list[Any]) -> str:
+def fingerprint(tokens: Tensor, process: ReverseProcess, settings: Optimization, commit: str) -> str:
     """A digest of everything that decides the result, as far as it can be read off; functions and models count by name."""
-    unmasking = process.unmasking
+    unmasking, (estimator, *numbers) = process.unmasking, vars(settings).values()
     parts = [tokens, estimator, unmasking.num_rounds, unmasking.schedule, unmasking.remask_sigma, unmasking.order]
-    parts += [process.denoiser, process.temperature, *settings]
+    parts += [process.denoiser, process.temperature, *numbers, commit]
     parts += [part for key in sorted(process.condition) for part in (key, process.condition[key])]
     return hashlib.sha256(json.dumps([_readable(part) for part in parts]).encode()).hexdigest()
 

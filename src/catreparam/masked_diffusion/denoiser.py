@@ -126,7 +126,7 @@ def prior_of(
             f"mask_token {denoiser.mask_token} is inside the vocabulary of {logits.shape[-1]} and the denoiser gives it "
             "probability; set that column to -inf (from_masked_lm does)"
         )
-    return logits if temperature == 1.0 else logits / temperature
+    return (logits if temperature == 1.0 else logits / temperature).detach()
 
 
 def evaluations_per_call(denoiser: Denoiser) -> int:
