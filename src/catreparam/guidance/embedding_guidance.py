@@ -61,9 +61,8 @@ class QuantizedExpectation:
             raise ValueError(f"a codebook of {self.codebook.shape[0]} codes does not fit logits {tuple(logits.shape)}")
         probs = torch.softmax(logits, -1)
         codebook = self.codebook.to(probs)
-        distance = (
-            codebook.square().sum(-1) - 2 * (probs.detach() @ codebook) @ codebook.T
-        )  # up to a constant of the row
+        # Squared, up to a constant of the row.
+        distance = codebook.square().sum(-1) - 2 * (probs.detach() @ codebook) @ codebook.T
         nearest = distance.masked_fill_(logits.detach() == -torch.inf, torch.inf).argmin(-1, keepdim=True)
         return attach_gradient(torch.zeros_like(probs).scatter_(-1, nearest, 1.0), probs)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,10 @@ class Checkpoint:
     path: Path
     settings: str
     generator: Generator
-    estimator: Any
+    estimator: object
 
     @staticmethod
-    def of(path: str | Path, settings: str, generator: Generator | None, estimator: Any) -> "Checkpoint":
+    def of(path: str | Path, settings: str, generator: Generator | None, estimator: object) -> "Checkpoint":
         """A checkpoint. Raises ValueError without a generator, ImportError without safetensors."""
         if generator is None:
             raise ValueError("checkpoint needs generator=torch.Generator(...): the global generator cannot be resumed")
@@ -120,7 +120,7 @@ def fingerprint(tokens: Tensor, process: ReverseProcess, settings: Optimization,
     return hashlib.sha256(json.dumps([_readable(part) for part in parts]).encode()).hexdigest()
 
 
-def _readable(value: Any) -> Any:
+def _readable(value: object) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Tensor):
@@ -135,7 +135,7 @@ def _readable(value: Any) -> Any:
     return [str(name), plain]
 
 
-def learned_state(estimator: Any) -> dict[str, Tensor]:
+def learned_state(estimator: object) -> dict[str, Tensor]:
     """What a made estimator carries from step to step: modules and dataclasses of numbers among its hyperparameters."""
     state: dict[str, Tensor] = {}
     for key, value in _stateful(estimator).items():
@@ -146,7 +146,7 @@ def learned_state(estimator: Any) -> dict[str, Tensor]:
     return state
 
 
-def restore_learned(estimator: Any, tensors: Mapping[str, Tensor]) -> None:
+def restore_learned(estimator: object, tensors: Mapping[str, Tensor]) -> None:
     """Puts `learned_state` (keys with the prefix "estimator.") back."""
     for key, value in _stateful(estimator).items():
         prefix = f"estimator.{key}"
@@ -158,7 +158,7 @@ def restore_learned(estimator: Any, tensors: Mapping[str, Tensor]) -> None:
                 setattr(value, entry.name, number)
 
 
-def _stateful(estimator: Callable[..., Any] | Any) -> dict[str, Any]:
+def _stateful(estimator: object) -> dict[str, Any]:
     keywords = getattr(estimator, "keywords", None) or {}
     return {
         key: value
