@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from catreparam import ESTIMATORS, expectation, make_estimator, takes_objective
+from catreparam.estimators import fewest_samples
 
 FOLDER = Path(__file__).parents[2] / "docs" / "assets" / "estimators"
 NUM_DRAWS = 10_000
@@ -50,7 +51,7 @@ def loss(x: torch.Tensor) -> torch.Tensor:
 def slopes(name: str, position: float) -> torch.Tensor:
     """The estimate of dE[f]/ds from each of NUM_DRAWS independent draws."""
     logits = (position * DIRECTION).expand(NUM_DRAWS, 3).clone().requires_grad_()
-    num_samples = {"rloo": 2, "reinmax_rloo": 4}.get(name, 1)
+    num_samples = {"reinmax_rloo": 4}.get(name, fewest_samples(name))
     generator = torch.Generator().manual_seed(0)
     estimator = make_estimator(name)
     value = expectation(loss, logits, estimator=estimator, num_samples=num_samples, generator=generator)

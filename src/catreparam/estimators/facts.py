@@ -16,7 +16,7 @@ from torch import Tensor
 from catreparam.validation import check_choice
 
 # Families, in the order in which lists and the documentation show them.
-FAMILIES = ("Straight-through and ReinMax", "Gumbel", "Through the diffusion", "Score function and exact")
+FAMILIES = ("Through the diffusion", "Straight-through and ReinMax", "Gumbel", "Score function and exact")
 # Arguments of a call, not of the method. tau and eps are torch's spelling.
 PER_CALL = ("objective", "logits", "mask", "dim", "generator", "num_samples", "tau", "eps")
 
@@ -79,6 +79,7 @@ class Facts:
 
 
 ESTIMATORS: dict[str, Callable[..., Tensor]] = {}
+"""Every estimator by name, in the order of lists and tables; filled when the package is imported."""
 _FACTS: dict[Callable[..., Tensor], Facts] = {}
 Function = TypeVar("Function", bound=Callable[..., Any])
 
