@@ -166,7 +166,10 @@ def _methods_as_they_were(monkeypatch):
 def test_a_method_without_fast_paths_takes_the_naive_one():
     setting, logits = new_method(None), torch.zeros(3, 4, requires_grad=True)
     assert dispatch.choose_path(setting, logits) == "naive"
-    assert dispatch.sample(logits, None, -1, None, setting) is None
+    with pytest.raises(
+        ValueError, match=r"brand_new does not say how its naive path draws: give its Method\(draw=...\)"
+    ):
+        dispatch.sample(logits, None, -1, None, setting)
     assert [dispatch.why_not(path, setting, logits) for path in ("compiled", "torch")] == [
         "brand_new has no compiled kernel",
         "brand_new has no torch path",

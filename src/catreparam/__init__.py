@@ -26,4 +26,4 @@ __all__ = [
     "set_validation",
     "tune",
 ]
-__all__ += estimators.__all__
+__all__ += estimators.__all__  # pyright: ignore[reportAttributeAccessIssue, reportUnsupportedDunderAll]

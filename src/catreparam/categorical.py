@@ -69,6 +69,12 @@ def draw_normal_like(rows: Tensor, generator: Generator | None = None) -> Tensor
     return torch.empty_like(rows, memory_format=torch.contiguous_format).detach().normal_(generator=generator)
 
 
+def draw_antithetic_like(rows: Rows, num_noises: int, generator: Generator | None = None) -> Tensor:
+    """Standard normal noise [num_noises, *batch, num_classes] in pairs (eps, -eps); an odd count leaves one unpaired."""
+    half = draw_normal_like(rows.expand((num_noises + 1) // 2, *rows.shape), generator)
+    return torch.cat([half, -half])[:num_noises] if num_noises > 1 else half
+
+
 def draw_one_hot(probs: Rows, generator: Generator | None = None) -> Rows:
     """An exact one-hot draw for every row of probabilities (which need not be normalised). No gradient.
 

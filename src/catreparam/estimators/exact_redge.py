@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 from catreparam.categorical import (
     Rows,
     attach_gradient,
-    draw_normal_like,
+    draw_antithetic_like,
     draw_one_hot,
     finite,
     from_rows,
@@ -71,15 +71,7 @@ def exact_redge(
     Source: this project; see `docs/estimators.md`. ReDGE: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
     setting = exact_setting(num_steps, t1, grid, num_noises, second_order_weight, hard)
-    fast = dispatch.sample(logits, mask, dim, generator, setting)
-    if fast is not None:
-        return fast
-    schedule, weight = NoiseSchedule(setting.lambdas), setting.weight
-    rows = to_rows(logits, mask, dim, generator)
-    x = draw_one_hot(torch.softmax(rows, -1), generator)
-    noise = draw_antithetic_like(rows, num_noises, generator)
-    surrogate = exact_redge_surrogate(rows, noise=noise, x=x, schedule=schedule, second_order_weight=weight)
-    return from_rows(attach_gradient(x, surrogate) if hard else surrogate, logits, dim)
+    return dispatch.sample(logits, mask, dim, generator, setting)
 
 
 def exact_redge_surrogate(
@@ -135,7 +127,7 @@ def transport_redge(
     weight = check_number("second_order_weight", second_order_weight, least=0.0, most=2.0) if hard else 0.0
     rows = to_rows(logits, mask, dim, generator)
     x = draw_one_hot(torch.softmax(rows, -1), generator)
-    noise = draw_antithetic_like(rows, num_noises, generator)
+    noise = draw_antithetic_like(rows, check_count("num_noises", num_noises), generator)
     surrogate = transport_redge_surrogate(rows, noise=noise, x=x, schedule=schedule, second_order_weight=weight)
     return from_rows(attach_gradient(x, surrogate) if hard else surrogate, logits, dim)
 
@@ -151,13 +143,6 @@ def transport_redge_surrogate(
     tangent = finite(logits)
     moved = transport_tangent(logits, z, tangent, schedule.last)
     return _read_off(logits, z, x, tangent, moved, schedule.last, second_order_weight)
-
-
-def draw_antithetic_like(rows: Rows, num_noises: int, generator: Generator | None) -> Tensor:
-    """Standard normal noise [num_noises, *batch, num_classes] in pairs (eps, -eps); an odd count leaves one unpaired."""
-    check_count("num_noises", num_noises)
-    half = draw_normal_like(rows.expand((num_noises + 1) // 2, *rows.shape), generator)
-    return torch.cat([half, -half])[:num_noises] if num_noises > 1 else half
 
 
 def _read_off(

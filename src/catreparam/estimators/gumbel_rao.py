@@ -9,7 +9,6 @@ from catreparam.categorical import (
     attach_gradient,
     conditional_gumbel,
     draw_exponential_like,
-    draw_one_hot,
     finite,
     from_rows,
     to_rows,
@@ -57,15 +56,13 @@ def gumbel_rao(
     temperature = check_number("temperature", temperature, above=0.0)
     rows = to_rows(logits, mask, dim, generator)
     x = dispatch.sample(rows.detach(), None, -1, generator, DRAW)
-    if x is not None:
+    if dispatch.choose_path(DRAW, rows) == "naive":
+        noise = draw_exponential_like(rows.expand(num_noises, *rows.shape), generator)
+        x = attach_gradient(x, gumbel_rao_surrogate(rows, noise=noise, x=x, temperature=temperature))
+    else:
         noise = conditional_gumbels.draw_noise(rows, num_noises, generator)
         x = conditional_gumbels.attach(gumbel_rao_surrogate, rows, x, noise, temperature)
-        return from_rows(x, logits, dim)
-    x = draw_one_hot(torch.softmax(rows, -1), generator)
-    noise = draw_exponential_like(rows.expand(num_noises, *rows.shape), generator)
-    return from_rows(
-        attach_gradient(x, gumbel_rao_surrogate(rows, noise=noise, x=x, temperature=temperature)), logits, dim
-    )
+    return from_rows(x, logits, dim)
 
 
 def gumbel_rao_surrogate(logits: Rows, *, noise: Tensor, x: Rows, temperature: float = 0.5) -> Rows:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from catreparam.categorical import Rows, attach_gradient, draw_gumbel_like, from_rows, one_hot_like, to_rows
+from catreparam.categorical import Rows
 from catreparam.estimators.facts import Range, estimator
 from catreparam.kernels import dispatch
 from catreparam.kernels.methods import Method, Rule
@@ -55,14 +55,7 @@ def gumbel_softmax(
     temperature = _one_temperature(tau, temperature)
     if eps != 1e-10:
         warnings.warn("eps of gumbel_softmax has no effect; leave it out", stacklevel=2)
-    fast = dispatch.sample(logits, mask, dim, generator, gumbel_setting(temperature, hard))
-    if fast is not None:
-        return fast
-    rows = to_rows(logits, mask, dim, generator)
-    noise = draw_gumbel_like(rows, generator)
-    x_soft = gumbel_softmax_surrogate(rows, noise=noise, temperature=temperature)
-    x = attach_gradient(one_hot_like((rows + noise).argmax(-1), rows), x_soft) if hard else x_soft
-    return from_rows(x, logits, dim)
+    return dispatch.sample(logits, mask, dim, generator, gumbel_setting(temperature, hard))
 
 
 def gumbel_softmax_surrogate(logits: Rows, *, noise: Rows, temperature: float = 1.0) -> Rows:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from catreparam.categorical import Rows, attach_gradient, draw_normal_like, draw_one_hot, from_rows, to_rows
+from catreparam.categorical import Rows
 from catreparam.estimators.facts import Range, estimator
 from catreparam.kernels import dispatch
 from catreparam.kernels.methods import Method, Rule
@@ -53,16 +53,7 @@ def redge(
 
     Reference: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
-    setting = chain_setting(REDGE, num_steps, t1, grid, solver, hard)
-    fast = dispatch.sample(logits, mask, dim, generator, setting)
-    if fast is not None:
-        return fast
-    schedule = NoiseSchedule(setting.lambdas)
-    rows = to_rows(logits, mask, dim, generator)
-    noise = draw_normal_like(rows, generator)
-    x_soft = redge_surrogate(rows, noise=noise, schedule=schedule, solver=solver)
-    x = attach_gradient(draw_one_hot(x_soft, generator), x_soft) if hard else x_soft
-    return from_rows(x, logits, dim)
+    return dispatch.sample(logits, mask, dim, generator, chain_setting(REDGE, num_steps, t1, grid, solver, hard))
 
 
 def redge_surrogate(
@@ -107,16 +98,7 @@ def redge_cov(
 
     Reference: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
-    setting = chain_setting(REDGE_COV, num_steps, t1, grid, solver, hard)
-    fast = dispatch.sample(logits, mask, dim, generator, setting)
-    if fast is not None:
-        return fast
-    schedule = NoiseSchedule(setting.lambdas)
-    rows = to_rows(logits, mask, dim, generator)
-    noise = draw_normal_like(rows, generator)
-    x_soft = redge_cov_surrogate(rows, noise=noise, schedule=schedule, solver=solver)
-    x = attach_gradient(draw_one_hot(x_soft, generator), x_soft) if hard else x_soft
-    return from_rows(x, logits, dim)
+    return dispatch.sample(logits, mask, dim, generator, chain_setting(REDGE_COV, num_steps, t1, grid, solver, hard))
 
 
 def redge_cov_surrogate(

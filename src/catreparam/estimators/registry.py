@@ -4,7 +4,7 @@ import functools
 import importlib
 import pkgutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -64,10 +64,10 @@ def takes_objective(estimator: Callable[..., Any]) -> bool:
     return facts_of(estimator).takes_objective
 
 
-def collect(package: str, namespace: dict[str, Any]) -> None:
+def collect(package: str, namespace: dict[str, Any], also: Iterable[str]) -> None:
     """Imports every file of a package of estimators, orders ESTIMATORS, and puts what they export into `namespace`.
 
-    Exported are the functions, their surrogates, and the classes of the state they own.
+    Exported are the functions, their surrogates, the classes of the state they own, and the names in `also`.
     """
     for found in pkgutil.iter_modules(namespace["__path__"]):
         importlib.import_module(f"{package}.{found.name}")
@@ -77,7 +77,8 @@ def collect(package: str, namespace: dict[str, Any]) -> None:
         beside = vars(sys.modules[function.__module__]).get(f"{name}_surrogate")
         exports = [function, *resolve(name).facts.owned.values(), *([] if beside is None else [beside])]
         namespace |= {export.__name__: export for export in exports}
-        namespace["__all__"] += [e.__name__ for e in exports if e.__name__ not in namespace["__all__"]]
+        also = [*also, *(export.__name__ for export in exports)]
+    namespace["__all__"] = sorted(set(also))
 
 
 def _try_once(facts: Facts, hyperparameters: dict[str, Any]) -> None:

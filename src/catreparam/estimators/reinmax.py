@@ -6,13 +6,9 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import (
     Rows,
-    attach_gradient,
     covariance_product,
-    draw_one_hot,
     finite,
-    from_rows,
     second_order,
-    to_rows,
 )
 from catreparam.estimators.facts import Range, estimator
 from catreparam.kernels import dispatch
@@ -51,12 +47,7 @@ def reinmax(
 
     Reference: Liu et al. 2023, https://arxiv.org/abs/2304.08612.
     """
-    fast = dispatch.sample(logits, mask, dim, generator, reinmax_setting(temperature))
-    if fast is not None:
-        return fast
-    rows = to_rows(logits, mask, dim, generator)
-    x = draw_one_hot(torch.softmax(rows, -1), generator)
-    return from_rows(attach_gradient(x, reinmax_surrogate(rows, x=x, temperature=temperature)), logits, dim)
+    return dispatch.sample(logits, mask, dim, generator, reinmax_setting(temperature))
 
 
 def reinmax_surrogate(logits: Rows, *, x: Rows, temperature: float = 1.0) -> Rows:
@@ -99,12 +90,7 @@ def lambda_reinmax(
 
     Source: this project; see `docs/estimators.md`.
     """
-    fast = dispatch.sample(logits, mask, dim, generator, lambda_reinmax_setting(weight))
-    if fast is not None:
-        return fast
-    rows = to_rows(logits, mask, dim, generator)
-    x = draw_one_hot(torch.softmax(rows, -1), generator)
-    return from_rows(attach_gradient(x, lambda_reinmax_surrogate(rows, x=x, weight=weight)), logits, dim)
+    return dispatch.sample(logits, mask, dim, generator, lambda_reinmax_setting(weight))
 
 
 def lambda_reinmax_surrogate(logits: Rows, *, x: Rows, weight: float = 0.75) -> Rows:

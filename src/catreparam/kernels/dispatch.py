@@ -1,4 +1,4 @@
-"""Which path a call takes: the first of PATHS that has no reason against it, else the naive one. Decided per call."""
+"""Which path a call takes: the first of PATHS that has no reason against it. Decided per call."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.compiler import is_compiling
 from catreparam.categorical import from_rows, lay_out, to_rows
 from catreparam.kernels.compiled import autograd as compiled_path
 from catreparam.kernels.compiled import library
+from catreparam.kernels.naive import sampling as naive_path
 from catreparam.kernels.settings import Setting
 from catreparam.kernels.torch import autograd as torch_path
 from catreparam.kernels.tracing import why_not_plain
@@ -24,14 +25,17 @@ from catreparam.validation import check_choice
 
 ENVIRONMENT = "CATREPARAM_KERNELS"
 # In order of preference: each module has `why_not(setting, logits, num_classes)` and `sample(setting, rows, generator)`.
-PATHS: dict[str, ModuleType] = {"compiled": compiled_path, "triton": triton_path, "torch": torch_path}
-NAMES = (*PATHS, "naive")  # the environment variable names the first to try
+PATHS: dict[str, ModuleType] = {
+    "compiled": compiled_path,
+    "triton": triton_path,
+    "torch": torch_path,
+    "naive": naive_path,
+}
+NAMES = tuple(PATHS)  # the environment variable names the first to try
 
 
-def sample(
-    logits: Tensor, mask: Tensor | None, dim: int, generator: Generator | None, setting: Setting
-) -> Tensor | None:
-    """The estimator's sample, in the layout of `logits`, from the fastest path that applies; None for the naive twin.
+def sample(logits: Tensor, mask: Tensor | None, dim: int, generator: Generator | None, setting: Setting) -> Tensor:
+    """The estimator's sample, in the layout of `logits`, from the fastest path that applies.
 
     Raises for bad logits, masks and generators what `catreparam.categorical.to_rows` raises.
     """
@@ -47,10 +51,8 @@ def sample(
         if x is not None:
             return x
     path = choose_path(setting, logits, dim)
-    if path == "naive":
-        return None
-    # The torch path computes in the dtype of `to_rows`, which looks at the values; kernels take any dtype and look themselves.
-    rows = (to_rows if path == "torch" else lay_out)(logits, mask, dim, generator)
+    # torch operations want the dtype of `to_rows`, which looks at the values; kernels take any dtype and look themselves.
+    rows = (to_rows if path in ("torch", "naive") else lay_out)(logits, mask, dim, generator)
     x = PATHS[path].sample(setting, rows, generator)
     return x if dim == -1 and x.dtype == logits.dtype else from_rows(x, logits, dim)
 
@@ -64,13 +66,15 @@ def choose_path(setting: Setting, logits: Tensor, dim: int = -1) -> str:
     for name in PATHS:
         if not why_not(name, setting, logits, dim):
             return name
-    return "naive"
+    raise AssertionError("the naive path takes everything")
 
 
 def why_not(name: str, setting: Setting, logits: Tensor, dim: int = -1) -> str:
-    """Why the fast path of a name does not take a call; empty if it does. Raises as `choose_path`."""
+    """Why the path of a name does not take a call; empty if it does. Raises as `choose_path`."""
     if NAMES.index(name) < NAMES.index(wanted() or NAMES[0]):
         return f"{ENVIRONMENT}={wanted()}"
+    if name == "naive":
+        return ""
     if reason := why_not_plain(logits):
         return reason
     if not isinstance(dim, int) or not -logits.ndim <= dim < logits.ndim:

@@ -19,12 +19,19 @@ class Rule(IntEnum):
     SWEEP = 4  # x ~ p, then the diffusion that leads to it, swept backwards; w at its last step
 
 
-class Method:
-    """An estimator as the paths see it. Its surrogate's keyword-only arguments say what it needs; None: naive path only."""
+Draw = Callable[..., tuple[Tensor, Tensor]]  # (setting, rows, generator) -> hard sample, surrogate
 
-    def __init__(self, surrogate: Callable[..., Tensor], rule: Rule | None) -> None:
+
+class Method:
+    """An estimator as the paths see it. Its surrogate's keyword-only arguments say what it needs.
+
+    `rule`: how fast paths compute it; None, or one that a path does not know: it goes without. `draw`: how the naive path
+    draws, if not as the rule says.
+    """
+
+    def __init__(self, surrogate: Callable[..., Tensor], rule: Rule | None, draw: Draw | None = None) -> None:
         self.name = surrogate.__name__.removesuffix("_surrogate")
-        self.surrogate, self.rule = surrogate, rule
+        self.surrogate, self.rule, self.draw = surrogate, rule, draw
         parameters = list(inspect.signature(surrogate).parameters.values())[1:]
         needed = {parameter.name for parameter in parameters if parameter.default is parameter.empty}
         self.takes = tuple(parameter.name for parameter in parameters)

@@ -1,1 +1,1 @@
-"""What is optimised, as pure functions of one-hot x: a loss per example. None of them knows an estimator."""
+"""What is minimised: pure functions, one-hot x -> loss. Imports categorical and validation alone, no estimator."""

@@ -9,11 +9,10 @@ import json
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import quantiles
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +30,7 @@ from catreparam.experiments.bench.samplers import (
 from catreparam.experiments.bench.scaling import Case, Scaling, exponent_table, fits, make_plot, scalings
 from catreparam.experiments.runs.configs import options
 from catreparam.experiments.runs.finish import write_into
+from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
 from catreparam.kernels.compiled import node
@@ -87,22 +87,13 @@ def run(config: Config) -> Report:
         rounds = min(rounds, 7)
     samplers, missing = find_samplers()
     samplers = _wanted(samplers, config.samplers)
-    red = {sampler.label: error for sampler in samplers if not (error := parity_error(sampler)) < TOLERANCE}
-    samplers = [sampler for sampler in samplers if sampler.label not in red]
-    curves = scalings(config.quick) if config.curves else []
+    wrong = {sampler.label: error for sampler in samplers if not (error := parity_error(sampler)) < TOLERANCE}
+    samplers = [sampler for sampler in samplers if sampler.label not in wrong]
     chosen = [s for s in samplers if s.name in (GUMBEL, PEER, "redge", "exact_redge")]
-    rows: list[dict[str, Any]] = []
-    plots: list[tuple[Scaling, Plot]] = []
     with show_progress() as progress:
-        progress.start("shapes", total=max(len(shapes), 1))
-        for name, shape in shapes.items():
-            results = measure(Case(shape), samplers, rounds)
-            for sampler in samplers:
-                results[sampler.label]["peak"] = peak_tensors(sampler, shape, NUM_STEPS)
-            rows += _compare(name, results, samplers)
-            progress.advance("shapes", name)
-        for scaling in curves:
-            plots.append((scaling, _plot(scaling, chosen, max(rounds // 6, 3), progress)))
+        rows = _rows(shapes, samplers, rounds, progress)
+        curves = scalings(config.quick) if config.curves else []
+        plots = [(scaling, _plot(scaling, chosen, max(rounds // 6, 3), progress)) for scaling in curves]
     report = Report(
         title="Speed of the samplers",
         summary=f"{len(samplers)} samplers in turn, {rounds} rounds.",
@@ -116,17 +107,38 @@ def run(config: Config) -> Report:
             "missing": ", ".join(missing) or "nothing",
         },
         command="catreparam bench " + options(asdict(config), asdict(Config())),
-        warning=f"NOT TIMED, gradients differ from the naive twin's: {red}" if red else "",
+        warning=f"NOT TIMED, gradients differ from the naive twin's: {wrong}" if wrong else "",
     )
     report = write_into(config.folder, report)
     if config.folder:
-        content = {"facts": dict(report.facts), "red": red, "rows": rows, "plots": [asdict(plot) for _, plot in plots]}
-        content["exponents"] = list(report.appendix["Fitted exponents"].rows) if plots else []
-        for scaling, plot in plots:
-            svg = plot_to_svg(plot, [curve.label for curve in plot.curves])
-            write_atomically(config.folder / f"cost-{scaling.name}.svg", svg + "\n")
-        write_atomically(config.folder / "bench.json", json.dumps(content, indent=1) + "\n")
+        _write_numbers(config.folder, report, rows, wrong, plots)
     return report
+
+
+def _rows(
+    shapes: Mapping[str, tuple[int, ...]], samplers: Sequence[Sampler], rounds: int, progress: Progress
+) -> list[Record]:
+    rows: list[Record] = []
+    progress.start("shapes", total=max(len(shapes), 1))
+    for name, shape in shapes.items():
+        results = measure(Case(shape), samplers, rounds)
+        for sampler in samplers:
+            results[sampler.label]["peak"] = peak_tensors(sampler, shape, NUM_STEPS)
+        rows += _compare(name, results, samplers)
+        progress.advance("shapes", name)
+    return rows
+
+
+def _write_numbers(
+    folder: Path, report: Report, rows: list[Record], wrong: dict[str, float], plots: list[tuple[Scaling, Plot]]
+) -> None:
+    """bench.json, and every curve as a picture."""
+    content = {"facts": dict(report.facts), "red": wrong, "rows": rows, "plots": [asdict(plot) for _, plot in plots]}
+    content["exponents"] = list(report.appendix["Fitted exponents"].rows) if plots else []
+    for scaling, plot in plots:
+        svg = plot_to_svg(plot, [curve.label for curve in plot.curves])
+        write_atomically(folder / f"cost-{scaling.name}.svg", svg + "\n")
+    write_atomically(folder / "bench.json", json.dumps(content, indent=1) + "\n")
 
 
 def _wanted(samplers: list[Sampler], names: Sequence[str]) -> list[Sampler]:
@@ -194,7 +206,7 @@ def _now(logits: Tensor) -> float:
     return time.perf_counter()
 
 
-def _compare(name: str, results: dict[str, dict[str, float]], samplers: Sequence[Sampler]) -> list[dict[str, Any]]:
+def _compare(name: str, results: dict[str, dict[str, float]], samplers: Sequence[Sampler]) -> list[Record]:
     """A row for every sampler, the fastest first, with its peers on the same device."""
     devices = {sampler.label: sampler.device for sampler in samplers}
     peers = {(s.name, s.device): results[s.label]["both"] for s in samplers if s.name in (PEER, GUMBEL)}

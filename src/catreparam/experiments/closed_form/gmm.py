@@ -7,27 +7,27 @@ variation, both in closed form.
 
 import dataclasses
 import itertools
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 import torch
+from torch import Tensor
 
 from catreparam.categorical import kl_to_uniform
-from catreparam.estimators import expectation, fewest_samples
+from catreparam.estimators import expectation
+from catreparam.experiments.closed_form.loop import Say, descend, say_nothing
+from catreparam.experiments.closed_form.report import gap_curves, rows_by_gap
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
-from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, build_estimator, normalise_specs
+from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, build_estimator, normalise_specs, samples_of
 from catreparam.experiments.runs.finish import finish
 from catreparam.experiments.runs.folder import Record, RunFolder
-from catreparam.experiments.runs.statistics import band, compare, mean_and_interval
+from catreparam.experiments.runs.statistics import mean_and_interval
 from catreparam.objectives.gmm import MixturePosterior
-from catreparam.report import Column, Curve, Plot, Report, Table
+from catreparam.report import Column, Plot, Report, Table
 from catreparam.validation import check_count, check_number
 
-POINTS = 100  # of a curve
 COLUMNS = (
     Column("estimator", "estimator"),
     Column("gap", "gap = KL(q ‖ posterior)", ".4f", "gap_ci", lowest_is_best=True),
@@ -44,6 +44,7 @@ NOTE = (
     "a mixture of its own, the same for all estimators; differences to the best are paired by seed. Times are of this run "
     "and not interleaved."
 )
+BAND_NOTE = "Mean over observations and seeds; the band is the 95 % interval over seeds, with three or more."
 
 
 @dataclass(frozen=True)
@@ -116,70 +117,45 @@ def report_folder(path: Path) -> Report:
     return _write_report(config.checked(), folder)
 
 
-def fit(
-    config: Config, seed: int, estimator: str, say: Callable[[int, float], None] = lambda step, gap: None
-) -> Record:
-    """One fit by Adam from uniform logits: gaps at about POINTS steps, which are also said, total variation at the end."""
+def fit(config: Config, seed: int, estimator: str, say: Say = say_nothing) -> Record:
+    """One fit by Adam from uniform logits, as `descend` tells it, and how far it is from the posterior at the end."""
     mixture, method = config.mixture(seed), build_estimator(estimator)
+    num_samples, generator = samples_of(method, config.num_samples), torch.Generator().manual_seed(seed)
     logits = torch.zeros(config.num_observations, config.num_components, requires_grad=True)
-    optimizer, generator = torch.optim.Adam([logits], lr=config.lr), torch.Generator().manual_seed(seed)
-    num_samples = max(config.num_samples, fewest_samples(method))
-    every = max(1, config.num_steps // POINTS)
-    steps, gaps, own_losses, seconds = [0], [float(mixture.gap(logits.detach()).mean())], [], 0.0
-    for step in range(1, config.num_steps + 1):
-        began = time.perf_counter()
-        optimizer.zero_grad()
+
+    def loss_of(logits: Tensor) -> Tensor:
         fits = expectation(mixture, logits, estimator=method, num_samples=num_samples, generator=generator)  # [N]
-        loss = fits + kl_to_uniform(logits)
-        loss.sum().backward()
-        optimizer.step()
-        seconds += time.perf_counter() - began
-        own_losses.append(float(loss.detach().mean()))
-        if step % every == 0 or step == config.num_steps:
-            steps.append(step)
-            gaps.append(float(mixture.gap(logits.detach()).mean()))
-            say(step, gaps[-1])
-    return {
-        "gaps": gaps,
-        "steps": steps,
-        "total_variation": float(mixture.total_variation(logits.detach()).mean()),
-        "true_loss": gaps[-1] + float(mixture.negative_log_evidence().mean()),
-        "own_loss": fmean(own_losses[-max(1, config.num_steps // 10) :]),
-        "milliseconds": 1000 * seconds / config.num_steps,
-    }
+        return fits + kl_to_uniform(logits)
+
+    record = descend(
+        logits,
+        loss_of,
+        lambda logits: float(mixture.gap(logits).mean()),
+        num_steps=config.num_steps,
+        lr=config.lr,
+        say=say,
+    )
+    record["total_variation"] = float(mixture.total_variation(logits.detach()).mean())
+    record["true_loss"] = record["gaps"][-1] + float(mixture.negative_log_evidence().mean())
+    return record
 
 
 def _write_report(config: Config, folder: RunFolder) -> Report:
     records = folder.read_metrics()
     groups = {spec: [r for r in records if r["estimator"] == spec] for spec in config.estimators}
-    groups = {spec: runs for spec, runs in groups.items() if runs}
-    compared = compare({spec: {r["seed"]: r["gaps"][-1] for r in runs} for spec, runs in groups.items()})
-    rows = [_row(spec, runs, compared[spec]) for spec, runs in groups.items()]
+    curves = gap_curves(groups)
     report = Report(
         title=f"Posterior of a Gaussian mixture ({config.extension} extension)",
         summary=f"{config.num_components} components in {config.num_dimensions} dimensions with spread {config.spread:g}, "
         f"noise {config.noise:g}, {config.num_observations} observations, {config.num_steps} steps of Adam.",
-        table=Table(COLUMNS, sorted(rows, key=lambda row: row["gap"]), NOTE),
-        plots=[_curves(groups)],
+        table=Table(COLUMNS, rows_by_gap(groups, _more), NOTE),
+        plots=[Plot("Gap to the exact posterior", "step", "KL(q ‖ posterior), nats", curves, BAND_NOTE, log_y=True)],
         facts={"machine": folder.machine, "seeds": ", ".join(map(str, config.seeds))},
         command=command_of("catreparam run gmm", config),
     )
     return finish(folder, report)
 
 
-def _row(spec: str, runs: list[Record], compared: Record) -> Record:
-    row: Record = {"estimator": spec, "seeds": len(runs), "gap": compared["mean"], "gap_ci": compared["half"]}
-    row |= {"difference": compared["difference"], "difference_ci": compared["difference_half"]}
-    row["total_variation"], row["total_variation_ci"] = mean_and_interval([r["total_variation"] for r in runs])
-    return row | {key: fmean(r[key] for r in runs) for key in ("own_loss", "true_loss", "milliseconds")}
-
-
-def _curves(groups: dict[str, list[Record]]) -> Plot:
-    curves = []
-    for spec, runs in groups.items():
-        mean, error = band([r["gaps"] for r in runs])
-        curves.append(Curve(spec, runs[0]["steps"], mean, error))
-    return Plot("Gap to the exact posterior", "step", "KL(q ‖ posterior), nats", curves, _BAND_NOTE, log_y=True)
-
-
-_BAND_NOTE = "Mean over observations and seeds; the band is the 95 % interval over seeds, with three or more."
+def _more(runs: list[Record], gap: float) -> Record:
+    mean, half = mean_and_interval([r["total_variation"] for r in runs])
+    return {"total_variation": mean, "total_variation_ci": half, "true_loss": fmean(r["true_loss"] for r in runs)}

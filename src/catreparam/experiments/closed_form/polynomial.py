@@ -6,26 +6,25 @@ whose law is biased flatters itself.
 
 import dataclasses
 import itertools
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 import torch
+from torch import Tensor
 
-from catreparam.estimators import expectation, fewest_samples
+from catreparam.estimators import expectation
+from catreparam.experiments.closed_form.loop import Say, descend, say_nothing
+from catreparam.experiments.closed_form.report import Groups, gap_curves, rows_by_gap
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
-from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, build_estimator, normalise_specs
+from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, build_estimator, normalise_specs, samples_of
 from catreparam.experiments.runs.finish import finish
 from catreparam.experiments.runs.folder import Record, RunFolder
-from catreparam.experiments.runs.statistics import band, compare
 from catreparam.objectives.polynomial import Polynomial
-from catreparam.report import Column, Curve, Plot, Report, Table
+from catreparam.report import Column, Plot, Report, Table
 from catreparam.validation import check_count, check_number
 
-POINTS = 100  # of a curve
 FLOOR = 1e-8  # of the logarithmic plots
 
 COLUMNS = (
@@ -99,93 +98,60 @@ def report_folder(path: Path) -> Report:
     return _write_report(config.checked(), folder)
 
 
-def optimise(
-    config: Config, power: float, estimator: str, seed: int, say: Callable[[int, float], None] = lambda step, gap: None
-) -> Record:
-    """One run of Adam: true losses above the optimum at about POINTS steps, which are also said, and own losses."""
+def optimise(config: Config, power: float, estimator: str, seed: int, say: Say = say_nothing) -> Record:
+    """One run of Adam from uniform logits, as `descend` tells it."""
     objective, method = Polynomial(power, config.target, config.extension), build_estimator(estimator)
-    logits = torch.zeros(config.num_variables, 2, requires_grad=True)
-    optimizer, generator = torch.optim.Adam([logits], lr=config.lr), torch.Generator().manual_seed(seed)
-    start = float(objective.expected(logits.detach())) - objective.optimum
-    steps, gaps, own_losses, seconds, to_one_percent = [0], [start], [], 0.0, None
-    every, num_samples = max(1, config.num_steps // POINTS), max(config.num_samples, fewest_samples(method))
-    for step in range(1, config.num_steps + 1):
-        began = time.perf_counter()
-        optimizer.zero_grad()
+    num_samples, generator = samples_of(method, config.num_samples), torch.Generator().manual_seed(seed)
+
+    def loss_of(logits: Tensor) -> Tensor:
         batch = logits.expand(config.batch_size, -1, -1)  # [batch, num_variables, 2]
-        loss = expectation(objective, batch, estimator=method, num_samples=num_samples, generator=generator).mean()
-        loss.backward()
-        optimizer.step()
-        seconds += time.perf_counter() - began
-        own_losses.append(float(loss.detach()))
-        gap = float(objective.expected(logits.detach())) - objective.optimum
-        if to_one_percent is None and gap <= 0.01 * start:
-            to_one_percent = step
-        if step % every == 0 or step == config.num_steps:
-            steps.append(step)
-            gaps.append(gap)
-            say(step, gap)
-    return {
-        "milliseconds": 1000 * seconds / config.num_steps,
-        "own_loss": fmean(own_losses[-max(1, config.num_steps // 10) :]),
-        "steps_to_one_percent": to_one_percent,
-        "steps": steps,
-        "gaps": gaps,
-    }
+        return expectation(objective, batch, estimator=method, num_samples=num_samples, generator=generator).mean()
+
+    record = descend(
+        torch.zeros(config.num_variables, 2, requires_grad=True),
+        loss_of,
+        lambda logits: float(objective.expected(logits)) - objective.optimum,
+        num_steps=config.num_steps,
+        lr=config.lr,
+        say=say,
+        near=0.01,
+    )
+    return {"steps_to_one_percent": record.pop("steps_to_near"), **record}
 
 
 def _write_report(config: Config, folder: RunFolder) -> Report:
     records = folder.read_metrics()
-    rows = [row for power in config.powers for row in _rows(config, power, records)]
+    groups = {
+        power: {s: [r for r in records if (r["power"], r["estimator"]) == (power, s)] for s in config.estimators}
+        for power in config.powers
+    }
+    rows = [row for power in config.powers for row in _rows(config, power, groups[power])]
     report = Report(
         title=f"Polynomial programming ({config.extension} extension)",
         summary=f"{config.num_variables} binary variables, {config.num_steps} steps of Adam on batches of {config.batch_size} "
         f"with {config.num_samples} draw(s) each, or the fewest that an estimator takes.",
         table=Table(COLUMNS, rows, NOTE, group="problem"),
-        plots=[_curves(config, power, records) for power in config.powers],
+        plots=[_plot(power, groups[power]) for power in config.powers],
         facts={"machine": folder.machine, "seeds": ", ".join(map(str, config.seeds))},
         command=command_of("catreparam run polynomial", config),
     )
     return finish(folder, report)
 
 
-def _rows(config: Config, power: float, records: list[Record]) -> list[Record]:
-    objective, rows = Polynomial(power, config.target, config.extension), []
-    groups = {s: [r for r in records if r["power"] == power and r["estimator"] == s] for s in config.estimators}
-    compared = compare({spec: {r["seed"]: r["gaps"][-1] for r in runs} for spec, runs in groups.items()})
-    for spec, values in compared.items():
-        runs, gap = groups[spec], values["mean"] or 0.0
+def _rows(config: Config, power: float, groups: Groups) -> list[Record]:
+    optimum = Polynomial(power, config.target, config.extension).optimum
+
+    def more(runs: list[Record], gap: float) -> Record:
         steps = [r["steps_to_one_percent"] for r in runs]
-        rows.append(
-            {
-                "problem": f"p = {power:g}, optimum {objective.optimum:.5f}",
-                "estimator": spec,
-                "true_loss": gap + objective.optimum,
-                "gap": gap,
-                "gap_ci": values["half"],
-                "difference": values["difference"],
-                "difference_ci": values["difference_half"],
-                "own_loss": fmean(r["own_loss"] for r in runs),
-                "steps_to_one_percent": fmean(steps) if None not in steps else None,
-                "milliseconds": fmean(r["milliseconds"] for r in runs),
-                "seeds": len(runs),
-            }
-        )
-    return sorted(rows, key=lambda row: row["gap"])
+        return {
+            "problem": f"p = {power:g}, optimum {optimum:.5f}",
+            "true_loss": gap + optimum,
+            "steps_to_one_percent": fmean(steps) if None not in steps else None,
+        }
+
+    return rows_by_gap(groups, more)
 
 
-def _curves(config: Config, power: float, records: list[Record]) -> Plot:
-    curves = []
-    for spec in config.estimators:
-        runs = [r for r in records if r["power"] == power and r["estimator"] == spec]
-        if runs:
-            mean, error = band([[max(gap, FLOOR) for gap in r["gaps"]] for r in runs])
-            curves.append(Curve(spec, runs[0]["steps"], mean, error))
-    return Plot(
-        f"p = {power:g}",
-        "step",
-        "true loss above optimum",
-        curves,
-        "Mean over seeds; the band is the 95 % interval.",
-        log_y=True,
-    )
+def _plot(power: float, groups: Groups) -> Plot:
+    curves, note = gap_curves(groups, floor=FLOOR), "Mean over seeds; the band is the 95 % interval."
+    return Plot(f"p = {power:g}", "step", "true loss above optimum", curves, note, log_y=True)

@@ -7,16 +7,17 @@ Every objective depends on a few categorical variables, so that the exact gradie
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from catreparam.estimators import ESTIMATORS, Estimator, fewest_samples
+from catreparam.estimators import ESTIMATORS
+from catreparam.estimators.joint import Objective
 from catreparam.experiments.gradients.objective_specs import build_objective
 from catreparam.experiments.runs.configs import command_of
-from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
+from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs, samples_of
 from catreparam.experiments.runs.finish import write_into
+from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import show_progress
 from catreparam.gradients import Reference, count_evaluations, measure, reference_gradient, seconds_per_draw
@@ -73,7 +74,7 @@ def run(config: Config) -> Report:
     check_number("logit_scale", config.logit_scale, least=0.0)
     specs = normalise_specs(config.estimators or tuple(ESTIMATORS))
     logits = draw_logits(config.num_variables, config.num_classes, config.logit_scale, config.seed)
-    rows: list[dict[str, Any]] = []
+    rows: list[Record] = []
     with show_progress() as progress:
         for spec in config.objectives:
             objective = build_objective(
@@ -93,7 +94,7 @@ def run(config: Config) -> Report:
         table=Table(COLUMNS, rows, NOTE, group="objective"),
         plots=[_trade_off(objective, rows) for objective in config.objectives],
         facts={"machine": describe_machine(), "seed": str(config.seed)},
-        command=_command(config),
+        command=command_of("catreparam measure", config),
         warning=_law_warning(rows),
     )
     return write_into(config.folder, report)
@@ -107,12 +108,7 @@ def draw_logits(num_variables: int, num_classes: int, scale: float, seed: int) -
     return scale * torch.randn(num_variables, num_classes, generator=generator, dtype=torch.float64)
 
 
-def samples_of(estimator: Estimator, num_samples: int) -> int:
-    """The number of samples a draw gets: as asked, but two for RLOO, which cannot do with one."""
-    return max(num_samples, fewest_samples(estimator))
-
-
-def _row(config: Config, name: str, objective: Any, logits: Tensor, reference: Reference, spec: str) -> dict[str, Any]:
+def _row(config: Config, name: str, objective: Objective, logits: Tensor, reference: Reference, spec: str) -> Record:
     estimator = build_estimator(spec)
     count = samples_of(estimator, config.num_samples)
     num_draws = min(config.num_draws, 100) if estimator.name == "exact" else config.num_draws
@@ -125,7 +121,7 @@ def _row(config: Config, name: str, objective: Any, logits: Tensor, reference: R
         reference=reference,
         generator=torch.Generator().manual_seed(config.seed + 1),
     )
-    row: dict[str, Any] = {"objective": name, "estimator": spec, **asdict(stats)}
+    row: Record = {"objective": name, "estimator": spec, **asdict(stats)}
     exact_law = stats.law_noise == 0.0
     row["law_error"] = None if exact_law else max(stats.law_error - stats.law_noise, 0.0)
     row["evaluations"] = count_evaluations(objective, logits, estimator, count)
@@ -134,7 +130,7 @@ def _row(config: Config, name: str, objective: Any, logits: Tensor, reference: R
     return row
 
 
-def _with_times(config: Config, objective: Any, logits: Tensor, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _with_times(config: Config, objective: Objective, logits: Tensor, rows: list[Record]) -> list[Record]:
     """The rows with times relative to straight-through's, lowest error first."""
     estimators = [build_estimator(row["estimator"]) for row in rows]
     counts = [samples_of(estimator, config.num_samples) for estimator in estimators]
@@ -145,13 +141,13 @@ def _with_times(config: Config, objective: Any, logits: Tensor, rows: list[dict[
     return sorted(timed, key=lambda row: row["mse"])
 
 
-def _law_warning(rows: list[dict[str, Any]]) -> str:
+def _law_warning(rows: list[Record]) -> str:
     """Names the estimators whose hard samples are visibly not drawn from softmax(logits)."""
     names = dict.fromkeys(str(row["estimator"]) for row in rows if (row["law_error"] or 0.0) > LAW_LIMIT)
     return f"Law error above {LAW_LIMIT}, their samples flatter their own loss: {', '.join(names)}." if names else ""
 
 
-def _trade_off(objective: str, rows: list[dict[str, Any]]) -> Plot:
+def _trade_off(objective: str, rows: list[Record]) -> Plot:
     floor = 1e-5
     points = [
         Curve(str(row["estimator"]), [max(row["variance"], floor)], [max(row["squared_bias"], floor)])
@@ -160,7 +156,3 @@ def _trade_off(objective: str, rows: list[dict[str, Any]]) -> Plot:
     ]
     note = f"Values below {floor:g} are drawn at {floor:g}. Down is less bias, left is less variance."
     return Plot(objective, "variance of one draw", "squared bias", points, note, log_x=True, log_y=True)
-
-
-def _command(config: Config) -> str:
-    return command_of("catreparam measure", config)

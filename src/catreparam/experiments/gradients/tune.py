@@ -7,7 +7,6 @@ exact expected loss after a short training. Per-step MSE is a poor proxy for tra
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,6 +16,7 @@ from catreparam.experiments.gradients.objective_specs import build_objective
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
 from catreparam.experiments.runs.finish import write_into
+from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import show_progress
 from catreparam.gradients import SEARCH_SPACE, TuneResult, tune
@@ -98,7 +98,7 @@ def show_setting(estimator: Estimator) -> str:
 
 
 def _report(config: Config, result: TuneResult) -> Report:
-    rows: list[dict[str, Any]] = [
+    rows: list[Record] = [
         {
             **asdict(row.stats),
             "estimator": show_setting(row.estimator),
@@ -124,7 +124,7 @@ def _report(config: Config, result: TuneResult) -> Report:
     )
 
 
-def _front(rows: list[dict[str, Any]]) -> Plot:
+def _front(rows: list[Record]) -> Plot:
     floor = 1e-5
     points = [
         Curve(

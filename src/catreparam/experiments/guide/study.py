@@ -22,7 +22,7 @@ from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.runs.streams import stream
 from catreparam.guidance import RoundInfo
 from catreparam.models.digits_models import load_digits_models
-from catreparam.models.maskgit import MaskGITDenoiser
+from catreparam.models.maskgit import MaskGIT, MaskGITDenoiser
 from catreparam.report import Report, write_atomically
 
 __all__ = ["PRESETS", "Config", "report_folder", "run"]
@@ -51,9 +51,8 @@ def report_folder(path: Path) -> Report:
 def generate_cell(config: Config, method: str, strength: float, seed: int) -> Record:
     """One batch of images by one method: tokens, and their reward, KL and prior log-probability."""
     models = load_digits_models(config.weights)
-    denoiser = MaskGITDenoiser(models.prior)
-    if config.label is not None:
-        denoiser = _Conditioned(denoiser, config.label)
+    prior, label = models.prior, config.label
+    denoiser = MaskGITDenoiser(prior) if label is None else _Conditioned(prior, label)
     score = RewardSpec.parse(config.reward).score(models.reward, config.num_images)
     place = config.run_folder() / "generations"  # what a killed generation goes on from
     place.mkdir(parents=True, exist_ok=True)
@@ -116,10 +115,10 @@ class Frames:
 
 
 class _Conditioned(MaskGITDenoiser):
-    """The denoiser with one class for everything."""
+    """MaskGIT as a denoiser with one class for everything."""
 
-    def __init__(self, denoiser: MaskGITDenoiser, label: int) -> None:
-        super().__init__(denoiser.model)
+    def __init__(self, model: MaskGIT, label: int) -> None:
+        super().__init__(model)
         self.label = label
 
     def forward(self, tokens: Tensor, labels: Tensor | int | None = None) -> Tensor:

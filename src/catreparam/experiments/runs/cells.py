@@ -2,27 +2,34 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from filelock import FileLock
 
-from catreparam.experiments.runs.configs import identity_of
+from catreparam.experiments.runs.configs import Fields, identity_of
 from catreparam.experiments.runs.folder import Record, RunFolder, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.parallel import run_side_by_side
 from catreparam.experiments.runs.progress import show_progress
 
-Key = dict[str, Any]
+
+class CellsConfig(Fields, Protocol):
+    """The config of a study made of cells."""
+
+    @property
+    def jobs(self) -> int:
+        """Cells side by side."""
+        ...
 
 
 @dataclass(frozen=True)
 class Cell:
     """What to measure: `measure(config, **key)` is a module-level function that returns the values of the cell."""
 
-    config: Any
-    key: Key = field(hash=False)
+    config: CellsConfig
+    key: Record
     measure: Callable[..., Record]
     folder: Path
 
@@ -33,7 +40,7 @@ class Cell:
 
 @contextmanager
 def run_cells(
-    name: str, config: Any, keys: Sequence[Key], measure: Callable[..., Record], path: Path
+    name: str, config: CellsConfig, keys: Sequence[Record], measure: Callable[..., Record], path: Path
 ) -> Iterator[RunFolder]:
     """Measures what is missing, config.jobs cells at a time, each durably appended before its worker takes another.
 

@@ -6,22 +6,24 @@ import shlex
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from catreparam.experiments.runs.folder import RunFolder, RunFolderError
 
-NOT_IDENTITY = (
-    "folder",
-    "jobs",
-    "engine",
-    "address",
-    "tensorboard",
-)  # fields that decide where and how fast, not what comes out
-
-Config = TypeVar("Config")
+# Fields that decide where and how fast, not what comes out.
+NOT_IDENTITY = ("folder", "jobs", "engine", "address", "tensorboard")
 
 
-def identity_of(config: Any) -> dict[str, Any]:
+class Fields(Protocol):
+    """A dataclass: what every config is."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+Config = TypeVar("Config", bound=Fields)
+
+
+def identity_of(config: Fields) -> dict[str, Any]:
     """The fields that decide the result, as JSON has them: two runs with the same identity are the same run."""
     fields = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_IDENTITY}
     return json.loads(json.dumps(fields, default=str))  # the folder of a config inside is a path
@@ -31,7 +33,7 @@ def config_of_folder(kind: type[Config], path: Path) -> tuple[Config, RunFolder]
     """The config that a run folder was made with. Raises RunFolderError for one from another version."""
     folder = RunFolder(path)
     fields = folder.read_config()["config"]
-    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    known = {field.name for field in dataclasses.fields(kind)}
     if unknown := sorted(set(fields) - known):
         raise RunFolderError(f"{folder.config_path} has fields this version does not know: {', '.join(unknown)}")
     return _from_json(kind, fields, folder=path), folder
@@ -49,7 +51,7 @@ def _from_json(kind: type[Config], fields: Mapping[str, Any], **more: Any) -> Co
     return kind(**values, **more)
 
 
-def command_of(program: str, config: Any) -> str:
+def command_of(program: str, config: Fields) -> str:
     """The command that makes this run: what differs from the defaults."""
     values = {key: value for key, value in dataclasses.asdict(config).items() if key != "address"}  # of the day
     changed = options(values, dataclasses.asdict(type(config)()))

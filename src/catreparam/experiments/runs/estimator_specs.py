@@ -6,7 +6,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from catreparam.estimators import ESTIMATORS, Estimator, MovingAverageBaseline, expectation, make_estimator
+from catreparam.estimators import (
+    ESTIMATORS,
+    Estimator,
+    MovingAverageBaseline,
+    expectation,
+    fewest_samples,
+    make_estimator,
+)
 from catreparam.validation import check_choice
 
 Hyperparameter = bool | int | float | str | None
@@ -81,6 +88,11 @@ def try_estimator(spec: str, shape: tuple[int, int], *, num_samples: int) -> Non
         )
     except (ValueError, TypeError) as error:
         raise ValueError(f"estimator {spec!r}: {error}") from error
+
+
+def samples_of(estimator: Estimator, num_samples: int) -> int:
+    """The samples that an estimator gets: as many as asked for, or the fewest that it takes (rloo: 2)."""
+    return max(num_samples, fewest_samples(estimator))
 
 
 def learned_parameters(estimator: Estimator, device: str) -> list[nn.Parameter]:

@@ -1,10 +1,13 @@
-"""Tasks side by side: joblib's processes on one machine by default, a Ray or Dask cluster by the same call."""
+"""Tasks side by side: joblib's processes on one machine by default, a Ray or Dask cluster by the same call.
+
+A task is anything that `function` takes and that leaves a durable mark when it is done: a cell, a training, a trial.
+"""
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -19,6 +22,17 @@ RETRIES = 5  # how often workers may die without any task finishing in between
 
 class WorkersLost(RuntimeError):
     """Workers died again and again; what they finished is kept."""
+
+
+@dataclass(frozen=True)
+class Work(Generic[Task, Result]):
+    """What an engine is given: `function(task)` for every task, `jobs` at a time, on the cluster at `address` if it has one."""
+
+    function: Callable[[Task], Result]
+    tasks: Sequence[Task]
+    jobs: int
+    is_done: Callable[[Task], bool]
+    address: str = ""
 
 
 def run_side_by_side(
@@ -46,73 +60,69 @@ def run_side_by_side(
         for task in left:
             yield task, function(task)
         return
-    failures = 0
-    while left:
+    work, failures = Work(function, left, jobs, is_done, address), 0
+    while work.tasks:
         try:
-            for index, result in ENGINES[engine](function, left, jobs, address, is_done):
+            for index, result in ENGINES[engine](work):
                 failures = 0
-                yield left[index], result
+                yield work.tasks[index], result
             return
         except _lost_worker_errors(engine) as error:
             failures += 1
-            left = [task for task in left if not is_done(task)]
+            work = replace(work, tasks=[task for task in work.tasks if not is_done(task)])
             if failures >= RETRIES:
                 raise WorkersLost(f"workers died {failures} times in a row; the same command goes on") from error
-            say(f"a worker was lost ({type(error).__name__}); starting again what was in flight, {len(left)} to go")
+            lost = f"a worker was lost ({type(error).__name__})"
+            say(f"{lost}; starting again what was in flight, {len(work.tasks)} to go")
 
 
-def default_jobs() -> int:
-    """One per core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _on_processes(work: Work[Any, Any]) -> Iterator[tuple[int, Any]]:
+    yield from _parallel(work, return_as="generator_unordered")
 
 
-def _on_processes(function: Any, tasks: Sequence[Any], jobs: int, address: str, is_done: Any) -> Iterator[Any]:
-    yield from _parallel(function, tasks, jobs, return_as="generator_unordered")
-
-
-def _on_dask(function: Any, tasks: Sequence[Any], jobs: int, address: str, is_done: Any) -> Iterator[Any]:
+def _on_dask(work: Work[Any, Any]) -> Iterator[tuple[int, Any]]:
     from dask.distributed import Client, LocalCluster  # pyright: ignore[reportMissingImports]
 
     with contextlib.ExitStack() as stack:
-        local: dict[str, Any] = {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": None}
-        cluster: Any = address or stack.enter_context(LocalCluster(**local))
+        local: dict[str, Any] = {"n_workers": work.jobs, "threads_per_worker": 1, "dashboard_address": None}
+        cluster: Any = work.address or stack.enter_context(LocalCluster(**local))
         stack.enter_context(Client(cluster, set_as_default=True))
-        yield from _polled("dask", function, tasks, jobs, is_done)
+        yield from _polled("dask", work)
 
 
-def _on_ray(function: Any, tasks: Sequence[Any], jobs: int, address: str, is_done: Any) -> Iterator[Any]:
+def _on_ray(work: Work[Any, Any]) -> Iterator[tuple[int, Any]]:
     import ray  # pyright: ignore[reportMissingImports]
     from ray.util.joblib import register_ray  # pyright: ignore[reportMissingImports]
 
-    ray.init(address=address or None, log_to_driver=False, configure_logging=False)
+    ray.init(address=work.address or None, log_to_driver=False, configure_logging=False)
     try:
         register_ray()
-        cpus = int(ray.cluster_resources().get("CPU", jobs))  # fewer than before, when a node was lost
-        yield from _polled("ray", function, tasks, max(1, min(jobs, cpus)), is_done)
+        cpus = int(ray.cluster_resources().get("CPU", work.jobs))  # fewer than before, when a node was lost
+        yield from _polled("ray", replace(work, jobs=max(1, min(work.jobs, cpus))))
     finally:
         ray.shutdown()
 
 
-def _polled(backend: str, function: Any, tasks: Sequence[Any], jobs: int, is_done: Any) -> Iterator[tuple[int, Any]]:
+def _polled(backend: str, work: Work[Any, Any]) -> Iterator[tuple[int, None]]:
     """For backends of joblib that return everything at the end: looks which tasks have left their mark meanwhile."""
     from joblib import parallel_config
 
     outcome: list[BaseException | None] = []
 
-    def work() -> None:
+    def go() -> None:
         try:
             with parallel_config(backend):  # of this thread
-                _parallel(function, tasks, jobs)
+                _parallel(work)
             outcome.append(None)
         except BaseException as error:
             outcome.append(error)
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=go, daemon=True)
     thread.start()
-    waiting = dict(enumerate(tasks))
+    waiting = dict(enumerate(work.tasks))
     while thread.is_alive() or waiting:
         thread.join(POLL_SECONDS)
-        for index in [index for index, task in waiting.items() if is_done(task)]:
+        for index in [index for index, task in waiting.items() if work.is_done(task)]:
             del waiting[index]
             yield index, None
         if not thread.is_alive():
@@ -121,13 +131,13 @@ def _polled(backend: str, function: Any, tasks: Sequence[Any], jobs: int, is_don
             break
 
 
-def _parallel(function: Any, tasks: Sequence[Any], jobs: int, **keywords: Any) -> Any:
+def _parallel(work: Work[Any, Any], **keywords: Any) -> Any:
     from joblib import Parallel, delayed
 
     # no batches and nothing dispatched ahead: a task begins when a worker is free for it
     keywords["batch_size"] = 1
-    calls = (delayed(_on_one_thread)(function, index, task) for index, task in enumerate(tasks))
-    return Parallel(n_jobs=jobs, pre_dispatch="n_jobs", **keywords)(calls)
+    calls = (delayed(_on_one_thread)(work.function, index, task) for index, task in enumerate(work.tasks))
+    return Parallel(n_jobs=work.jobs, pre_dispatch="n_jobs", **keywords)(calls)
 
 
 def _on_one_thread(function: Callable[[Task], Result], index: int, task: Task) -> tuple[int, Result]:
@@ -150,4 +160,8 @@ def _lost_worker_errors(engine: str) -> tuple[type[BaseException], ...]:
     return (BrokenProcessPool,)  # loky's TerminatedWorkerError is one
 
 
-ENGINES = {"processes": _on_processes, "ray": _on_ray, "dask": _on_dask}
+ENGINES: dict[str, Callable[[Work[Any, Any]], Iterator[tuple[int, Any]]]] = {
+    "processes": _on_processes,
+    "ray": _on_ray,
+    "dask": _on_dask,
+}

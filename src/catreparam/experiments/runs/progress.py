@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
-PLAIN_LINES = 10  # per task, first and last included: enough to follow a log, few enough to read
+PLAIN_LINES = 10  # per name, first and last included: enough to follow a log, few enough to read
 
 
 @runtime_checkable
 class Progress(Protocol):
     """Where an experiment tells how far it is."""
 
-    def start(self, task: str, *, total: int, done: int = 0) -> None:
-        """Begins a task of `total` steps, of which `done` were made in an earlier session."""
+    def start(self, name: str, *, total: int, done: int = 0) -> None:
+        """Begins something of `total` steps, of which `done` were made in an earlier session."""
         ...
 
-    def advance(self, task: str, note: str) -> None:
-        """One more step is done; `note` says how it went."""
+    def advance(self, name: str, note: str) -> None:
+        """One more step of it is done; `note` says how it went."""
         ...
 
     def say(self, message: str) -> None:
@@ -29,10 +29,10 @@ class Progress(Protocol):
 class Silent:
     """No progress at all: for workers, whose driver tells it."""
 
-    def start(self, task: str, *, total: int, done: int = 0) -> None:
+    def start(self, name: str, *, total: int, done: int = 0) -> None:
         """Says nothing."""
 
-    def advance(self, task: str, note: str) -> None:
+    def advance(self, name: str, note: str) -> None:
         """Says nothing."""
 
     def say(self, message: str) -> None:
@@ -64,13 +64,13 @@ def show_progress() -> Iterator[Progress]:
 
 class _BarProgress:
     def __init__(self, bars: Any) -> None:
-        self.bars, self.tasks = bars, {}
+        self.bars, self.ids = bars, {}
 
-    def start(self, task: str, *, total: int, done: int = 0) -> None:
-        self.tasks[task] = self.bars.add_task(task, total=total, completed=done, note="")
+    def start(self, name: str, *, total: int, done: int = 0) -> None:
+        self.ids[name] = self.bars.add_task(name, total=total, completed=done, note="")
 
-    def advance(self, task: str, note: str) -> None:
-        self.bars.update(self.tasks[task], advance=1, note=note)
+    def advance(self, name: str, note: str) -> None:
+        self.bars.update(self.ids[name], advance=1, note=note)
 
     def say(self, message: str) -> None:
         self.bars.console.print(message, markup=False, highlight=False)
@@ -78,18 +78,19 @@ class _BarProgress:
 
 class _PlainProgress:
     def __init__(self) -> None:
-        self.tasks: dict[str, list[float]] = {}  # steps done, total, done at the start, time of the start
+        # steps done, total, done at the start, time of the start
+        self.states: dict[str, list[float]] = {}
 
-    def start(self, task: str, *, total: int, done: int = 0) -> None:
-        self.tasks[task] = [done, total, done, time.monotonic()]
+    def start(self, name: str, *, total: int, done: int = 0) -> None:
+        self.states[name] = [done, total, done, time.monotonic()]
 
-    def advance(self, task: str, note: str) -> None:
-        state = self.tasks[task]
+    def advance(self, name: str, note: str) -> None:
+        state = self.states[name]
         state[0] += 1
         done, total, before, began = state
         if done % max(1, total // PLAIN_LINES) == 0 or done == total:
             left = (time.monotonic() - began) / (done - before) * (total - done)
-            self.say(f"{task}: {done:.0f}/{total:.0f} {note} ({left:.0f} s left)")
+            self.say(f"{name}: {done:.0f}/{total:.0f} {note} ({left:.0f} s left)")
 
     def say(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)

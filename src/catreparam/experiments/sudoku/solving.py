@@ -84,7 +84,8 @@ def solve_in_attempts(attempt: Callable[[Boards], Solved], puzzles: Boards, most
     The best board is the best of all attempts; everything else is the first attempt's.
     """
     first = attempt(puzzles)
-    best, count, made = first.best.clone(), count_violations(first.best), len(puzzles)
+    best, made = first.best.clone(), len(puzzles)
+    count = count_violations(best)
     for _ in range(most - 1):
         left = (count > 0).nonzero()[:, 0]
         if len(left) == 0:
