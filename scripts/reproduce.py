@@ -2,9 +2,9 @@
 
 python scripts/reproduce.py [--only STUDY ... | --more] [--tune] [--jobs N]
 
-Every study is a command of catreparam with a run folder under runs/reproduce; the same call goes on after a kill. Tables,
-pages and the pictures of the documentation are copied to docs/results/STUDY. Hyperparameters come from its settings.json;
---tune searches them anew first (half as long again). --more runs the further study, of more epochs.
+Every study is a command of catreparam with a run folder under runs/reproduce; the same call goes on after a kill.
+Tables, pages and the pictures of the documentation are copied to docs/results/STUDY. Hyperparameters come from its
+settings.json; --tune searches them anew first (half as long again). --more runs the further study, of more epochs.
 """
 
 import argparse
@@ -55,9 +55,9 @@ def vae(
     """Four draws a step; the search sees 15 of the 20 epochs."""
     return Study(
         "sweep vae",
-        f"--estimators {estimators} --vae.dataset mnist5k --vae.num-latents {num_latents} --vae.num-classes {num_classes} "
-        f"--vae.activation {activation} --vae.num-epochs {num_epochs} --vae.num-samples 4 --vae.num-evaluation-samples 2 "
-        "--vae.iwae-samples 64",
+        f"--estimators {estimators} --vae.dataset mnist5k --vae.num-latents {num_latents} "
+        f"--vae.num-classes {num_classes} --vae.activation {activation} --vae.num-epochs {num_epochs} "
+        "--vae.num-samples 4 --vae.num-evaluation-samples 2 --vae.iwae-samples 64",
         search="--num-trials 6 --search-seeds 1000 --lr-range 5e-4 3e-3 --vae.num-epochs 15",
         plots=("Test −ELBO", "Train −ELBO"),
         seeds="--seeds 0 1 2 3 4",
@@ -66,7 +66,7 @@ def vae(
 
 
 def longer(settings_of: str, num_epochs: int, num_latents: int, num_classes: int, activation: str) -> Study:
-    """A VAE study with more epochs, the settings of the shorter one, and only the estimators that are compared with OURS."""
+    """A VAE study with more epochs, the settings of the shorter one, and only RIVALS."""
     study = vae(num_latents, num_classes, activation, " ".join(RIVALS), num_epochs)
     return replace(study, search="", settings_of=settings_of, more=True)
 
@@ -180,8 +180,8 @@ def compare_epochs(name: str) -> None:
             row[f"{epochs}-half"] = None if ours else one["difference_half"]
         columns.append(Column(f"{epochs}", f"{epochs} epochs", ".2f", f"{epochs}-half"))
     note = (
-        f"Test −ELBO at the best validation epoch so far: of {OURS}, and of the others above it. ± is half the 95 % interval "
-        "over five seeds (Student's t), paired by seed."
+        f"Test −ELBO at the best validation epoch so far: of {OURS}, and of the others above it. ± is half the 95 % "
+        "interval over five seeds (Student's t), paired by seed."
     )
     table = Table(columns, rows, note)
     write_comparison(name, f"By length of training: {STUDIES[name].title}", table, "make reproduce-more")
@@ -220,7 +220,8 @@ def final_values(study: str) -> dict[str, dict[int, float]]:
 def versus_ours(
     studies: list[tuple[str, str, dict[str, dict[int, float]]]], estimators: Sequence[str], note: str = ""
 ) -> Table:
-    """For every study (key, title, values) two columns: mean and interval of each estimator, its paired difference to OURS."""
+    """For every study (key, title, values) two columns: an estimator's mean and interval, its paired difference to
+    OURS."""
     rows: list[Record] = [{"estimator": name} for name in estimators]
     columns = [Column("estimator", "estimator")]
     for key, title, values in studies:

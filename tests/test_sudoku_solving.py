@@ -11,10 +11,10 @@ from catreparam.data.sudoku import format_puzzle, held_back_puzzles
 from catreparam.data.sudoku_solver import dig, solve
 from catreparam.experiments.sudoku import study as sudoku
 from catreparam.experiments.sudoku.board import board_panel, board_text, boards_to_tensor
+from catreparam.experiments.sudoku.config import Config
 from catreparam.experiments.sudoku.priors import load_prior
 from catreparam.experiments.sudoku.solving import (
     Best,
-    Settings,
     Solved,
     count_violations,
     solve_in_attempts,
@@ -24,7 +24,7 @@ from catreparam.experiments.sudoku.solving import (
 from catreparam.guidance import Evaluations
 from catreparam.objectives.sudoku import allowed_digits
 
-FAST = Settings(rounds=4, steps=5, free_steps=60)
+FAST = Config(num_rounds=4, num_steps=5, free_steps=60)
 TINY = {"num_puzzles": 2, "estimators": ("redge:t1=0.9",), "levels": ("easy",), "num_rounds": 3, "num_steps": 2}
 
 
@@ -49,8 +49,8 @@ def test_clues_stay_and_excluded_digits_never_appear_without_prior(excluded):
 
 def test_gradients_alone_solve_easy_puzzles():
     puzzles = boards("easy", 6)
-    settings = dataclasses.replace(FAST, free_steps=400)
-    solved = solve_without_prior(puzzles, "redge:t1=0.9", settings, exclude_peers=True, generator=stream())
+    config = dataclasses.replace(FAST, free_steps=400)
+    solved = solve_without_prior(puzzles, "redge:t1=0.9", config, exclude_peers=True, generator=stream())
     solutions = boards_to_tensor([solve(puzzle) for puzzle in puzzles.tolist()])
     assert int((solved.argmax == solutions).all(-1).sum()) >= 4
     assert bool((count_violations(solved.best) <= count_violations(solved.argmax)).all())
@@ -58,8 +58,8 @@ def test_gradients_alone_solve_easy_puzzles():
 
 def test_the_shipped_prior_solves_easy_puzzles_with_guidance_and_keeps_the_clues():
     puzzles = boards("easy", 6)
-    settings = Settings(rounds=10, steps=10, num_samples=1)
-    solved = solve_with_prior(puzzles, load_prior("long"), "redge:t1=0.9", settings, generator=stream())
+    config = Config(num_rounds=10, num_steps=10, num_samples=1)
+    solved = solve_with_prior(puzzles, load_prior("long"), "redge:t1=0.9", config, generator=stream())
     solutions = boards_to_tensor([solve(puzzle) for puzzle in puzzles.tolist()])
     assert int((solved.last == solutions).all(-1).sum()) >= 5
     assert torch.equal(solved.last[puzzles > 0], puzzles[puzzles > 0])

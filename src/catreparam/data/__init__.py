@@ -1,4 +1,4 @@
-"""Data sets: found on the machine, or fetched once by `catreparam data NAME` into the cache folder."""
+"""Data sets: found on the machine, or fetched once by `catreparam data NAME`. Imports validation alone."""
 
 from catreparam.data.cache import DamagedData, MissingData, cache_folder
 from catreparam.data.digits import DATASETS, ImageDataset, load_dataset

@@ -44,12 +44,6 @@ def solve(board: Sequence[int]) -> Board:
     raise ValueError("this Sudoku has no solution; check its clues")
 
 
-def has_unique_solution(board: Sequence[int]) -> bool:
-    """Whether exactly one completion exists; the search stops at the second."""
-    found = solutions(board)
-    return next(found, None) is not None and next(found, None) is None
-
-
 def random_solution(rng: random.Random) -> Board:
     """A full valid board, by a randomised depth-first fill."""
     return next(solutions([0] * 81, rng))

@@ -1,4 +1,4 @@
-"""torch.distributions with gradients through discrete samples; they work in Pyro too."""
+"""torch.distributions with gradients through discrete samples, also in Pyro. Imports estimators, categorical."""
 
 from catreparam.distributions import divergences as divergences  # registers the KL divergences
 from catreparam.distributions.bernoulli import ReparameterizedBernoulli

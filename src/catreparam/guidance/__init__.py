@@ -1,4 +1,4 @@
-"""Reward guidance of discrete diffusion models: optimise logits against a reward and the KL divergence to a prior."""
+"""Reward guidance of discrete diffusion: logits against reward and KL. Imports masked_diffusion, estimators, report."""
 
 from catreparam.guidance.best_of_n import best_of_n
 from catreparam.guidance.embedding import codebook_embed, on_embeddings, on_images

@@ -11,8 +11,9 @@ from torch import Generator, Tensor
 from catreparam.guidance.particles import pick, reward_of
 from catreparam.guidance.rewards import Reward
 from catreparam.guidance.trace import Evaluations, Generation, Trace
-from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking, sample
+from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking
 from catreparam.masked_diffusion.orders import Order
+from catreparam.masked_diffusion.sampling import run_process
 from catreparam.validation import check_count
 
 
@@ -45,22 +46,14 @@ def best_of_n(
     check_count("num_candidates", num_candidates)
     chunk = min(num_candidates, num_candidates if chunk_size is None else check_count("chunk_size", chunk_size))
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
-    start = ReverseProcess.start(denoiser, tokens, unmasking, condition=condition)
+    process = ReverseProcess.start(
+        denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
+    )
     best: tuple[Tensor, Tensor, Tensor] | None = None
     trace, model_evaluations = Trace(), 0
     for done in range(0, num_candidates, chunk):
         times = min(chunk, num_candidates - done)
-        drawn = sample(
-            denoiser,
-            tokens.repeat_interleave(times, 0),
-            num_rounds=num_rounds,
-            schedule=schedule,
-            order=order,
-            remask_sigma=remask_sigma,
-            condition=start.repeated(times).condition,
-            temperature=temperature,
-            generator=generator,
-        )
+        drawn = run_process(process.repeated(times), tokens.repeat_interleave(times, 0))
         rewards = reward_of(reward, drawn.tokens, drawn.vocab_size, f"for candidates {done} to {done + times - 1}")
         first = rewards.reshape(-1, times).argmax(-1) + torch.arange(tokens.shape[0], device=tokens.device) * times
         new = (drawn.tokens[first], rewards[first], drawn.log_prob[first])

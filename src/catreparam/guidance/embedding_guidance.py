@@ -9,10 +9,11 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from catreparam.categorical import attach_gradient, draw_one_hot, entropy
-from catreparam.guidance.generate import RoundInfo, guided_sample
+from catreparam.guidance.generate import RoundInfo, generate
+from catreparam.guidance.optimize import Optimization
 from catreparam.guidance.rewards import Reward
 from catreparam.guidance.trace import Generation
-from catreparam.masked_diffusion import Condition, Denoiser
+from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking
 from catreparam.masked_diffusion.orders import Order
 
 
@@ -60,9 +61,8 @@ class QuantizedExpectation:
             raise ValueError(f"a codebook of {self.codebook.shape[0]} codes does not fit logits {tuple(logits.shape)}")
         probs = torch.softmax(logits, -1)
         codebook = self.codebook.to(probs)
-        distance = (
-            codebook.square().sum(-1) - 2 * (probs.detach() @ codebook) @ codebook.T
-        )  # up to a constant of the row
+        # Squared, up to a constant of the row.
+        distance = codebook.square().sum(-1) - 2 * (probs.detach() @ codebook) @ codebook.T
         nearest = distance.masked_fill_(logits.detach() == -torch.inf, torch.inf).argmin(-1, keepdim=True)
         return attach_gradient(torch.zeros_like(probs).scatter_(-1, nearest, 1.0), probs)
 
@@ -86,23 +86,11 @@ def entrgi(
 
     Cost, errors: those of `guided_sample`. Departs: steps are Adam's, as for every method here.
     """
-    return guided_sample(
-        denoiser,
-        reward,
-        tokens,
-        estimator=entropy_mixing,
-        num_rounds=num_rounds,
-        schedule=schedule,
-        order=order,
-        condition=condition,
-        num_steps=num_steps,
-        lr=lr,
-        kl_weight=0.0,
-        forgetting=1.0,
-        callback=callback,
-        progress=progress,
-        generator=generator,
+    process = ReverseProcess.start(
+        denoiser, tokens, Unmasking(num_rounds, schedule, order), condition=condition, generator=generator
     )
+    settings = Optimization(entropy_mixing, num_steps, lr, kl_weight=0.0, forgetting=1.0)
+    return generate(process, reward, tokens, settings, callback=callback, progress=progress)
 
 
 def aps(
@@ -126,20 +114,8 @@ def aps(
     Cost, errors: those of `guided_sample`. Departs: "anchored remasking" is the order by the guided confidence
     (order="confidence"), and steps are Adam's.
     """
-    return guided_sample(
-        denoiser,
-        reward,
-        tokens,
-        estimator=QuantizedExpectation(codebook),
-        num_rounds=num_rounds,
-        schedule=schedule,
-        order=order,
-        condition=condition,
-        num_steps=num_steps,
-        lr=lr,
-        kl_weight=0.0,
-        forgetting=1.0,
-        callback=callback,
-        progress=progress,
-        generator=generator,
+    process = ReverseProcess.start(
+        denoiser, tokens, Unmasking(num_rounds, schedule, order), condition=condition, generator=generator
     )
+    settings = Optimization(QuantizedExpectation(codebook), num_steps, lr, kl_weight=0.0, forgetting=1.0)
+    return generate(process, reward, tokens, settings, callback=callback, progress=progress)

@@ -1,5 +1,6 @@
 """A whole generation guided by a reward: optimise the logits in every round, draw, reveal."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from jaxtyping import Int
 from torch import Generator, Tensor
 
 from catreparam.guidance.divergence import divergence
-from catreparam.guidance.optimize import OptimizedLogits, Schedule, optimize_logits
+from catreparam.guidance.optimize import Optimization, OptimizedLogits, Schedule, optimize
 from catreparam.guidance.particles import reward_of
+from catreparam.guidance.problem import Problem
 from catreparam.guidance.rewards import Reward, RewardError
 from catreparam.guidance.state import Checkpoint, GuidedState, fingerprint
 from catreparam.guidance.stopping import Annealed, EarlyStop
@@ -73,51 +75,52 @@ def guided_sample(
     Cost:   num_rounds model evaluations; num_rounds * num_steps * num_samples of the reward and of its gradient, and one.
     Raises: as `sample` and `optimize_logits`; ValueError if the checkpoint belongs to other settings or is damaged.
     """
-    check_choice("commit", commit, ("sample", "argmax", "best"))
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
     process = ReverseProcess.start(
         denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
     )
-    settings = [num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop, commit]
-    file = None
+    settings = Optimization(estimator, num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop)
+    return generate(process, reward, tokens, settings, commit, checkpoint, callback, progress)
+
+
+def generate(
+    process: ReverseProcess,
+    reward: Reward,
+    tokens: Int[Tensor, "B L"],
+    settings: Optimization,
+    commit: str = "sample",
+    checkpoint: str | Path | None = None,
+    callback: Callable[[RoundInfo], Any] | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+) -> Generation:
+    """The loop of `guided_sample`: all rounds of a process, each optimised by the settings."""
+    check_choice("commit", commit, ("sample", "argmax", "best"))
+    num_rounds, file = process.unmasking.num_rounds, None
     if checkpoint is not None:
-        file = Checkpoint.of(checkpoint, fingerprint(tokens, estimator, process, settings), generator, estimator)
+        digest = fingerprint(tokens, process, settings, commit)
+        file = Checkpoint.of(checkpoint, digest, process.generator, settings.estimator)
     state = (file.load(tokens) if file else None) or GuidedState.start(tokens)
     while state.round_index < num_rounds and not state.stopped and not process.is_done(state.tokens):
-        masked = process.masked(state.tokens)
         prior = process.prior(state.tokens)
         try:
-            optimized = optimize_logits(
-                prior,
-                reward,
-                estimator=estimator,
-                num_steps=num_steps,
-                lr=lr,
-                kl_weight=kl_weight,
-                num_samples=num_samples,
-                tokens=state.tokens,
-                frozen=~masked,
-                warm_start=state.tilt,
-                forgetting=forgetting,
-                max_grad_norm=max_grad_norm,
-                early_stop=early_stop,
-                track_best=commit == "best",
-                generator=generator,
-            )
+            frozen = ~process.masked(state.tokens)
+            problem = Problem.of(prior, reward, state.tokens, frozen, track_best=commit == "best")
+            optimized = optimize(problem, settings, warm_start=state.tilt, generator=process.generator)
         except RewardError as error:
             raise RewardError(f"round {state.round_index}: {error}") from error
-        clean, log_prob = _propose(optimized, commit, generator)
+        clean, log_prob = _propose(optimized, commit, process.generator)
         after = process.step(state.tokens, clean, log_prob, state.round_index)
         info = RoundInfo(state.round_index, num_rounds, after, clean, optimized)
         stopped = callback is not None and callback(info) is True
         if stopped:
             after = torch.where(process.masked(after), clean, after)
-        state = _next_state(state, process, prior, optimized, after, clean, stopped=stopped, keep=forgetting < 1)
+            info = dataclasses.replace(info, tokens=after)
+        state = _next_state(state, process, prior, info, stopped=stopped, keep=settings.forgetting < 1)
         if file:
             file.save(state)
         if progress is not None:
             progress(state.round_index, num_rounds)
-    vocab_size = state.vocab_size or denoiser.mask_token
+    vocab_size = state.vocab_size or process.denoiser.mask_token
     rewards = reward_of(reward, state.tokens, vocab_size, "for the finished tokens")
     evaluations = state.evaluations + Evaluations(reward=1)
     return Generation(state.tokens, rewards, state.prior_log_prob, state.kl, state.trace, evaluations)
@@ -134,17 +137,10 @@ def _propose(optimized: OptimizedLogits, commit: str, generator: Generator | Non
 
 
 def _next_state(
-    state: GuidedState,
-    process: ReverseProcess,
-    prior: Tensor,
-    optimized: OptimizedLogits,
-    after: Tensor,
-    clean: Tensor,
-    *,
-    stopped: bool,
-    keep: bool,
+    state: GuidedState, process: ReverseProcess, prior: Tensor, info: RoundInfo, *, stopped: bool, keep: bool
 ) -> GuidedState:
-    revealed = process.revealed(state.tokens, after)
+    optimized = info.optimized
+    revealed = process.revealed(state.tokens, info.tokens)
     log_prior = torch.log_softmax(prior.to(optimized.logits.dtype), -1)
     kl = divergence(optimized.logits, log_prior).kl
     trace, masked = Trace(list(state.trace.rows)), float(process.masked(state.tokens).sum(-1).float().mean())
@@ -152,10 +148,11 @@ def _next_state(
         trace.append(round=state.round_index, masked=masked, **row)
     return GuidedState(
         round_index=state.round_index + 1,
-        tokens=after,
+        tokens=info.tokens,
         tilt=_kept_tilt(state, process, optimized) if keep else None,
         kl=state.kl + torch.where(revealed, kl, 0.0).sum(-1).float(),
-        prior_log_prob=state.prior_log_prob + torch.where(revealed, _log_prob(log_prior, clean), 0.0).sum(-1).float(),
+        prior_log_prob=state.prior_log_prob
+        + torch.where(revealed, _log_prob(log_prior, info.clean), 0.0).sum(-1).float(),
         trace=trace,
         evaluations=state.evaluations + optimized.evaluations + Evaluations(model=process.evaluations_per_round),
         vocab_size=prior.shape[-1],

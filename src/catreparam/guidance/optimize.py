@@ -19,6 +19,37 @@ from catreparam.validation import check_count, check_flag, check_generator, chec
 Schedule = float | Callable[[float], float]  # a number, or a function of the part of the steps done, in [0, 1)
 
 
+@dataclass(frozen=True, eq=False)
+class Optimization:
+    """How logits are optimised: the settings of `optimize_logits`, which explains them, checked once for all rounds."""
+
+    estimator: str | Callable[..., Tensor] | Annealed
+    num_steps: int = 20
+    lr: Schedule = 0.5
+    kl_weight: float = 1.0
+    num_samples: int = 1
+    forgetting: float = 0.0
+    max_grad_norm: float | None = None
+    early_stop: EarlyStop | None = None
+
+    def __post_init__(self) -> None:
+        check_count("num_steps", self.num_steps, 0)
+        check_count("num_samples", self.num_samples)
+        check_number("kl_weight", self.kl_weight, least=0.0)
+        check_number("forgetting", self.forgetting, least=0.0, most=1.0)
+        if self.max_grad_norm is not None:
+            check_number("max_grad_norm", self.max_grad_norm, above=0.0)
+        self.lr_at(0.0)
+
+    def lr_at(self, progress: float) -> float:
+        """The learning rate after this part of the steps."""
+        return check_number("lr", self.lr(progress) if callable(self.lr) else self.lr, above=0.0)
+
+    def estimator_at(self, progress: float) -> str | Callable[..., Tensor]:
+        """The estimator after this part of the steps."""
+        return self.estimator.at(progress) if isinstance(self.estimator, Annealed) else self.estimator
+
+
 @dataclass(frozen=True)
 class StepInfo:
     """What a callback sees after the gradient of one step, before the update; tensors [B], `logits()` [B, L, V]."""
@@ -84,25 +115,30 @@ def optimize_logits(
     >>> bool((found.logits.softmax(-1)[..., 0] > 0.9).all())
     True
     """
+    settings = Optimization(estimator, num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop)
     prior_logits = _checked_prior(prior_logits, generator)
-    check_count("num_steps", num_steps, 0)
-    check_count("num_samples", num_samples)
-    check_flag("track_best", track_best)
-    kl_weight = check_number("kl_weight", kl_weight, least=0.0)
-    if max_grad_norm is not None:
-        check_number("max_grad_norm", max_grad_norm, above=0.0)
-    problem = Problem.of(prior_logits, reward, tokens, frozen, track_best=track_best)
-    tilt = problem.initial_tilt(warm_start, check_number("forgetting", forgetting, least=0.0, most=1.0))
-    adam = torch.optim.Adam([tilt], lr=_at(lr, 0.0))
-    trace, stopper = Trace(), Stopper(early_stop)
-    for step in range(num_steps if problem.num_free else 0):
-        progress = step / num_steps
-        adam.param_groups[0]["lr"] = _at(lr, progress)
-        now = estimator.at(progress) if isinstance(estimator, Annealed) else estimator
-        tilt.grad, info = _gradient(problem, tilt, step, now, num_samples, kl_weight, max_grad_norm, generator)
+    problem = Problem.of(prior_logits, reward, tokens, frozen, track_best=check_flag("track_best", track_best))
+    return optimize(problem, settings, warm_start=warm_start, callback=callback, generator=generator)
+
+
+def optimize(
+    problem: Problem,
+    settings: Optimization,
+    *,
+    warm_start: Float[Tensor, "B L V"] | None = None,
+    callback: Callable[[StepInfo], Any] | None = None,
+    generator: Generator | None = None,
+) -> OptimizedLogits:
+    """The loop of `optimize_logits`."""
+    tilt = problem.initial_tilt(warm_start, settings.forgetting)
+    adam = torch.optim.Adam([tilt])  # its learning rate is set in every step
+    trace, stopper = Trace(), Stopper(settings.early_stop)
+    for step in range(settings.num_steps if problem.num_free else 0):
+        adam.param_groups[0]["lr"] = settings.lr_at(step / settings.num_steps)
+        tilt.grad, info = _gradient(problem, settings, tilt, step, generator)
         _record(trace, info)
         stop = callback is not None and callback(info) is True
-        stop = stopper.update(info.reward, info.kl * kl_weight) or stop
+        stop = stopper.update(info.reward, info.kl * settings.kl_weight) or stop
         adam.step()
         tilt.grad = None  # as large as the logits
         if stop:
@@ -127,29 +163,24 @@ def _checked_prior(prior_logits: Tensor, generator: Generator | None) -> Tensor:
     return prior_logits.detach()
 
 
-def _at(value: Schedule, progress: float) -> float:
-    return check_number("lr", value(progress) if callable(value) else value, above=0.0)
-
-
 def _gradient(
-    problem: Problem,
-    tilt: Tensor,
-    step: int,
-    estimator: str | Callable[..., Tensor],
-    num_samples: int,
-    kl_weight: float,
-    max_grad_norm: float | None,
-    generator: Generator | None,
+    problem: Problem, settings: Optimization, tilt: Tensor, step: int, generator: Generator | None
 ) -> tuple[Tensor, StepInfo]:
     """The (clipped) gradient of the objective in the tilt [B, M, V], and what the step saw."""
     with torch.enable_grad():
         logits = problem.log_prior + tilt
-        loss = expectation(problem.loss, logits, estimator=estimator, num_samples=num_samples, generator=generator)
+        loss = expectation(
+            problem.loss,
+            logits,
+            estimator=settings.estimator_at(step / settings.num_steps),
+            num_samples=settings.num_samples,
+            generator=generator,
+        )
         gradient = problem.gradient(loss, tilt, step)
     apart = divergence(logits.detach(), problem.log_prior)
-    gradient.add_(apart.gradient, alpha=kl_weight)
+    gradient.add_(apart.gradient, alpha=settings.kl_weight)
     norm = torch.linalg.vector_norm(gradient, dim=(1, 2))
-    if max_grad_norm is not None:
+    if (max_grad_norm := settings.max_grad_norm) is not None:
         gradient.mul_((max_grad_norm / norm.clamp_min(max_grad_norm)).reshape(-1, 1, 1))
     return gradient, StepInfo(step, -loss.detach(), apart.kl.sum(-1), apart.entropy.sum(-1), norm, problem.viewer(tilt))
 

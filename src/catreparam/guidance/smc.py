@@ -62,7 +62,8 @@ def smc(
     batch, tokens = tokens.shape[0], tokens.repeat_interleave(count, 0)
     log_weight = torch.zeros(batch, count, device=tokens.device)
     log_prob = torch.zeros(batch * count, device=tokens.device)
-    rewards, evaluations, trace = None, Evaluations(), Trace()
+    evaluations, trace = Evaluations(), Trace()
+    rewards: Tensor | None = None
     for round_index in range(num_rounds):
         if process.is_done(tokens):
             break

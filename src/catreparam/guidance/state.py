@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from catreparam.guidance.optimize import Optimization
 from catreparam.guidance.trace import Evaluations, Trace
 from catreparam.masked_diffusion import ReverseProcess
 from catreparam.report import write_atomically
@@ -44,10 +45,10 @@ class Checkpoint:
     path: Path
     settings: str
     generator: Generator
-    estimator: Any
+    estimator: object
 
     @staticmethod
-    def of(path: str | Path, settings: str, generator: Generator | None, estimator: Any) -> "Checkpoint":
+    def of(path: str | Path, settings: str, generator: Generator | None, estimator: object) -> "Checkpoint":
         """A checkpoint. Raises ValueError without a generator, ImportError without safetensors."""
         if generator is None:
             raise ValueError("checkpoint needs generator=torch.Generator(...): the global generator cannot be resumed")
@@ -110,16 +111,16 @@ class _OtherSettings(Exception):
     pass
 
 
-def fingerprint(tokens: Tensor, estimator: Any, process: ReverseProcess, settings: list[Any]) -> str:
+def fingerprint(tokens: Tensor, process: ReverseProcess, settings: Optimization, commit: str) -> str:
     """A digest of everything that decides the result, as far as it can be read off; functions and models count by name."""
-    unmasking = process.unmasking
+    unmasking, (estimator, *numbers) = process.unmasking, vars(settings).values()
     parts = [tokens, estimator, unmasking.num_rounds, unmasking.schedule, unmasking.remask_sigma, unmasking.order]
-    parts += [process.denoiser, process.temperature, *settings]
+    parts += [process.denoiser, process.temperature, *numbers, commit]
     parts += [part for key in sorted(process.condition) for part in (key, process.condition[key])]
     return hashlib.sha256(json.dumps([_readable(part) for part in parts]).encode()).hexdigest()
 
 
-def _readable(value: Any) -> Any:
+def _readable(value: object) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Tensor):
@@ -134,7 +135,7 @@ def _readable(value: Any) -> Any:
     return [str(name), plain]
 
 
-def learned_state(estimator: Any) -> dict[str, Tensor]:
+def learned_state(estimator: object) -> dict[str, Tensor]:
     """What a made estimator carries from step to step: modules and dataclasses of numbers among its hyperparameters."""
     state: dict[str, Tensor] = {}
     for key, value in _stateful(estimator).items():
@@ -145,7 +146,7 @@ def learned_state(estimator: Any) -> dict[str, Tensor]:
     return state
 
 
-def restore_learned(estimator: Any, tensors: Mapping[str, Tensor]) -> None:
+def restore_learned(estimator: object, tensors: Mapping[str, Tensor]) -> None:
     """Puts `learned_state` (keys with the prefix "estimator.") back."""
     for key, value in _stateful(estimator).items():
         prefix = f"estimator.{key}"
@@ -157,7 +158,7 @@ def restore_learned(estimator: Any, tensors: Mapping[str, Tensor]) -> None:
                 setattr(value, entry.name, number)
 
 
-def _stateful(estimator: Callable[..., Any] | Any) -> dict[str, Any]:
+def _stateful(estimator: object) -> dict[str, Any]:
     keywords = getattr(estimator, "keywords", None) or {}
     return {
         key: value

@@ -56,8 +56,9 @@ def svdd(
         denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
     )
     evaluations, trace = Evaluations(), Trace()
-    log_prob = torch.zeros(tokens.shape[0], device=tokens.device)
-    kl, rewards, prior = log_prob, None, None
+    log_prob = kl = torch.zeros(tokens.shape[0], device=tokens.device)
+    rewards: Tensor | None = None
+    prior: Tensor | None = None
     for round_index in range(num_rounds):
         if process.is_done(tokens):
             break
@@ -65,14 +66,12 @@ def svdd(
             prior = process.prior(tokens)
             evaluations += Evaluations(model=process.evaluations_per_round)
         look = lookahead and round_index + 1 < num_rounds
-        chosen, values = None, []
-        for _ in range(num_candidates):
+        chosen, cost = _propose(process, reward, tokens, prior, round_index, weight, look)
+        evaluations, values = evaluations + cost, [chosen.value]
+        for _ in range(num_candidates - 1):
             candidate, cost = _propose(process, reward, tokens, prior, round_index, weight, look)
             evaluations, values = evaluations + cost, [*values, candidate.value]
-            chosen = (
-                candidate if chosen is None else _Candidate(*pick(candidate.score > chosen.score, candidate, chosen))
-            )
-        assert chosen is not None
+            chosen = _Candidate(*pick(candidate.score > chosen.score, candidate, chosen))
         tokens, prior, rewards = chosen.tokens, chosen.ahead, chosen.value
         log_prob, kl = log_prob + chosen.log_prob, kl + selection_kl(torch.stack(values, -1), weight)
         trace.append(round=round_index, reward=float(torch.stack(values).mean()), best=float(rewards.mean()))

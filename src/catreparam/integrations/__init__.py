@@ -1,1 +1,1 @@
-"""Where the estimators meet training frameworks: Lightning callbacks, the variance of gradients in a training loop."""
+"""Where estimators meet training frameworks: Lightning callbacks, gradient variance. Imports schedules."""

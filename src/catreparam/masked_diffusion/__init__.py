@@ -1,4 +1,4 @@
-"""Masked (absorbing) discrete diffusion: denoisers, mask schedules, unmasking orders, remasking, samplers."""
+"""Masked diffusion: denoisers, schedules, orders, remasking, samplers. Imports categorical and validation alone."""
 
 from catreparam.masked_diffusion.adapters import from_masked_lm, from_mdlm
 from catreparam.masked_diffusion.denoiser import (

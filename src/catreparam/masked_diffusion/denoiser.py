@@ -36,8 +36,9 @@ class Denoiser(Protocol):
 class FunctionDenoiser:
     """What `as_denoiser` returns."""
 
-    def __init__(self, function: Callable[..., Tensor], mask_token: int, evaluations: int = 1) -> None:
-        self.function, self.mask_token, self.evaluations_per_call = function, mask_token, evaluations
+    def __init__(self, function: Callable[..., Tensor], mask_token: int) -> None:
+        self.function, self.mask_token = function, mask_token
+        self.evaluations_per_call = 1
 
     def __call__(self, tokens: Tensor, **condition: Any) -> Tensor:
         return self.function(tokens, **condition)
@@ -76,7 +77,8 @@ class ClassifierFree:
     ) -> None:
         if not callable(weight):
             check_number("weight", weight)
-        self.denoiser, self.null_condition, self.weight = denoiser, dict(null_condition), weight
+        self.denoiser, self.weight = denoiser, weight
+        self.null_condition = dict(null_condition)
         self.mask_token = denoiser.mask_token
         self.evaluations_per_call = 2 * evaluations_per_call(denoiser)
 
@@ -126,7 +128,7 @@ def prior_of(
             f"mask_token {denoiser.mask_token} is inside the vocabulary of {logits.shape[-1]} and the denoiser gives it "
             "probability; set that column to -inf (from_masked_lm does)"
         )
-    return logits if temperature == 1.0 else logits / temperature
+    return (logits if temperature == 1.0 else logits / temperature).detach()
 
 
 def evaluations_per_call(denoiser: Denoiser) -> int:

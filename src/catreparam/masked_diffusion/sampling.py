@@ -51,21 +51,24 @@ def sample(
     >>> int(result.tokens[0, 2]), bool((result.tokens < 9).all())
     (4, True)
     """
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
     process = ReverseProcess.start(
-        denoiser,
-        tokens,
-        Unmasking(num_rounds, schedule, order, remask_sigma),
-        condition=condition,
-        temperature=temperature,
-        generator=generator,
+        denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
     )
+    return run_process(process, tokens, callback)
+
+
+def run_process(
+    process: ReverseProcess, tokens: Int[Tensor, "B L"], callback: Callable[[int, Tensor], None] | None = None
+) -> Sample:
+    """The loop of `sample`: all rounds of a process, each position drawn from the prior."""
     log_prob, evaluations = torch.zeros(tokens.shape[0], device=tokens.device), 0
-    vocab_size = denoiser.mask_token
-    for round_index in range(num_rounds):
+    vocab_size = process.denoiser.mask_token
+    for round_index in range(process.unmasking.num_rounds):
         if process.is_done(tokens):
             break
         prior = process.prior(tokens)
-        clean, drawn = draw_tokens(prior, generator)
+        clean, drawn = draw_tokens(prior, process.generator)
         after = process.step(tokens, clean, drawn, round_index)
         log_prob = log_prob + (drawn * process.revealed(tokens, after)).sum(-1)
         tokens, vocab_size = after, prior.shape[-1]

@@ -27,7 +27,8 @@ class TableDenoiser:
         shape = log_joint.shape
         if log_joint.ndim == 0 or len(set(shape)) != 1:
             raise ValueError(f"log_joint must have one axis of the same size for every position, got {tuple(shape)}")
-        self.vocab_size, self.length, self.mask_token = shape[0], log_joint.ndim, shape[0]
+        self.vocab_size = self.mask_token = shape[0]
+        self.length = log_joint.ndim
         self.log_probs = torch.log_softmax(log_joint.double().flatten(), -1)
         grid = torch.meshgrid(*[torch.arange(self.vocab_size)] * self.length, indexing="ij")
         self.sequences = torch.stack([axis.flatten() for axis in grid], -1)

@@ -1,1 +1,1 @@
-"""Networks that make logits or read one-hot codes; none of them knows an estimator."""
+"""Networks that make logits or read one-hot tokens, and how weights get in. Imports validation alone, no estimator."""

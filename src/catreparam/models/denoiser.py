@@ -47,8 +47,8 @@ class MaskedDenoiser(nn.Module):
             raise ValueError(f"width must be a multiple of num_heads, got {width} and {num_heads}")
         if attention_mask is not None and attention_mask.shape != (num_heads, length, length):
             raise ValueError(f"attention_mask must be {(num_heads, length, length)}, got {tuple(attention_mask.shape)}")
-        self.vocab_size, self.length, self.num_loops = vocab_size, length, num_loops
-        self.mask_token, self.num_labels = vocab_size, num_labels
+        self.vocab_size = self.mask_token = vocab_size
+        self.length, self.num_loops, self.num_labels = length, num_loops, num_labels
         self.register_buffer("attention_mask", attention_mask, persistent=False)
         self.token_embedding = _normal((vocab_size + 1, width), 1.0, generator)
         self.position_embedding = _normal((length, width), 1.0, generator) if positions else None

@@ -12,6 +12,11 @@ Images = Float[Tensor, "batch *channels h w"]  # grey [batch, h, w] or colour [b
 Score = Callable[[Tensor], Tensor]  # images -> [batch]
 
 
+def as_colour(images: Images) -> Float[Tensor, "batch 3 h w"]:
+    """Grey images shown as colour ones; colour images as they are."""
+    return images.unsqueeze(1).expand(-1, 3, -1, -1) if images.ndim == 3 else images
+
+
 def ink_score(target: float) -> Score:
     """Minus the distance of the mean grey level from `target`, in per cent of full scale, squared.
 

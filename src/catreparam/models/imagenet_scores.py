@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from catreparam.models.checkpoints import read_checkpoint
+from catreparam.models.image_scores import as_colour
 from catreparam.validation import check_count
 
 SIDE = 224  # pixels, what the network was trained on
@@ -32,7 +33,7 @@ class ImageNetClassifier(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch *channels h w"]) -> Float[Tensor, "batch 1000"]:
         """Logits; grey images are shown as colour ones, sizes are interpolated."""
-        colour = images.unsqueeze(1).expand(-1, 3, -1, -1) if images.ndim == 3 else images
+        colour = as_colour(images)
         colour = F.interpolate(colour, size=(SIDE, SIDE), mode="bilinear", antialias=colour.shape[-1] > SIDE)
         return self.network((colour * 255 - 127) / 128)  # Lite networks take bytes, centred
 

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from catreparam.models.maskgit_config import MaskGITConfig
-from catreparam.validation import check_choice
 
 
 class MaskGIT(nn.Module):
@@ -108,11 +107,6 @@ def zero_gates(model: MaskGIT) -> None:
         for block in model.transformer.layers:
             for parameter in block.mlp.parameters():  # type: ignore[union-attr]
                 parameter.zero_()
-
-
-def label_of(name: str, class_names: list[str]) -> int:
-    """The index of a class by name. Raises ValueError naming the nearest."""
-    return class_names.index(check_choice("class", name, class_names))
 
 
 def _to_grid(tokens: Tensor) -> Tensor:

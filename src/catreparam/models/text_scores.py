@@ -1,15 +1,17 @@
 """How well images fit a prompt: CLIP through transformers or open_clip, from weights on this machine; and a stand-in."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from catreparam.models.image_scores import Score
+from catreparam.models.checkpoints import load_into, read_checkpoint
+from catreparam.models.image_scores import Score, as_colour
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images
 
@@ -49,13 +51,13 @@ class StandInScorer:
 
     def __call__(self, images: Float[Tensor, "batch *channels h w"]) -> Float[Tensor, " batch"]:
         """The cosine with the prompt's direction, after centring at mid grey."""
-        patches = F.adaptive_avg_pool2d(_colour(images), self.grid).flatten(1) - 0.5
+        patches = F.adaptive_avg_pool2d(as_colour(images), self.grid).flatten(1) - 0.5
         return F.normalize(patches, dim=1, eps=1e-3) @ self.direction.to(patches)
 
 
 def clip_images(images: Float[Tensor, "batch *channels h w"], side: int) -> Float[Tensor, "batch 3 side side"]:
     """Images in [0, 1] as CLIP wants them: colour, square, of its size, centred and scaled. Differentiable."""
-    colour = _colour(images)
+    colour = as_colour(images)
     sized = F.interpolate(colour, size=(side, side), mode="bicubic", antialias=colour.shape[-1] > side)
     mean, std = (torch.tensor(values).to(sized).reshape(1, 3, 1, 1) for values in (MEAN, STD))
     return (sized - mean) / std
@@ -91,19 +93,16 @@ def _open_clip(scorer: str, prompt: str, device: str | torch.device) -> Score:
         import open_clip  # type: ignore[import-not-found]
     except ImportError as error:
         raise ValueError("open_clip:… needs the package: run pip install open_clip_torch") from error
-    from catreparam.models.checkpoints import load_into, read_checkpoint
-
-    model: nn.Module = open_clip.create_model(architecture, pretrained=None)
+    model = open_clip.create_model(architecture, pretrained=None)
     load_into(model, read_checkpoint(path), source=path)
     model = model.to(device).eval().requires_grad_(False)
-    encode_image, encode_text, visual = model.encode_image, model.encode_text, model.visual
     with torch.no_grad():
-        text = encode_text(open_clip.get_tokenizer(architecture)([prompt]).to(device))  # type: ignore[operator]
-    size = visual.image_size  # type: ignore[union-attr]
-    return _cosine(encode_image, text, size if isinstance(size, int) else size[0])  # type: ignore[arg-type]
+        text = model.encode_text(open_clip.get_tokenizer(architecture)([prompt]).to(device))  # type: ignore[operator]
+    size = model.visual.image_size  # type: ignore[union-attr]
+    return _cosine(model.encode_image, text, size if isinstance(size, int) else size[0])  # type: ignore[arg-type]
 
 
-def _cosine(encode: Any, text: Tensor, side: int) -> Score:
+def _cosine(encode: Callable[[Tensor], Tensor], text: Tensor, side: int) -> Score:
     direction = F.normalize(text[0].float(), dim=0)
 
     def score(images: Tensor) -> Tensor:
@@ -119,10 +118,6 @@ def _features(output: Any) -> Tensor:
 
 def _side(model: Any) -> int:
     return int(model.config.vision_config.image_size)
-
-
-def _colour(images: Tensor) -> Tensor:
-    return images.unsqueeze(1).expand(-1, 3, -1, -1) if images.ndim == 3 else images
 
 
 def _short(error: Exception) -> str:

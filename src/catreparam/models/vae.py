@@ -65,9 +65,8 @@ class CategoricalVAE(nn.Module):
     def decode(self, x: Float[Tensor, "*batch num_latents num_classes"]) -> Float[Tensor, "*batch h w"]:
         """Bernoulli logits of the pixels, from one-hot (or relaxed) codes."""
         flat = x.flatten(-2)
-        pixels = self.decoder(
-            flat.flatten(0, -2) if flat.ndim > 2 else flat
-        )  # [*batch, h * w]; conv takes one batch axis
+        one_batch_axis = flat.flatten(0, -2) if flat.ndim > 2 else flat  # conv takes no more
+        pixels = self.decoder(one_batch_axis)  # [B, h * w]
         return pixels.reshape(*flat.shape[:-1], *self.image_shape)
 
 

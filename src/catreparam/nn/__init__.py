@@ -1,4 +1,4 @@
-"""Modules with a categorical variable inside: a bottleneck, a mixture-of-experts router, vector quantisers."""
+"""Modules with a categorical variable inside: bottleneck, router, vector quantisers. Imports estimators, schedules."""
 
 from catreparam.nn.bottleneck import CategoricalBottleneck
 from catreparam.nn.router import Routing, TopKRouter

@@ -55,14 +55,18 @@ class GumbelVectorQuantizer(nn.Module):
             check_count(name, size)
         if vq_dim % groups:
             raise ValueError(f"vq_dim must be a multiple of groups={groups}, got {vq_dim}")
-        self.groups, self.num_vars, self.combine_groups, self.time_first = groups, num_vars, combine_groups, time_first
+        self.groups, self.num_vars = groups, num_vars
+        self.combine_groups, self.time_first = combine_groups, time_first
         self.temperature = temp if isinstance(temp, Schedule) else ExponentialSchedule(temp[0], temp[1], decay=temp[2])
         self.estimator, self.hard = sampling_estimator(estimator), hard
         if not hard and self.estimator not in (ESTIMATORS["gumbel_softmax"], ESTIMATORS["gapped_straight_through"]):
             raise ValueError("hard=False needs a relaxation: estimator 'gumbel_softmax' or 'gapped_straight_through'")
         books = 1 if combine_groups else groups
         self.vars = nn.Parameter(torch.empty(1, books * num_vars, vq_dim // groups))
-        nn.init.normal_(self.vars, std=std) if std else nn.init.uniform_(self.vars)
+        if std:
+            nn.init.normal_(self.vars, std=std)
+        else:
+            nn.init.uniform_(self.vars)
         self.weight_proj = _projection(dim, groups * num_vars, weight_proj_depth, weight_proj_factor, activation)
 
     def set_num_updates(self, num_updates: int) -> None:
@@ -74,9 +78,8 @@ class GumbelVectorQuantizer(nn.Module):
     ) -> dict[str, Any]:
         """Quantises x [batch, time, dim] ([batch, dim, time] unless time_first) into "x" of the same layout, vq_dim wide."""
         x = x if self.time_first else x.transpose(1, 2)
-        logits = (
-            self.weight_proj(x).unflatten(-1, (self.groups, self.num_vars)).float()
-        )  # [batch, time, groups, num_vars]
+        # [batch, time, groups, num_vars]
+        logits = self.weight_proj(x).unflatten(-1, (self.groups, self.num_vars)).float()
         best = one_hot_like(logits.detach().argmax(-1), logits)
         temperature = self.temperature.value
         codes = _draw(self.estimator, logits, temperature, self.hard, generator) if self.training else best

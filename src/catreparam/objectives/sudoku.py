@@ -33,16 +33,6 @@ def violations(x: Boards) -> Int[Tensor, "*batch"]:
     return (unit_counts(x.round()) < 0.5).sum((-2, -1))
 
 
-def is_solved(x: Boards) -> Bool[Tensor, "*batch"]:
-    """Whether every row, column and box of a one-hot board holds every digit."""
-    return violations(x) == 0
-
-
-def is_exact(x: Boards, solution: Int[Tensor, "*#batch 81"]) -> Bool[Tensor, "*batch"]:
-    """Whether the one-hot board is this solution (digits 1 to 9) in every cell."""
-    return (x.argmax(-1) + 1 == solution).all(-1)
-
-
 def allowed_digits(puzzle: Int[Tensor, "*batch 81"], *, exclude_peers: bool = True) -> Bool[Tensor, "*batch 81 9"]:
     """The digits that a cell may take: its clue only, any for a blank; with `exclude_peers` none of its peers' clues.
 

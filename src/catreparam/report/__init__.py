@@ -1,4 +1,4 @@
-"""A result as people read it: one Report, written as JSON lines, CSV, Markdown and a self-contained HTML page."""
+"""A result as people read it: one Report as JSON lines, CSV, Markdown, one page. Imports nothing of the package."""
 
 from catreparam.report.content import Column, Curve, ImageGrid, Plot, Report, Table
 from catreparam.report.files import write_atomically

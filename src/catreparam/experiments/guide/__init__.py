@@ -1,1 +1,1 @@
-"""`catreparam guide`: image tokens guided by a reward; digits, MaskGIT, and the training of their networks."""
+"""`catreparam guide`: image tokens guided by a reward, and their networks' training. Imports no other study."""

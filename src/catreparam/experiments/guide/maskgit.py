@@ -8,7 +8,6 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from catreparam.experiments.runs.machine import check_device, describe_machine
 from catreparam.experiments.runs.progress import show_progress
 from catreparam.experiments.runs.streams import stream
 from catreparam.guidance import Generation, RoundInfo, guided_sample
-from catreparam.masked_diffusion import ClassifierFree, Denoiser
+from catreparam.masked_diffusion import ClassifierFree, Condition, Denoiser
 from catreparam.masked_diffusion.orders import ORDERS
 from catreparam.masked_diffusion.schedules import MASK_SCHEDULES
 from catreparam.models.image_scores import Score
@@ -149,16 +148,15 @@ def _score(config: Config) -> Score:
     return RewardSpec.parse(config.reward).score(None, config.num_images, config.device)
 
 
-def _denoiser(config: Config, transformer: MaskGIT) -> tuple[Denoiser, dict[str, Any]]:
+def _denoiser(config: Config, transformer: MaskGIT) -> tuple[Denoiser, Condition]:
     denoiser = MaskGITDenoiser(transformer)
     nclass = transformer.config.nclass
     if config.label is None:
         return denoiser, {}
     if not 0 <= config.label < nclass:
         raise ValueError(f"label must lie in [0, {nclass - 1}], got {config.label}")
-    return ClassifierFree(denoiser, null_condition={"labels": nclass}, weight=config.cfg_weight), {
-        "labels": config.label
-    }
+    guided = ClassifierFree(denoiser, null_condition={"labels": nclass}, weight=config.cfg_weight)
+    return guided, {"labels": config.label}
 
 
 def _generate(config: Config, transformer: MaskGIT, vq: VQModel, score: Score, folder: RunFolder) -> Generation:
@@ -199,33 +197,12 @@ def _write_report(
     config: Config, vq: VQModel, generation: Generation, judge: Score | None, folder: RunFolder, seconds: float
 ) -> Report:
     images = _decode(vq, generation.tokens)
-    judged = None if judge is None else judge(images).tolist()
-    kl = generation.kl
-    rows = [
-        {
-            "image": str(i),
-            "reward": float(generation.reward[i]),
-            "judged": None if judged is None else judged[i],
-            "kl": None if kl is None else float(kl[i]),
-            "log_prior": float(generation.prior_log_prob[i]),
-        }
-        for i in range(len(images))
-    ]
-    columns = [
-        Column("image", "image"),
-        Column("reward", "reward", ".3f"),
-        *([Column("judged", "held-out score", ".4f")] if judge else []),
-        Column("kl", "KL, nats", ".1f"),
-        Column("log_prior", "log prior", ".1f"),
-    ]
     spent, wanted = generation.evaluations, config.prompt or config.reward
     report = Report(
         title=f"Guided images: {wanted}",
         summary=f"{config.num_images} images of {images.shape[-2]}x{images.shape[-1]} pixels, {config.num_rounds} rounds "
         f"of {config.num_steps} steps by {config.estimator}.",
-        table=Table(
-            columns, rows, "Reward: as optimised, weight included. KL: of the guided from the prior's reveals."
-        ),
+        table=_table(generation, None if judge is None else judge(images)),
         plots=_plots(generation),
         grids=[ImageGrid("Results", images.unsqueeze(0)), *_round_grid(config, vq, folder)],
         facts={
@@ -243,6 +220,25 @@ def _write_report(
     with writing(folder.path / "image-000.png"):
         _write_pictures(images, folder)
     return finish(folder, report)
+
+
+def _table(generation: Generation, judged: Tensor | None) -> Table:
+    """A row an image."""
+    log_prior = generation.prior_log_prob
+    values = {"reward": generation.reward, "judged": judged, "kl": generation.kl, "log_prior": log_prior}
+    rows = [
+        {"image": str(i), **{key: None if of is None else float(of[i]) for key, of in values.items()}}
+        for i in range(len(generation.tokens))
+    ]
+    columns = [
+        Column("image", "image"),
+        Column("reward", "reward", ".3f"),
+        *([] if judged is None else [Column("judged", "held-out score", ".4f")]),
+        Column("kl", "KL, nats", ".1f"),
+        Column("log_prior", "log prior", ".1f"),
+    ]
+    note = "Reward: as optimised, weight included. KL: of the guided from the prior's reveals."
+    return Table(columns, rows, note)
 
 
 def _decode(vq: VQModel, tokens: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -101,7 +102,7 @@ def generate(
     num_samples: int = 1,
     forgetting: float = 0.0,
     order: str = "confidence",
-    checkpoint: Any = None,
+    checkpoint: Path | None = None,
     callback: Callable[[RoundInfo], Any] | None = None,
     generator: Generator,
 ) -> Generation:

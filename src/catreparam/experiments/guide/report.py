@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from catreparam.experiments.guide.config import Config
 from catreparam.experiments.guide.methods import is_gradient_method, strengths
 from catreparam.experiments.guide.rewards import RewardSpec
 from catreparam.experiments.runs.configs import command_of
@@ -17,9 +17,6 @@ from catreparam.experiments.runs.statistics import agresti_coull_half
 from catreparam.models.classifier import frechet_distance
 from catreparam.models.digits_models import DigitsModels, load_digits_models
 from catreparam.report import Column, Curve, ImageGrid, Plot, Report, Table
-
-if TYPE_CHECKING:
-    from catreparam.experiments.guide.study import Config
 
 NUM_SHOWN = 12  # pictures a row of the grid of results
 RESAMPLES = 60  # of the bootstrap behind the interval of the Frechet distance
@@ -44,7 +41,7 @@ class Point:
     seconds: float
 
 
-def write_guide_report(config: "Config", folder: RunFolder) -> Report:
+def report_guide(config: Config, folder: RunFolder) -> Report:
     """Builds the report from the metrics and writes it into the folder."""
     records = folder.read_metrics()
     models = load_digits_models(config.weights)
@@ -70,7 +67,7 @@ def write_guide_report(config: "Config", folder: RunFolder) -> Report:
 
 
 @torch.no_grad()
-def point_of(config: "Config", models: DigitsModels, method: str, strength: float, records: list[Record]) -> Point:
+def point_of(config: Config, models: DigitsModels, method: str, strength: float, records: list[Record]) -> Point:
     """One point of the comparison, from the tokens of all seeds."""
     mine = _of(records, method, strength)
     tokens = torch.tensor([row for record in mine for row in record["tokens"]])
@@ -164,7 +161,7 @@ def _rows_at_equal_kl(points: Sequence[Point]) -> list[Record]:
     return rows
 
 
-def _columns(config: "Config") -> list[Column]:
+def _columns(config: Config) -> list[Column]:
     classes = RewardSpec.parse(config.reward).targets(1) is not None
     judged = [
         Column("accuracy", "held-out accuracy", ".3f", "accuracy_half"),
@@ -183,7 +180,7 @@ def _columns(config: "Config") -> list[Column]:
     ]
 
 
-def _note(config: "Config") -> str:
+def _note(config: Config) -> str:
     return (
         "Weight: of the KL (methods that optimise logits) or of the reward (svdd, smc). KL: of the guided from the prior's "
         "reveals, summed over the rounds; an upper bound for best_of_n and svdd, unknown for smc. ± is half a 95 % interval: "
@@ -194,7 +191,7 @@ def _note(config: "Config") -> str:
     )
 
 
-def _curves_against_kl(config: "Config", points: Sequence[Point]) -> list[Plot]:
+def _curves_against_kl(config: Config, points: Sequence[Point]) -> list[Plot]:
     """Reward and held-out accuracy against the KL, a curve a method."""
     plots = []
     for key, title in (("reward", f"reward {config.reward}"), ("accuracy", "held-out accuracy")):
@@ -210,7 +207,7 @@ def _curves_against_kl(config: "Config", points: Sequence[Point]) -> list[Plot]:
     return plots
 
 
-def _trace_plots(config: "Config", records: list[Record]) -> list[Plot]:
+def _trace_plots(config: Config, records: list[Record]) -> list[Plot]:
     """How reward and KL go along the steps of the optimisation, at the middle weight."""
     plots = []
     for key in ("reward", "kl"):
@@ -229,7 +226,7 @@ def _trace_plots(config: "Config", records: list[Record]) -> list[Plot]:
 
 
 @torch.no_grad()
-def _round_grids(config: "Config", models: DigitsModels, records: list[Record]) -> list[ImageGrid]:
+def _round_grids(config: Config, models: DigitsModels, records: list[Record]) -> list[ImageGrid]:
     grids = []
     for record in records:
         if record["frames"]:
@@ -247,7 +244,7 @@ def _result_grid(points: Sequence[Point]) -> ImageGrid:
     return ImageGrid("Results", images, f"A row each: {names}.")
 
 
-def _facts(config: "Config", models: DigitsModels, folder: RunFolder) -> dict[str, str]:
+def _facts(config: Config, models: DigitsModels, folder: RunFolder) -> dict[str, str]:
     facts, budget = models.facts, config.budget
     counts = ", ".join(f"{name} {budget.candidates(name)}" for name in config.rivals if name in ("best_of_n", "smc"))
     return {

@@ -10,7 +10,6 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -28,7 +27,7 @@ from catreparam.experiments.guide.training import (
     vq_training,
 )
 from catreparam.experiments.runs.configs import command_of, config_of_folder
-from catreparam.experiments.runs.folder import RunFolder, open_run_folder
+from catreparam.experiments.runs.folder import Record, RunFolder, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
 from catreparam.experiments.runs.streams import stream
@@ -147,7 +146,7 @@ def _quality(models: dict[str, nn.Module], data: ImageDataset, seed: int) -> dic
 
 
 @torch.no_grad()
-def _write_weights(models: dict[str, nn.Module], data: ImageDataset, facts: dict[str, Any], folder: RunFolder) -> None:
+def _write_weights(models: dict[str, nn.Module], data: ImageDataset, facts: Record, folder: RunFolder) -> None:
     """One file in half precision: parameters stay well inside its range, and it halves the package."""
     tensors = {f"{name}.{key}": value.half() for name, model in models.items() for key, value in _state(model).items()}
     heldout = models["heldout"]

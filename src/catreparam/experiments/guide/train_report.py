@@ -1,12 +1,11 @@
 """The report of `catreparam guide train`: losses over steps, and what the finished networks can do."""
 
 import json
-from typing import Any
 
 from safetensors import safe_open
 
 from catreparam.experiments.runs.finish import finish
-from catreparam.experiments.runs.folder import RunFolder
+from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.report import Column, Curve, Plot, Report, Table
 
 OUTPUT = "tokens_digits.safetensors"
@@ -43,18 +42,18 @@ def report_training(folder: RunFolder, command: str) -> Report:
     return finish(folder, report, unfinished="" if finished else f"{done} of {total} checkpoints")
 
 
-def _records_expected(config: dict[str, Any]) -> int:
+def _records_expected(config: Record) -> int:
     return sum(-(-config[f"{name}_steps"] // config["checkpoint_every"]) for name in STAGES)
 
 
-def _rows(folder: RunFolder) -> list[dict[str, Any]]:
+def _rows(folder: RunFolder) -> list[Record]:
     """What was measured when the weights were written: it stands in their file."""
     with safe_open(folder.path / OUTPUT, "pt") as file:
         facts = json.loads(file.metadata()["facts"])
     return [{"what": title, "value": facts[key]} for key, title in QUALITIES.items()]
 
 
-def _plot(name: str, records: list[dict[str, Any]]) -> Plot:
+def _plot(name: str, records: list[Record]) -> Plot:
     title, unit = STAGES[name]
     steps = [r["step"] for r in records if r["stage"] == name]
     losses = [r["loss"] for r in records if r["stage"] == name]

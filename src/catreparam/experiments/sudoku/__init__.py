@@ -1,1 +1,1 @@
-"""`catreparam run sudoku` and `run sudoku-prior`: boards solved by gradients, with and without a prior."""
+"""`catreparam run sudoku`, `run sudoku-prior`: boards by gradients, with or without prior. Imports no other study."""

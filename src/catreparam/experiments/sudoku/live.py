@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -13,12 +12,9 @@ from catreparam.data.sudoku_solver import solve
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.sudoku.board import board_panel, board_text, boards_to_tensor
-from catreparam.experiments.sudoku.priors import load_prior
-from catreparam.experiments.sudoku.solving import Watch, count_violations, solve_with_prior, solve_without_prior
+from catreparam.experiments.sudoku.config import Config
+from catreparam.experiments.sudoku.solving import Watch, count_violations, solver
 from catreparam.report import Column, Report, Table
-
-if TYPE_CHECKING:
-    from catreparam.experiments.sudoku.study import Config
 
 COLUMNS = (
     Column("method", "estimator"),
@@ -29,7 +25,7 @@ COLUMNS = (
 )
 
 
-def solve_live(config: "Config") -> Report:
+def solve_live(config: Config) -> Report:
     """Solves config.puzzle with the first prior and estimator; shows the board and returns a short report.
 
     Raises PuzzleError for a text that is no puzzle and ValueError for one without a solution.
@@ -42,15 +38,7 @@ def solve_live(config: "Config") -> Report:
     generator = stream(config.seed, "sudoku puzzle")
     began = time.perf_counter()
     with _show(puzzle) as watch:
-        if prior.startswith("none"):
-            excluded = prior == "none_excluded"
-            solved = solve_without_prior(
-                puzzles, method, config.settings(), exclude_peers=excluded, generator=generator, watch=watch
-            )
-        else:
-            solved = solve_with_prior(
-                puzzles, load_prior(prior), method, config.settings(), generator=generator, watch=watch
-            )
+        solved = solver(config, prior, method, generator=generator, watch=watch)(puzzles)
     seconds = time.perf_counter() - began
     count = count_violations(solved.best)
     chosen = int(count.argmin())

@@ -1,10 +1,14 @@
-"""The Sudoku study as tables and plots: violations, solved rates and exact matches with 95 % intervals, cost a puzzle."""
+"""The report of `catreparam run sudoku`: violations, solved rates and exact matches with 95 % intervals, cost a puzzle."""
 
 from collections.abc import Sequence
 
-from catreparam.experiments.runs.folder import Record
+from catreparam.data.sudoku import CLUES
+from catreparam.experiments.runs.configs import command_of
+from catreparam.experiments.runs.finish import finish
+from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import wilson_interval
-from catreparam.report import Column, Curve, Plot, Table
+from catreparam.experiments.sudoku.config import FREE, Config
+from catreparam.report import Column, Curve, Plot, Report, Table
 
 COLUMNS = (
     Column("method", "estimator"),
@@ -28,6 +32,65 @@ NOTE = (
 )
 
 
+def report_sudoku(config: Config, folder: RunFolder) -> Report:
+    """Builds the report from the metrics and writes it into the folder."""
+    records, keys = folder.read_metrics(), config.keys()
+    missing = len(keys) - len(records)
+    order = {tuple(key.values()): place for place, key in enumerate(keys)}
+    records.sort(key=lambda r: order[r["level"], r["prior"], r["method"]])
+    report = Report(
+        title="Sudoku by gradients",
+        summary=f"{config.num_puzzles} held-back puzzles of each level. With prior: {config.num_rounds} rounds of "
+        f"{config.num_steps} steps, order {config.order}. Without: {config.free_steps} steps, {config.restarts} attempts.",
+        table=_table(config, records),
+        plots=_plots(config, records),
+        facts={"machine": folder.machine, "seed": str(config.seed)},
+        command=command_of("catreparam run sudoku", config),
+    )
+    return finish(folder, report, unfinished=f"{missing} of {len(keys)} cells" if missing else "")
+
+
+def _table(config: Config, records: Sequence[Record]) -> Table:
+    """One part for every level and prior, in the order of the config."""
+    rows = []
+    for level, prior, mine in _groups(config, records):
+        low, high = CLUES[level]
+        group = f"{level} ({low} to {high} clues), {_about(prior)}"
+        rows += [{"group": group, **_row(record)} for record in mine]
+    return Table(COLUMNS, rows, NOTE, group="group")
+
+
+def _plots(config: Config, records: Sequence[Record]) -> list[Plot]:
+    """Violations of the argmax by step (without prior) or by round."""
+    plots = []
+    for level, prior, mine in _groups(config, records):
+        curves = [Curve(r["method"], [x for x, _ in r["curve"]], [max(y, 0.01) for _, y in r["curve"]]) for r in mine]
+        x_label = "step" if prior in FREE else "round"
+        if curves:
+            title = f"{level}, {_about(prior)}"
+            plots.append(Plot(title, x_label, "violations of the argmax", curves, log_y=True))
+    return plots
+
+
+def _groups(config: Config, records: Sequence[Record]) -> list[tuple[str, str, list[Record]]]:
+    """Level, prior and their records."""
+    return [
+        (level, prior, [r for r in records if (r["level"], r["prior"]) == (level, prior)])
+        for level in config.levels
+        for prior in config.priors
+    ]
+
+
+def _about(prior: str) -> str:
+    return FREE.get(prior, f"prior {prior}")
+
+
+def _row(record: Record) -> Record:
+    row = {key: show_rate(record[key], record["n"]) for key in ("exact", "solved_last", "solved_argmax", "solved_best")}
+    kept = ("method", "violations", "violations_half", "violations_best", "seconds", "model", "reward", "n")
+    return {**{key: record[key] for key in kept}, **row}
+
+
 def show_rate(successes: int, trials: int) -> str:
     """A rate in per cent with its interval.
 
@@ -36,35 +99,3 @@ def show_rate(successes: int, trials: int) -> str:
     """
     low, high = wilson_interval(successes, trials)
     return f"{100 * successes / trials:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def table_of(records: Sequence[Record], levels: dict[str, tuple[int, int]], priors: dict[str, str]) -> Table:
-    """One part for every level and prior, in the order of the config."""
-    rows = []
-    for level, (low, high) in levels.items():
-        for prior, about in priors.items():
-            group = f"{level} ({low} to {high} clues), {about}"
-            mine = [r for r in records if r["level"] == level and r["prior"] == prior]
-            rows += [{"group": group, **_row(record)} for record in mine]
-    return Table(COLUMNS, rows, NOTE, group="group")
-
-
-def plots_of(records: Sequence[Record], levels: Sequence[str], priors: dict[str, str]) -> list[Plot]:
-    """Violations of the argmax by step (without prior) or by round."""
-    plots = []
-    for level in levels:
-        for prior, about in priors.items():
-            mine = [r for r in records if r["level"] == level and r["prior"] == prior]
-            curves = [
-                Curve(r["method"], [x for x, _ in r["curve"]], [max(y, 0.01) for _, y in r["curve"]]) for r in mine
-            ]
-            x_label = "step" if prior.startswith("none") else "round"
-            if curves:
-                plots.append(Plot(f"{level}, {about}", x_label, "violations of the argmax", curves, log_y=True))
-    return plots
-
-
-def _row(record: Record) -> Record:
-    row = {key: show_rate(record[key], record["n"]) for key in ("exact", "solved_last", "solved_argmax", "solved_best")}
-    kept = ("method", "violations", "violations_half", "violations_best", "seconds", "model", "reward", "n")
-    return {**{key: record[key] for key in kept}, **row}

@@ -9,34 +9,17 @@ from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
 from catreparam.experiments.runs.estimator_specs import build_estimator
+from catreparam.experiments.sudoku.config import FREE, UNGUIDED, Config
+from catreparam.experiments.sudoku.priors import load_prior
 from catreparam.guidance import Evaluations, OptimizedLogits, RoundInfo, StepInfo, guided_sample, optimize_logits
 from catreparam.models.denoiser import MaskedDenoiser
 from catreparam.objectives.sudoku import allowed_digits, sudoku_penalty, violations
 
-UNGUIDED = {"unguided": "sample", "unguided_argmax": "argmax"}  # the prior alone: what a round proposes
-
 Boards = Int[Tensor, "B 81"]
-Watch = Callable[
-    [int, int, Tensor, Tensor], None
-]  # (steps done, of how many, board 0 with blanks, proposal for every cell)
+# Called with steps done, of how many, board 0 with blanks, proposal for every cell.
+Watch = Callable[[int, int, Tensor, Tensor], None]
 
-
-@dataclass(frozen=True)
-class Settings:
-    """How hard to try: `free_…` without prior, the others with one; see the fields of the experiment's Config."""
-
-    rounds: int = 20
-    steps: int = 20
-    lr: float = 0.1
-    kl_weight: float = 0.1
-    num_samples: int = 4
-    order: str = "confidence"
-    commit: str = "sample"
-    free_steps: int = 1000
-    free_lr: float = 0.1
-    free_samples: int = 1
-    every: int = 20  # steps without prior between two looks at the argmax
-    stop_when_solved: bool = False  # as soon as one board of the batch is: for attempts at one puzzle
+LOOK_EVERY = 20  # steps without prior between two looks at the argmax
 
 
 @dataclass
@@ -82,13 +65,27 @@ def count_violations(boards: Boards) -> Int[Tensor, " B"]:
     return violations(one_hot(boards - 1, 9).float())
 
 
+def solver(
+    config: Config, prior: str, method: str, *, generator: Generator, watch: Watch | None = None
+) -> Callable[[Boards], Solved]:
+    """One attempt at boards with a prior (or one of FREE), by an estimator's spec or one of UNGUIDED."""
+    if prior in FREE:
+        excluded = prior == "none_excluded"
+        return lambda puzzles: solve_without_prior(
+            puzzles, method, config, exclude_peers=excluded, generator=generator, watch=watch
+        )
+    model = load_prior(prior)
+    return lambda puzzles: solve_with_prior(puzzles, model, method, config, generator=generator, watch=watch)
+
+
 def solve_in_attempts(attempt: Callable[[Boards], Solved], puzzles: Boards, most: int) -> Solved:
     """Up to `most` attempts at each puzzle; those that have violations left are tried again.
 
     The best board is the best of all attempts; everything else is the first attempt's.
     """
     first = attempt(puzzles)
-    best, count, made = first.best.clone(), count_violations(first.best), len(puzzles)
+    best, made = first.best.clone(), len(puzzles)
+    count = count_violations(best)
     for _ in range(most - 1):
         left = (count > 0).nonzero()[:, 0]
         if len(left) == 0:
@@ -103,7 +100,7 @@ def solve_in_attempts(attempt: Callable[[Boards], Solved], puzzles: Boards, most
 def solve_without_prior(
     puzzles: Boards,
     spec: str,
-    settings: Settings,
+    config: Config,
     *,
     exclude_peers: bool,
     generator: Generator,
@@ -112,28 +109,28 @@ def solve_without_prior(
     """Adam on the logits of every blank from 0, minimising the expected penalty; clues are fixed.
 
     With `exclude_peers` a digit that is a clue in the cell's row, column or box has logit -inf. The last sample is drawn from
-    the last logits; the best is chosen among all samples and, every settings.every steps, the argmax.
+    the last logits; the best is chosen among all samples and, every LOOK_EVERY steps, the argmax.
     """
     allowed = allowed_digits(puzzles, exclude_peers=exclude_peers)
     prior_logits = torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf)
-    best, total = Best.of(puzzles), settings.free_steps
+    best, total = Best.of(puzzles), config.free_steps
 
     def look(info: StepInfo) -> bool:
-        if info.step % settings.every == 0:
+        if info.step % LOOK_EVERY == 0:
             boards = info.logits().argmax(-1) + 1
             best.look(info.step, boards)
             if watch is not None:
                 watch(info.step, total, boards, boards)
-        return settings.stop_when_solved and int(best.violations.min()) == 0
+        return _is_enough(config, best)
 
     found = optimize_logits(
         prior_logits,
         _reward,
         estimator=build_estimator(spec),
         num_steps=total,
-        lr=settings.free_lr,
+        lr=config.free_lr,
         kl_weight=0.0,
-        num_samples=settings.free_samples,
+        num_samples=config.free_samples,
         tokens=to_tokens(puzzles),
         track_best=True,
         callback=look,
@@ -146,7 +143,7 @@ def solve_with_prior(
     puzzles: Boards,
     model: MaskedDenoiser,
     method: str,
-    settings: Settings,
+    config: Config,
     *,
     generator: Generator,
     watch: Watch | None = None,
@@ -165,20 +162,20 @@ def solve_with_prior(
         best.update(info.clean + 1, count_violations(info.clean + 1))
         if watch is not None:
             watch(info.round_index + 1, info.num_rounds, from_tokens(info.tokens), info.clean + 1)
-        return settings.stop_when_solved and int(best.violations.min()) == 0
+        return _is_enough(config, best)
 
     generation = guided_sample(
         model,
         _reward,
         to_tokens(puzzles),
         estimator="straight_through" if method in UNGUIDED else build_estimator(method),
-        num_rounds=settings.rounds,
-        order=settings.order,
-        num_steps=0 if method in UNGUIDED else settings.steps,
-        lr=settings.lr,
-        kl_weight=settings.kl_weight,
-        num_samples=settings.num_samples,
-        commit=UNGUIDED.get(method, settings.commit),
+        num_rounds=config.num_rounds,
+        order=config.order,
+        num_steps=0 if method in UNGUIDED else config.num_steps,
+        lr=config.lr,
+        kl_weight=config.kl_weight,
+        num_samples=config.num_samples,
+        commit=UNGUIDED.get(method, config.commit),
         callback=look,
         generator=generator,
     )
@@ -195,6 +192,11 @@ def to_tokens(puzzles: Boards) -> Boards:
 def from_tokens(tokens: Boards) -> Boards:
     """Digits 1 to 9, and 0 for masked cells."""
     return (tokens + 1).masked_fill(tokens == 9, 0)
+
+
+def _is_enough(config: Config, best: Best) -> bool:
+    """Of several attempts at the one puzzle that is shown, the first solution is enough."""
+    return bool(config.puzzle) and int(best.violations.min()) == 0
 
 
 def _reward(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pathlib import Path
 import safetensors.torch
 
 from catreparam.data.sudoku import CLUES, check_no_overlap, format_puzzle, held_back_puzzles, read_puzzle
-from catreparam.data.sudoku_solver import dig, random_solution
+from catreparam.data.sudoku_solver import Board, dig, random_solution
 from catreparam.experiments.runs.configs import command_of, config_of_folder, identity_of
 from catreparam.experiments.runs.finish import finish
 from catreparam.experiments.runs.folder import Interrupted, Record, RunFolder, open_run_folder, writing
@@ -98,7 +98,7 @@ def report_folder(path: Path) -> Report:
     return _write_report(config.checked(), folder)
 
 
-def _train(config: Config, folder: RunFolder, puzzles: list, solutions: list, progress: Progress) -> None:
+def _train(config: Config, folder: RunFolder, puzzles: list[Board], solutions: list[Board], progress: Progress) -> None:
     state = new_prior_state(config.seed, config.lr)
     state.step = resume(folder, "prior", state.parts(), unit="step")
     if state.step >= config.num_steps:
@@ -122,7 +122,7 @@ def _train(config: Config, folder: RunFolder, puzzles: list, solutions: list, pr
             losses, began = [], time.perf_counter()
 
 
-def _training_puzzles(config: Config, folder: RunFolder, progress: Progress) -> tuple[list, list]:
+def _training_puzzles(config: Config, folder: RunFolder, progress: Progress) -> tuple[list[Board], list[Board]]:
     """Puzzles and their solutions, dug where the file does not have them yet. Puzzle i depends on the seed and i only."""
     path = folder.path / PUZZLE_FILE
     lines = path.read_text(encoding="ascii").split("\n")[:-1] if path.exists() else []

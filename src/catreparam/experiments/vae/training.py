@@ -98,7 +98,8 @@ def train_epoch(
     model, generators = state.model.train(), state.generators
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     order = torch.randperm(len(images), generator=generators["batches"]).to(images.device)
-    total, clock, steps = torch.zeros((), dtype=torch.float64, device=images.device), 0.0, order.split(batch_size)
+    total = torch.zeros((), dtype=torch.float64, device=images.device)
+    clock, steps = 0.0, order.split(batch_size)
     for chosen in steps:
         batch = binarise(images[chosen], binarisation, generator=generators["pixels"])  # [B, h, w]
         began = _now(images)
@@ -107,13 +108,13 @@ def train_epoch(
         logits = team.gather(own_logits, len(batch))  # [B, L, K]
         if not torch.isfinite(logits).all():
             raise Diverged(f"the encoder's logits stopped being finite in epoch {state.epoch + 1}")
-        reconstruction = expectation(
+        reconstruction = expectation(  # [B]
             team.restrict(negative_reconstruction(model.decode, own), len(batch)),
             logits,
             estimator=state.estimator,
             num_samples=num_samples,
             generator=generators["codes"],
-        )  # [B]
+        )
         kl = team.place(kl_to_uniform_prior(own_logits), len(batch))
         loss = (reconstruction + kl).sum() / len(batch)
         state.optimizer.zero_grad(set_to_none=True)
