@@ -16,7 +16,6 @@ FOLDERS = sorted(folder for folder in (PACKAGE, *PACKAGE.rglob("*/")) if folder.
 # Where three estimators or more may be named at once: configs of studies, and what names its own functions.
 MAY_NAME_ESTIMATORS = {
     "src/catreparam/estimators/registry.py": "the order in which lists and tables show them; others follow",
-    "src/catreparam/estimators/__init__.py": "for type checkers, written by scripts/exports.py",
     "src/catreparam/jax/__init__.py": "the functions that it defines for JAX, under the same names",
     "src/catreparam/experiments/runs/estimator_specs.py": "what studies compare unless they are told otherwise",
     "scripts/reproduce.py": "the studies of docs/results",
