@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
 
+from catreparam.experiments.runs.folder import RunFolder
 from catreparam.experiments.runs.training import Diverged
 from catreparam.experiments.sweep.config import SweepConfig
 from catreparam.experiments.sweep.study import run_sweep
@@ -64,6 +65,25 @@ class BedStudy:
 def bed_config(folder, **changes):
     values = {"estimators": ("straight_through", "redge:num_steps=2"), "num_trials": 3, "seeds": (0, 1)}
     return SweepConfig(**{**values, "folder": folder, **changes}).checked()
+
+
+def records_of(folder):
+    """All lines, in an order that does not depend on interruptions."""
+    records = RunFolder(folder).read_metrics()
+    return sorted(records, key=lambda r: (r["phase"], r["estimator"], r["number"]))
+
+
+def stop_after(patch, count, error=None):
+    """Makes the line after the next `count` ones raise instead of being written."""
+    original, left = RunFolder.append_metrics, [count]
+
+    def append_metrics(self, record):
+        left[0] -= 1
+        if left[0] < 0:
+            raise error or SystemError("stopped")
+        original(self, record)
+
+    patch.setattr(RunFolder, "append_metrics", append_metrics)
 
 
 def main(folder, seconds, jobs, engine="processes", address=""):

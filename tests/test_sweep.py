@@ -14,26 +14,17 @@ import torch
 
 from catreparam.cli import main
 from catreparam.data import load_dataset
-from catreparam.estimators import ESTIMATORS, make_estimator
-from catreparam.experiments.runs.estimator_specs import parse_spec
 from catreparam.experiments.runs.folder import RunFolder, RunFolderError, WriteFailed, open_run_folder
 from catreparam.experiments.sweep import vae as sweep_vae
 from catreparam.experiments.sweep.chosen import best_of
 from catreparam.experiments.sweep.run import run_trial
-from catreparam.experiments.sweep.search import Pruned, Search
 from catreparam.experiments.sweep.spaces import space_of, spec_at, start_of
 from catreparam.experiments.sweep.study import run_sweep
 from catreparam.experiments.sweep.trial import Sweep, Trial
 from catreparam.experiments.vae.config import Config as VaeConfig
-from sweep_bed import BedStudy, bed_config
+from sweep_bed import BedStudy, bed_config, records_of, stop_after
 
 BED = Path(__file__).with_name("sweep_bed.py")
-
-
-def records_of(folder):
-    """All lines, in an order that does not depend on interruptions."""
-    records = RunFolder(folder).read_metrics()
-    return sorted(records, key=lambda r: (r["phase"], r["estimator"], r["number"]))
 
 
 def assert_whole(folder, trials=10):
@@ -98,19 +89,6 @@ def test_a_sweep_is_repeatable_and_resumes_to_the_same_numbers(finished, tmp_pat
         run_sweep(bed_config(folder), study)
         assert records_of(folder) == records_of(finished[0])
         assert_whole(folder)
-
-
-def stop_after(patch, count, error=None):
-    """Makes the line after the next `count` ones raise instead of being written."""
-    original, left = RunFolder.append_metrics, [count]
-
-    def append_metrics(self, record):
-        left[0] -= 1
-        if left[0] < 0:
-            raise error or SystemError("stopped")
-        original(self, record)
-
-    patch.setattr(RunFolder, "append_metrics", append_metrics)
 
 
 def test_a_full_disk_is_one_clear_error_and_the_same_command_goes_on(finished, tmp_path):
@@ -178,87 +156,6 @@ def wait_for_lines(folder, count, seconds=120):
             return
         time.sleep(0.05)
     raise AssertionError(f"{folder} did not reach {count} lines in {seconds} s")
-
-
-def test_diverged_trials_are_named_and_an_estimator_without_any_other_gets_no_final_run(tmp_path):
-    study = BedStudy(tmp_path / "events", diverge_at="search redge")
-    report = run_sweep(bed_config(tmp_path / "run"), study)
-    states = {row["estimator"]: row["state"] for row in report.table.rows}
-    assert states == {"straight_through": "done", "redge:num_steps=2": "every trial diverged"}
-    found = [r["state"] for r in records_of(tmp_path / "run") if r["phase"] == "search" and "redge" in r["estimator"]]
-    assert found == ["diverged"] * 3
-
-
-def test_trials_that_fall_behind_are_pruned(tmp_path):
-    config = bed_config(tmp_path / "run", num_trials=25, seeds=(0,), estimators=("straight_through",))
-    run_sweep(config, BedStudy(tmp_path / "events"))
-    records = [r for r in records_of(tmp_path / "run") if r["phase"] == "search"]
-    states = collections.Counter(r["state"] for r in records)
-    assert states["pruned"] >= 3
-    assert states["complete"] >= 4
-    assert all("validation" not in r for r in records if r["state"] == "pruned")
-
-
-@pytest.mark.parametrize("pruner", ["median", "hyperband"])
-def test_what_the_search_learns_is_all_in_its_lines(tmp_path, pruner):
-    """A sweep stopped in the middle draws the points of one that went through, and prunes as it does."""
-    changes = {"num_trials": 14, "seeds": (), "estimators": ("gumbel_softmax",), "pruner": pruner}
-    run_sweep(bed_config(tmp_path / "whole", **changes), BedStudy(tmp_path / "events"))
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, 9)
-        with pytest.raises(SystemError):
-            run_sweep(bed_config(tmp_path / "resumed", **changes), BedStudy(tmp_path / "events"))
-    run_sweep(bed_config(tmp_path / "resumed", **changes), BedStudy(tmp_path / "events"))
-    records = records_of(tmp_path / "whole")
-    assert records_of(tmp_path / "resumed") == records
-    assert {r["state"] for r in records} == {"complete", "pruned"}
-
-
-def test_a_trial_is_pruned_by_trials_that_end_while_it_runs(tmp_path):
-    folder, events = tmp_path / "run", tmp_path / "events"
-    run_sweep(bed_config(folder, num_trials=4, seeds=(), estimators=("straight_through",)), BedStudy(events))
-    sweep = Sweep(bed_config(folder, num_trials=5, estimators=("straight_through",)), BedStudy(events), folder)
-    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (folder / "metrics.jsonl").write_text("".join(lines[:1]))
-    search = Search(Trial(sweep, "search", "straight_through", 4))
-    search.say(1, 1e6)  # one trial has ended: too few to judge
-    (folder / "metrics.jsonl").write_text("".join(lines))
-    with pytest.raises(Pruned):
-        search.say(2, 1e6)
-    assert search.said() == {"reported": [[1, 1e6], [2, 1e6]]}
-
-
-def test_lines_without_values_on_the_way_and_points_of_another_space_do_not_stop_a_search(tmp_path):
-    folder, events = tmp_path / "run", tmp_path / "events"
-    run_sweep(bed_config(folder, num_trials=8, seeds=(), estimators=("straight_through",)), BedStudy(events))
-    records = records_of(folder)
-    for record in records:
-        del record["reported"]
-    records[1]["point"] = {"lr": 5.0}
-    records[2]["point"] = {"temperature": 1.0}
-    RunFolder(folder).replace_metrics(records[:6])
-    run_sweep(bed_config(folder, num_trials=8, seeds=(), estimators=("straight_through",)), BedStudy(events))
-    assert [record["number"] for record in records_of(folder)] == list(range(8))
-
-
-def test_points_of_a_random_search_do_not_depend_on_the_order(tmp_path):
-    for jobs in (1, 2):
-        config = bed_config(tmp_path / str(jobs) / "run", jobs=jobs, sampler="random", pruner="none")
-        config.folder.parent.mkdir()
-        run_sweep(config, BedStudy(config.folder.with_name("events")))
-    assert records_of(tmp_path / "1/run") == records_of(tmp_path / "2/run")
-
-
-@pytest.mark.parametrize("name", sorted(ESTIMATORS))
-def test_the_search_space_of_every_estimator_starts_at_a_valid_setting(name):
-    spec = spec_at(name, start_of(space_of(name, (1e-3, 1e-2), 1e-3)))
-    parsed, hyperparameters = parse_spec(spec)
-    make_estimator(parsed, **hyperparameters)
-
-
-def test_what_a_spec_fixes_is_not_searched():
-    assert set(space_of("redge:num_steps=2", (1e-3, 1e-2), 1e-3)) == {"t1", "lr"}
-    assert space_of("straight_through", (1e-3, 1e-3), 1e-3) == {}
 
 
 VAE = VaeConfig(dataset="digits8", num_latents=4, num_classes=3, hidden_sizes=(16,), num_epochs=2, iwae_samples=2)
@@ -342,54 +239,3 @@ def test_a_search_alone_and_its_settings_make_the_runs_of_a_whole_sweep(finished
     assert records_of(tmp_path / "final") == [r for r in records_of(finished[0]) if r["phase"] == "final"]
     assert report.table.rows == finished[1].table.rows
     assert not (tmp_path / "final" / "settings.json").exists()
-
-
-def write_settings(path, **content):
-    path.write_text(json.dumps({"study": "bed", "settings": {}} | content))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"study": "vae"}, "settings of the vae study, not of bed"),
-        ({}, "has no setting for straight_through, redge:num_steps=2"),
-        ({"settings": []}, "has no setting for"),
-        ({"settings": 3}, "is not the settings.json of a sweep"),
-        (
-            {"settings": {"straight_through": {"spec": "redge", "lr": 1.0}, "redge:num_steps=2": 0}},
-            "of another estimator",
-        ),
-        ({"settings": {"straight_through": 0, "redge:num_steps=2": 0}}, "must be an object with spec and lr"),
-        ({"settings": {"straight_through": {"spec": "straight_through", "lr": -1}, "redge:num_steps=2": 0}}, "lr"),
-    ],
-)
-def test_bad_settings_get_one_clear_error_before_anything_runs(tmp_path, content, message):
-    config = bed_config(tmp_path / "run", settings=write_settings(tmp_path / "settings.json", **content))
-    with pytest.raises(ValueError, match=message):
-        run_sweep(config, BedStudy(tmp_path / "events"))
-    assert not (tmp_path / "run").exists()
-
-
-def test_missing_or_damaged_settings_are_named(tmp_path):
-    config = bed_config(tmp_path / "run", settings=tmp_path / "none.json")
-    with pytest.raises(ValueError, match=r"none\.json cannot be read: No such file"):
-        run_sweep(config, BedStudy(tmp_path / "events"))
-    (tmp_path / "none.json").write_text('{"study": "bed", "sett')
-    with pytest.raises(ValueError, match=r"is not the settings\.json of a sweep"):
-        run_sweep(config, BedStudy(tmp_path / "events"))
-
-
-def test_settings_that_change_between_two_runs_of_a_sweep_are_refused(tmp_path):
-    settings = {name: {"spec": name, "lr": 0.01} for name in ("straight_through", "redge:num_steps=2")}
-    path = write_settings(tmp_path / "settings.json", settings=settings)
-    run_sweep(bed_config(tmp_path / "run", settings=path), BedStudy(tmp_path / "events"))
-    settings["straight_through"]["lr"] = 0.02
-    write_settings(path, settings=settings)
-    with pytest.raises(RunFolderError, match=r"learning rate 0\.01, the settings now say straight_through at 0\.02"):
-        run_sweep(bed_config(tmp_path / "run", settings=path), BedStudy(tmp_path / "events"))
-
-
-def test_a_sweep_without_search_and_final_runs_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="nothing to do"):
-        bed_config(tmp_path / "run", settings=tmp_path / "settings.json", seeds=())
