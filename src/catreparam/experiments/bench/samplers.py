@@ -1,7 +1,5 @@
 """The samplers that `catreparam bench` times: ours on every path, whatever peers are installed, and their parity check."""
 
-from __future__ import annotations
-
 import gc
 import importlib
 from collections.abc import Callable
