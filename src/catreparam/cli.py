@@ -240,8 +240,8 @@ def _doctor(words: list[str]) -> int:
 def _build(words: list[str]) -> int:
     about = (
         "Compile the autograd node of the CPU kernels against the torch that is installed (half a minute, needs a C++ "
-        "compiler). Optional: without it the same is done in Python, and small calls take 1.2 to 1.7 times as long. To be "
-        "repeated when torch changes; `catreparam doctor` says whether it is in use."
+        "compiler). Optional: without it the same is done in Python, and small calls take 1.2 to 1.7 times as long. To "
+        "be repeated when torch changes; `catreparam doctor` says whether it is in use."
     )
     _parser("build", about).parse_args(words)
     from catreparam.kernels.compiled import library, node

@@ -1,4 +1,4 @@
-"""What this installation can do here: which path runs on which device and why, processor, compiler, versions, caches."""
+"""What this installation can do here: which path runs on which device and why, processor, compiler, versions."""
 
 import os
 from collections.abc import Iterator

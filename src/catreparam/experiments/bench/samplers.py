@@ -1,4 +1,4 @@
-"""The samplers that `catreparam bench` times: ours on every path, whatever peers are installed, and their parity check."""
+"""The samplers that `catreparam bench` times: ours on every path, installed peers, and the check of their parity."""
 
 import gc
 import importlib
@@ -65,7 +65,7 @@ class Sampler:
 
 
 def peak_tensors(sampler: Sampler, shape: tuple[int, ...], num_steps: int) -> float:
-    """The most memory that one forward and backward pass held at once beyond its arguments, in tensors of the logits' size.
+    """The most memory that a forward and backward pass held beyond its arguments, in tensors of the logits' size.
 
     What torch allocated, temporaries, sample and gradient included; the kernels' own scratch (a few rows) is not seen.
     """
@@ -126,7 +126,7 @@ def why_no_triton() -> str:
 
 
 def parity_error(sampler: Sampler) -> float:
-    """The largest difference of a gradient from the naive twin's, noise and sample given. 0 for the twin and for peers."""
+    """The largest difference of a gradient from the naive twin's, noise and sample given; 0 for twin and peers."""
     if sampler.path in ("", "naive"):
         return 0.0
     setting = setting_of(*OURS[sampler.name])

@@ -104,7 +104,7 @@ def exponent_table(scaling_plots: Sequence[tuple[Scaling, Plot]]) -> Table:
 
 
 def fitted_exponent(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """The least-squares slope of log y against log x over the largest FITTED_DECADES of x; None for fewer than two points.
+    """The least-squares slope of log y against log x over the largest FITTED_DECADES of x; None for under two points.
 
     >>> round(fitted_exponent([1, 10, 100, 1000], [5.0, 5.0, 50.0, 500.0]), 2)
     1.0

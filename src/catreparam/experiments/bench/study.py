@@ -1,6 +1,8 @@
-"""Time the samplers: every path of ours and every installed peer, interleaved in one run, forward and forward + backward.
+"""Time the samplers: every path of ours and every installed peer, interleaved in one run, forward and forward +
+backward.
 
-Seven shapes, then cost against rows, classes and steps. A path whose gradient differs from the naive twin's is not timed.
+Seven shapes, then cost against rows, classes and steps. A path whose gradient differs from the naive twin's is not
+timed.
 """
 
 import json
@@ -52,8 +54,8 @@ COLUMNS = (
 NOTE = (
     f"Medians; ± is half the distance between the quartiles. {NUM_STEPS} evaluations (n_steps = {NUM_STEPS + 1} of the "
     "redge package), t1 = .5. ×: how many times faster, forward + backward, than the redge package and than "
-    "torch.nn.functional.gumbel_softmax(hard=True) in this run (– : not installed). Peak memory: the most that torch held "
-    "beyond logits and upstream gradient, in tensors of the logits' size (sample and gradient alone are 2)."
+    "torch.nn.functional.gumbel_softmax(hard=True) in this run (– : not installed). Peak memory: the most that torch "
+    "held beyond logits and upstream gradient, in tensors of the logits' size (sample and gradient alone are 2)."
 )
 
 
@@ -72,7 +74,8 @@ class Config:
     quick: bool = False
     """Under a minute: small shapes, few rounds, short curves."""
     folder: Path | None = None
-    """Where to write bench.json, table.md, fitted-exponents.md, cost-*.svg and report.html; nothing is written if not given."""
+    """Where to write bench.json, table.md, fitted-exponents.md, cost-*.svg and report.html; nothing is written if not \
+given."""
 
 
 def run(config: Config) -> Report:
@@ -176,7 +179,7 @@ def measure(case: Case, samplers: Sequence[Sampler], rounds: int) -> dict[str, d
 
 
 def _time_block(sampler: Sampler, logits: Tensor, upstream: Tensor, num_steps: int) -> tuple[float, float]:
-    """Mean milliseconds of forward, and of forward + backward, over calls that fill BLOCK; one call before is not timed."""
+    """Mean milliseconds of forward, and of forward + backward, over calls that fill BLOCK, after one not timed."""
     sampler.draw(logits, num_steps).backward(upstream)  # what the neighbour pushed out of the caches comes back
     forward = both = 0.0
     calls = 0

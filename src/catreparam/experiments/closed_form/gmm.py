@@ -40,9 +40,9 @@ COLUMNS = (
 )
 NOTE = (
     "Means over observations, after the last step, in nats; the exact posterior has gap 0. Its samples' −ELBO: as the "
-    "estimator's own draws saw it, mean over the last tenth of the steps. ± is half the 95 % interval over seeds, each with "
-    "a mixture of its own, the same for all estimators; differences to the best are paired by seed. Times are of this run "
-    "and not interleaved."
+    "estimator's own draws saw it, mean over the last tenth of the steps. ± is half the 95 % interval over seeds, each "
+    "with a mixture of its own, the same for all estimators; differences to the best are paired by seed. Times are of "
+    "this run and not interleaved."
 )
 BAND_NOTE = "Mean over observations and seeds; the band is the 95 % interval over seeds, with three or more."
 
@@ -146,8 +146,9 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
     curves = gap_curves(groups)
     report = Report(
         title=f"Posterior of a Gaussian mixture ({config.extension} extension)",
-        summary=f"{config.num_components} components in {config.num_dimensions} dimensions with spread {config.spread:g}, "
-        f"noise {config.noise:g}, {config.num_observations} observations, {config.num_steps} steps of Adam.",
+        summary=f"{config.num_components} components in {config.num_dimensions} dimensions with spread "
+        f"{config.spread:g}, noise {config.noise:g}, {config.num_observations} observations, {config.num_steps} steps "
+        "of Adam.",
         table=Table(COLUMNS, rows_by_gap(groups, _more), NOTE),
         plots=[Plot("Gap to the exact posterior", "step", "KL(q ‖ posterior), nats", curves, BAND_NOTE, log_y=True)],
         facts={"machine": folder.machine, "seeds": ", ".join(map(str, config.seeds))},

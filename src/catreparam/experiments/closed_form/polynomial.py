@@ -38,9 +38,9 @@ COLUMNS = (
     Column("seeds", "seeds"),
 )
 NOTE = (
-    "True loss: E[loss] under softmax(logits), closed form, after the last step. Its samples' loss: mean over the last tenth "
-    "of the steps. Steps to within 1 %: first step at which the true loss is within 1 % of the start's distance to the "
-    "optimum (– : never). ± is half the 95 % interval over seeds; differences to the best are "
+    "True loss: E[loss] under softmax(logits), closed form, after the last step. Its samples' loss: mean over the last "
+    "tenth of the steps. Steps to within 1 %: first step at which the true loss is within 1 % of the start's distance "
+    "to the optimum (– : never). ± is half the 95 % interval over seeds; differences to the best are "
     "paired by seed. Times are of this run and not interleaved."
 )
 
@@ -128,8 +128,8 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
     rows = [row for power in config.powers for row in _rows(config, power, groups[power])]
     report = Report(
         title=f"Polynomial programming ({config.extension} extension)",
-        summary=f"{config.num_variables} binary variables, {config.num_steps} steps of Adam on batches of {config.batch_size} "
-        f"with {config.num_samples} draw(s) each, or the fewest that an estimator takes.",
+        summary=f"{config.num_variables} binary variables, {config.num_steps} steps of Adam on batches of "
+        f"{config.batch_size} with {config.num_samples} draw(s) each, or the fewest that an estimator takes.",
         table=Table(COLUMNS, rows, NOTE, group="problem"),
         plots=[_plot(power, groups[power]) for power in config.powers],
         facts={"machine": folder.machine, "seeds": ", ".join(map(str, config.seeds))},

@@ -39,11 +39,11 @@ COLUMNS = (
     Column("memory", "bytes kept", ".0f"),
 )
 NOTE = (
-    "bias², variance and MSE are relative to the squared norm of the exact gradient; ± is one standard error. bias² is an "
-    "unbiased estimate and may fall below 0. Law error: total variation between the law of the hard sample and "
-    "softmax(logits), less what an exact law would show with as many draws (– : the method draws exactly by construction). "
-    "Evaluations: calls of the objective a draw. Time: wall time of forward and backward a draw in units of "
-    "straight-through's, measured in turn in the same run, median of 7. Bytes kept: for backward, a draw."
+    "bias², variance and MSE are relative to the squared norm of the exact gradient; ± is one standard error. bias² is "
+    "an unbiased estimate and may fall below 0. Law error: total variation between the law of the hard sample and "
+    "softmax(logits), less what an exact law would show with as many draws (– : the method draws exactly by "
+    "construction). Evaluations: calls of the objective a draw. Time: wall time of forward and backward a draw in "
+    "units of straight-through's, measured in turn in the same run, median of 7. Bytes kept: for backward, a draw."
 )
 
 

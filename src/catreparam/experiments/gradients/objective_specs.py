@@ -12,8 +12,8 @@ from catreparam.objectives.toy import OBJECTIVES, make_objective
 def build_objective(spec: str, *, num_variables: int, num_classes: int, seed: int) -> Objective:
     """The objective called `spec`: a name in OBJECTIVES, or `module:function`, imported from the working folder too.
 
-    The function maps one-hot x [*batch, num_variables, num_classes] to a loss [*batch]. Raises ValueError for an unknown
-    name, a module that cannot be imported, or a name in it that is missing or not callable.
+    The function maps one-hot x [*batch, num_variables, num_classes] to a loss [*batch]. Raises ValueError for an
+    unknown name, a module that cannot be imported, or a name in it that is missing or not callable.
     """
     if ":" not in spec:
         if spec not in OBJECTIVES:

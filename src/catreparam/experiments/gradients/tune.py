@@ -34,8 +34,8 @@ COLUMNS = (
     Column("final_loss", "loss after training", ".5f", "final_loss_stderr"),
 )
 NOTE = (
-    "Relative to the squared norm of the exact gradient; ± is one standard error. Score: the criterion, lower is better. "
-    "Pareto: no other setting has both less bias and less variance at equal evaluations."
+    "Relative to the squared norm of the exact gradient; ± is one standard error. Score: the criterion, lower is "
+    "better. Pareto: no other setting has both less bias and less variance at equal evaluations."
 )
 
 

@@ -1,8 +1,8 @@
 """Bias study: how far the law of the hard sample is from softmax(logits), by number of steps and t1.
 
-The law of ReDGE's hard sample is the mean of its relaxed one, so that averaging relaxed samples measures it with far less
-noise than counting; other methods are counted. Distances are cross-fitted: signs from one half of the draws, sizes from
-the other, so that sampling noise does not add to them and an exact law has mean 0.
+The law of ReDGE's hard sample is the mean of its relaxed one, so that averaging relaxed samples measures it with far
+less noise than counting; other methods are counted. Distances are cross-fitted: signs from one half of the draws, sizes
+from the other, so that sampling noise does not add to them and an exact law has mean 0.
 """
 
 import dataclasses
@@ -34,10 +34,11 @@ NUM_CHUNKS = 20  # of every cell, for the halves and the standard errors
 FLOOR = 1e-7  # of logarithmic plots
 DISTANCES = {"total_variation": "Total variation", "wasserstein": "Wasserstein distance"}
 NOTE = (
-    "Columns are numbers of steps (denoiser evaluations). Distance between the law of the hard sample and softmax(logits): "
-    "total variation, and the Wasserstein distance between class indices (cost |i - j|). Means over {seeds} draw(s) of "
-    "the logits; values below twice the last column's error are not told apart from 0, and may be negative because the "
-    "estimate is unbiased at 0. ± largest: the largest standard error of a row, of the sampling and over logits."
+    "Columns are numbers of steps (denoiser evaluations). Distance between the law of the hard sample and "
+    "softmax(logits): total variation, and the Wasserstein distance between class indices (cost |i - j|). Means over "
+    "{seeds} draw(s) of the logits; values below twice the last column's error are not told apart from 0, and may be "
+    "negative because the estimate is unbiased at 0. ± largest: the largest standard error of a row, of the "
+    "sampling and over logits."
 )
 
 
@@ -116,7 +117,8 @@ def crossfitted_length(chunks: Float[Tensor, "num_chunks num_terms"]) -> tuple[f
     """Estimates sum_k |E chunks[., k]| from independent chunks, and the standard error of that.
 
     Every chunk is summed with the signs that the other half of the chunks shows. If the mean is 0 the estimate has mean
-    0; where it is clearly not 0 the signs are right and the estimate is unbiased; between, it is too small, never large.
+    0; where it is clearly not 0 the signs are right and the estimate is unbiased; between, it is too small, never too
+    large.
     """
     first, second = chunks[0::2], chunks[1::2]
     values = torch.cat([first @ second.mean(0).sign(), second @ first.mean(0).sign()])

@@ -1,1 +1,1 @@
-"""What all studies share: run folders, cells, configs, work side by side, progress, seeds, statistics. Imports no study."""
+"""What all studies share: run folders, cells, configs, parallel work, progress, seeds, statistics. Imports no study."""

@@ -1,4 +1,4 @@
-"""What the configs of all experiments have in common: identity, the command that makes them, and the way back from a folder."""
+"""What the configs of all studies have in common: identity, the command that makes them, the way back from a folder."""
 
 import dataclasses
 import json

@@ -26,7 +26,7 @@ class WorkersLost(RuntimeError):
 
 @dataclass(frozen=True)
 class Work(Generic[Task, Result]):
-    """What an engine is given: `function(task)` for every task, `jobs` at a time, on the cluster at `address` if it has one."""
+    """What an engine is given: `function(task)` for every task, `jobs` at a time, on a cluster at `address` if any."""
 
     function: Callable[[Task], Result]
     tasks: Sequence[Task]

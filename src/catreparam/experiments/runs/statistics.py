@@ -33,9 +33,9 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def compare(runs: Mapping[str, Mapping[int, float]], *, reference: str = "") -> dict[str, dict[str, float | None]]:
-    """For every method and its value by seed (lower is better): `mean`, its 95 % interval `half`, and against `reference`
-    (the method with the lowest mean, if none is named) the `difference` and its interval `difference_half`, paired by the
-    seeds that both have.
+    """For every method and its value by seed (lower is better): `mean`, its 95 % interval `half`, and against
+    `reference` (the method with the lowest mean, if none is named) the `difference` and its interval `difference_half`,
+    paired by the seeds that both have.
 
     Pairing removes what the seed does to both: the initial weights, the batches, the problem. The reference itself has
     difference 0 and no interval. Intervals are Student's t and not corrected for the number of comparisons.
@@ -66,7 +66,7 @@ def t_quantile(degrees: int) -> float:
 
 
 def band(runs: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    """Mean and half-width of the 95 % interval of curves, point by point, as far as all go; no band from fewer than three.
+    """Mean and half-width of the 95 % interval of curves, point by point, as far as all go; no band from one or two.
 
     Two curves would give a band of twelve standard errors that hides everything else.
     """

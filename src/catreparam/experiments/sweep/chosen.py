@@ -62,8 +62,8 @@ def refuse_other_settings(folder: RunFolder, given: dict[str, Chosen]) -> None:
         wanted = given.get(record["estimator"])
         if wanted and "spec" in record and (record["spec"], record["lr"]) != (wanted.spec, wanted.lr):
             raise RunFolderError(
-                f"{folder.path} holds runs of {record['spec']} at learning rate {record['lr']:.4g}, the settings now say "
-                f"{wanted.spec} at {wanted.lr}; choose another --folder"
+                f"{folder.path} holds runs of {record['spec']} at learning rate {record['lr']:.4g}, the settings now "
+                f"say {wanted.spec} at {wanted.lr}; choose another --folder"
             )
 
 

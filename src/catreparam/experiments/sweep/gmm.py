@@ -1,7 +1,7 @@
 """Tune every estimator on the mixture study, then fit with its best setting and fresh seeds.
 
-Values are the gap of the negative ELBO to the exact posterior's, in closed form. Options that start with --gmm. are those
-of `catreparam run gmm`.
+Values are the gap of the negative ELBO to the exact posterior's, in closed form. Options that start with --gmm. are
+those of `catreparam run gmm`.
 """
 
 from dataclasses import dataclass, field

@@ -67,7 +67,8 @@ def study_of(config: Config) -> ClosedFormStudy:
         facts={
             "problem": f"{inner.num_variables} binary variables, p = {power:g}, {inner.extension} extension, optimum "
             f"{Polynomial(power, inner.target, inner.extension).optimum:.5f}",
-            "optimiser": f"Adam, {inner.num_steps} steps, batches of {inner.batch_size} with {inner.num_samples} draw(s) each",
+            "optimiser": f"Adam, {inner.num_steps} steps, batches of {inner.batch_size} with {inner.num_samples} "
+            "draw(s) each",
         },
         value_title="true loss above optimum",
     )

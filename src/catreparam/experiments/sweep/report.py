@@ -29,9 +29,9 @@ EXTRAS = (  # measured by some studies in their final runs
 )
 FLOOR = 1e-8  # of logarithmic plots
 NOTE = (
-    "Every estimator with its best setting of the search, chosen by validation values; values with fresh seeds. ± is half the "
-    "95 % interval over seeds (Student's t); differences to the best are paired by seed and not corrected for the number of "
-    "comparisons."
+    "Every estimator with its best setting of the search, chosen by validation values; values with fresh seeds. ± is "
+    "half the 95 % interval over seeds (Student's t); differences to the best are paired by seed and not corrected for "
+    "the number of comparisons."
 )
 SEARCH_NOTE = (
     "Validation values of the best search trial of each estimator: the choice has made them a little too good."
@@ -142,7 +142,8 @@ def _search_table(sweep: Sweep, records: list[Record]) -> Table:
 
 def _curves(study: Study, finals: dict[str, list[Record]]) -> list[Plot]:
     names = dict.fromkeys(name for runs in finals.values() for r in runs for name in r["curves"] if name != "step")
-    note = f"Final runs: mean over seeds, the band is its 95 % interval, with three or more.{' Logarithmic.' * study.log_y}"
+    note = "Final runs: mean over seeds, the band is its 95 % interval, with three or more."
+    note += " Logarithmic." * study.log_y
     plots = []
     for name in names:
         curves = []

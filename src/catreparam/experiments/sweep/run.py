@@ -1,6 +1,7 @@
 """One trial of a sweep, in whichever process it runs: choose a point, run the study there, write the line.
 
-A trial's lock dies with its process, so a trial is never made twice: whoever gets the lock looks whether the line is there.
+A trial's lock dies with its process, so a trial is never made twice: whoever gets the lock looks whether the line is
+there.
 """
 
 from statistics import fmean

@@ -24,8 +24,8 @@ from catreparam.report import Report
 def run_sweep(config: SweepConfig, study: Study) -> Report:
     """Runs every trial that is not done, then the final runs, writes the report and returns it.
 
-    Raises: Interrupted on Ctrl-C, with the report of what there is; RunFolderError if another sweep runs in the folder or
-        it holds something else; WriteFailed when the disk is full. The same command goes on after each of them.
+    Raises: Interrupted on Ctrl-C, with the report of what there is; RunFolderError if another sweep runs in the folder
+        or it holds something else; WriteFailed when the disk is full. The same command goes on after each of them.
         ValueError if the file of settings is not one, of another study, or lacks an estimator.
     """
     name, path = f"sweep-{study.name}", config.folder or Path(f"runs/sweep-{study.name}")

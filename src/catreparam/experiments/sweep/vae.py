@@ -1,7 +1,7 @@
 """Tune every estimator on the VAE study, then train it with its best setting and fresh seeds.
 
-The search lowers the best validation −ELBO of a run; test images are only looked at in the final runs. Options that start
-with --vae. are those of `catreparam run vae` (data, network, epochs, samples).
+The search lowers the best validation −ELBO of a run; test images are only looked at in the final runs. Options that
+start with --vae. are those of `catreparam run vae` (data, network, epochs, samples).
 """
 
 import dataclasses

@@ -129,11 +129,12 @@ def _table_note(config: Config) -> str:
         config.iwae_samples
     )
     return (
-        f"{config.dataset}, binarisation {config.binarisation}. Values at the epoch with the best validation −ELBO, except "
-        f"where the last epoch is named. Measured with {config.num_evaluation_samples} exact draws per image. ± is half the "
-        f"95 % interval over seeds; differences to the best are paired by seed.{bound} Active latents (last epoch): those "
-        "whose class probabilities have a variance over test images above 0.01, summed over classes. Seconds are the median "
-        "training time of an epoch, without evaluation; ms per gradient that of one step's forward and backward pass."
+        f"{config.dataset}, binarisation {config.binarisation}. Values at the epoch with the best validation −ELBO, "
+        f"except where the last epoch is named. Measured with {config.num_evaluation_samples} exact draws per image. ± "
+        f"is half the 95 % interval over seeds; differences to the best are paired by seed.{bound} Active latents "
+        "(last epoch): those whose class probabilities have a variance over test images above 0.01, summed over "
+        "classes. Seconds are the median training time of an epoch, without evaluation; ms per gradient "
+        "that of one step's forward and backward pass."
     )
 
 
