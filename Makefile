@@ -69,7 +69,7 @@ check: lint types test shapes
 # The site, in site/: warnings, dead links and anything loaded from elsewhere are errors
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
-	$(BIN)/python scripts/check_site.py site
+	$(BIN)/python scripts/site/check.py site
 
 # Wheel and sdist, metadata, and both installed in clean environments
 release-check: $(STAMP)
@@ -77,7 +77,7 @@ release-check: $(STAMP)
 
 # Kernels under AddressSanitizer and UndefinedBehaviourSanitizer, three instruction sets (some minutes)
 sanitize:
-	sh scripts/sanitize.sh
+	sh scripts/sanitize/run.sh
 
 # The committed measurements under docs/results
 docs-tables: $(STAMP)
@@ -93,7 +93,7 @@ reproduce-more: $(LIGHT)
 
 # docs/transforms.md: every estimator under every transform
 transforms-table: $(STAMP)
-	$(BIN)/python scripts/transforms_table.py
+	$(BIN)/python scripts/transforms/table.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""A loss that torch cannot see into: codes tested against a secret by a string comparison, learned by the score function."""
+"""A loss that torch cannot see into: codes compared with a secret as strings, learned by the score function."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Peak memory of a guided generation (24 x 24 positions, 16,384 codes, a decoder), a process per estimator, as Markdown."""
+"""Peak memory of a guided generation (24 x 24 positions, 16,384 codes, a decoder), one process each, as Markdown."""
 
 import resource
 import subprocess
@@ -36,7 +36,7 @@ def peak() -> float:
 
 
 def measure(estimator: str) -> float:
-    """MiB that two rounds of two steps add to what the process held before: prior logits count, the decoder does not."""
+    """MiB that two rounds of two steps add to what the process held before: prior logits count, the decoder not."""
     seeded = torch.Generator().manual_seed(0)
     decoder = Decoder().requires_grad_(False)
     model = as_denoiser(lambda x: torch.randn(*x.shape, VOCAB_SIZE, generator=seeded), mask_token=VOCAB_SIZE)

@@ -1,4 +1,4 @@
-"""How far the hard sample of ReDGE is from softmax(logits): total variation for several t1 and num_steps, as Markdown."""
+"""How far the hard sample of ReDGE is from softmax(logits): total variation by t1 and num_steps, as Markdown."""
 
 import torch
 

@@ -1,4 +1,5 @@
-"""A Lightning VAE with categorical codes: one line draws them, a callback anneals t1, a hook logs the gradient's noise."""
+"""A Lightning VAE with categorical codes: a line draws them, a callback anneals t1, a hook logs the gradient's
+noise."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""A structured choice: one slot for every meeting, learned by gradient, with slots that a meeting cannot take masked out."""
+"""A structured choice: one slot for every meeting, learned by gradient, slots that a meeting cannot take masked out."""
 
 import torch
 

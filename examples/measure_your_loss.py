@@ -1,4 +1,4 @@
-"""Before you train: bias and variance of estimators on a small copy of your own loss, with the exact gradient as judge."""
+"""Before you train: bias and variance of estimators on a small copy of your own loss, the exact gradient as judge."""
 
 import torch
 

@@ -1,4 +1,5 @@
-"""A sparse mixture of experts on a task with hidden regimes: the usual top-k router against routers that learn the choice."""
+"""A sparse mixture of experts on a task with hidden regimes: the usual top-k router, and routers that learn the
+choice."""
 
 import torch
 

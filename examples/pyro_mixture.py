@@ -1,4 +1,4 @@
-"""Pyro's SVI on a mixture of Gaussians: the same model and guide with three distributions for the component of a point."""
+"""Pyro's SVI on a mixture of Gaussians: the same model and guide, three distributions for a point's component."""
 
 import pyro
 import pyro.distributions as dist
@@ -18,7 +18,7 @@ def make_data() -> torch.Tensor:
 
 
 def fit(data: torch.Tensor, make_component, seed: int) -> float:
-    """Mean negative ELBO per point, KL exact, after training; `make_component(logits)` is the only thing that differs."""
+    """Mean negative ELBO per point, KL exact, after training; only `make_component(logits)` differs."""
     pyro.clear_param_store()
     pyro.set_rng_seed(seed)
     centres = data[torch.randperm(NUM_POINTS)[:NUM_COMPONENTS]].clone()  # random points to start from

@@ -1,4 +1,4 @@
-"""A vector-quantised autoencoder on real digits: the nearest-row copy of VQ-VAE against estimators of the choice of row."""
+"""A vector-quantised autoencoder on real digits: VQ-VAE's copy of the nearest row against estimators of the choice."""
 
 import torch
 from sklearn.datasets import load_digits

@@ -22,7 +22,7 @@ def main() -> None:
 
 
 def public_names(modules: tuple[str, ...] = MODULES) -> list[str]:
-    """`module.name(parameters)` for functions and classes, `module.name` for the rest, in the order of __all__ sorted."""
+    """`module.name(parameters)` for functions and classes, `module.name` for the rest, sorted."""
     lines = []
     for name in modules:
         module = importlib.import_module(name)

@@ -2,26 +2,24 @@
 
 python scripts/reproduce.py [--only STUDY ... | --more] [--tune] [--jobs N]
 
-Every study is a command of catreparam with a run folder under runs/reproduce; the same call goes on after a kill. Tables,
-pages and the pictures of the documentation are copied to docs/results/STUDY. Hyperparameters come from its settings.json;
---tune searches them anew first (half as long again). --more runs the further study, of more epochs.
+Every study is a command of catreparam with a run folder under runs/reproduce; the same call goes on after a kill.
+Tables, pages and the pictures of the documentation are copied to docs/results/STUDY. Hyperparameters come from its
+settings.json; --tune searches them anew first (half as long again). --more runs the further study, of more epochs.
 """
 
 import argparse
+import importlib
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from catreparam.cli import STUDIES as MODULES
 from catreparam.cli import main as catreparam
-from catreparam.experiments.law import study as law
-from catreparam.experiments.runs.folder import RunFolder
+from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import compare
-from catreparam.experiments.sweep import polynomial as sweep_polynomial
-from catreparam.experiments.sweep import vae as sweep_vae
 from catreparam.report import Column, Plot, Report, Table, to_csv, to_markdown
 from catreparam.report.figures import plot_to_svg
 
@@ -57,9 +55,9 @@ def vae(
     """Four draws a step; the search sees 15 of the 20 epochs."""
     return Study(
         "sweep vae",
-        f"--estimators {estimators} --vae.dataset mnist5k --vae.num-latents {num_latents} --vae.num-classes {num_classes} "
-        f"--vae.activation {activation} --vae.num-epochs {num_epochs} --vae.num-samples 4 --vae.num-evaluation-samples 2 "
-        "--vae.iwae-samples 64",
+        f"--estimators {estimators} --vae.dataset mnist5k --vae.num-latents {num_latents} "
+        f"--vae.num-classes {num_classes} --vae.activation {activation} --vae.num-epochs {num_epochs} "
+        "--vae.num-samples 4 --vae.num-evaluation-samples 2 --vae.iwae-samples 64",
         search="--num-trials 6 --search-seeds 1000 --lr-range 5e-4 3e-3 --vae.num-epochs 15",
         plots=("Test −ELBO", "Train −ELBO"),
         seeds="--seeds 0 1 2 3 4",
@@ -67,9 +65,9 @@ def vae(
     )
 
 
-def longer(settings_of: str, num_epochs: int, *network: Any) -> Study:
-    """A VAE study with more epochs, the settings of the shorter one, and only the estimators that are compared with OURS."""
-    study = vae(*network, " ".join(RIVALS), num_epochs)
+def longer(settings_of: str, num_epochs: int, num_latents: int, num_classes: int, activation: str) -> Study:
+    """A VAE study with more epochs, the settings of the shorter one, and only RIVALS."""
+    study = vae(num_latents, num_classes, activation, " ".join(RIVALS), num_epochs)
     return replace(study, search="", settings_of=settings_of, more=True)
 
 
@@ -96,44 +94,20 @@ STUDIES = {
 }
 VAES = ("vae-48x2", "vae-reinmax-8x4", "vae-reinmax-4x24")
 EPOCHS = (10, 20, 30, 40, 50, 80)  # what the longer studies are compared after
-REPORTS = {
-    "sweep vae": sweep_vae.report_folder,
-    "sweep polynomial": sweep_polynomial.report_folder,
-    "run law": law.report_folder,
-}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        choices=STUDIES,
-        default=[],
-        metavar="STUDY",
-        help=", ".join(STUDIES),
-    )
+    only = {"nargs": "+", "choices": STUDIES, "default": [], "metavar": "STUDY", "help": ", ".join(STUDIES)}
+    parser.add_argument("--only", **only)
     parser.add_argument("--more", action="store_true", help="the further study instead: more epochs")
     parser.add_argument("--tune", action="store_true", help="search the hyperparameters anew")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, each on one thread")
     arguments = parser.parse_args()
     begin = time.perf_counter()
-    chosen = arguments.only or [name for name, study in STUDIES.items() if study.more == arguments.more]
-    for name in chosen:
-        study = STUDIES[name]
-        settings = RESULTS / (study.settings_of or name) / "settings.json"
+    for name in arguments.only or [name for name, study in STUDIES.items() if study.more == arguments.more]:
         print(f"\n== {name}, after {(time.perf_counter() - begin) / 60:.0f} min", flush=True)
-        if arguments.tune and study.search:
-            folder = RUNS / f"{name}-search"
-            run(study, f"{study.options} {study.search} --seeds", folder, arguments.jobs)
-            publish(folder, RESULTS / name / "search")
-            shutil.copy(folder / "settings.json", settings)
-        options = f"{study.options} {study.seeds}" + (
-            f" --settings {settings}" if study.search or study.settings_of else ""
-        )
-        run(study, options, RUNS / name, arguments.jobs)
-        publish(RUNS / name, RESULTS / name)
-        draw(study, name, RUNS / name)
+        reproduce(name, tune=arguments.tune, jobs=arguments.jobs)
     if finished(VAES):
         compare_shapes()
     for name, study in STUDIES.items():
@@ -141,6 +115,21 @@ def main() -> int:
             compare_epochs(name)
     print(f"\nAll done in {(time.perf_counter() - begin) / 60:.0f} min.")
     return 0
+
+
+def reproduce(name: str, *, tune: bool, jobs: int) -> None:
+    """One study: its search if asked for, its runs, and what the documentation shows of them."""
+    study, options = STUDIES[name], STUDIES[name].options
+    settings = RESULTS / (study.settings_of or name) / "settings.json"
+    if tune and study.search:
+        folder = RUNS / f"{name}-search"
+        run(study, f"{options} {study.search} --seeds", folder, jobs)
+        publish(folder, RESULTS / name / "search")
+        shutil.copy(folder / "settings.json", settings)
+    given = f" --settings {settings}" if study.search or study.settings_of else ""
+    run(study, f"{options} {study.seeds}{given}", RUNS / name, jobs)
+    publish(RUNS / name, RESULTS / name)
+    draw(study, name, RUNS / name)
 
 
 def run(study: Study, options: str, folder: Path, jobs: int) -> None:
@@ -159,7 +148,7 @@ def publish(folder: Path, target: Path) -> None:
 
 def draw(study: Study, name: str, folder: Path) -> None:
     """The plots that the documentation shows, as pictures of their own."""
-    report = REPORTS[study.command](folder)
+    report: Report = importlib.import_module(MODULES[study.command]).report_folder(folder)
     labels = list(dict.fromkeys(curve.label for plot in report.plots for curve in plot.curves))
     for plot in report.plots:
         if plot.title in study.plots:
@@ -181,7 +170,7 @@ def compare_shapes() -> None:
 def compare_epochs(name: str) -> None:
     """docs/results/NAME.md and .csv: differences to OURS had the training ended after so many epochs."""
     length = max(run["curves"]["step"][-1] for run in final_runs(name))
-    rows: list[dict[str, Any]] = [{"estimator": estimator} for estimator in RIVALS]
+    rows: list[Record] = [{"estimator": estimator} for estimator in RIVALS]
     columns = [Column("estimator", "estimator")]
     for epochs in [count for count in EPOCHS if count <= length]:
         compared = compare(values_within(name, epochs), reference=OURS)
@@ -191,8 +180,8 @@ def compare_epochs(name: str) -> None:
             row[f"{epochs}-half"] = None if ours else one["difference_half"]
         columns.append(Column(f"{epochs}", f"{epochs} epochs", ".2f", f"{epochs}-half"))
     note = (
-        f"Test −ELBO at the best validation epoch so far: of {OURS}, and of the others above it. ± is half the 95 % interval "
-        "over five seeds (Student's t), paired by seed."
+        f"Test −ELBO at the best validation epoch so far: of {OURS}, and of the others above it. ± is half the 95 % "
+        "interval over five seeds (Student's t), paired by seed."
     )
     table = Table(columns, rows, note)
     write_comparison(name, f"By length of training: {STUDIES[name].title}", table, "make reproduce-more")
@@ -214,7 +203,7 @@ def write_comparison(name: str, title: str, table: Table, command: str = "make r
     (RESULTS / f"{name}.csv").write_text(to_csv(report), encoding="utf-8")
 
 
-def final_runs(study: str) -> list[dict[str, Any]]:
+def final_runs(study: str) -> list[Record]:
     """The finished final runs of a study."""
     runs = RunFolder(RUNS / study).read_metrics()
     return [run for run in runs if run["phase"] == "final" and run["state"] == "complete"]
@@ -231,8 +220,9 @@ def final_values(study: str) -> dict[str, dict[int, float]]:
 def versus_ours(
     studies: list[tuple[str, str, dict[str, dict[int, float]]]], estimators: Sequence[str], note: str = ""
 ) -> Table:
-    """For every study (key, title, values) two columns: mean and interval of each estimator, its paired difference to OURS."""
-    rows: list[dict[str, Any]] = [{"estimator": name} for name in estimators]
+    """For every study (key, title, values) two columns: an estimator's mean and interval, its paired difference to
+    OURS."""
+    rows: list[Record] = [{"estimator": name} for name in estimators]
     columns = [Column("estimator", "estimator")]
     for key, title, values in studies:
         compared = compare({name: values[name] for name in estimators}, reference=OURS)

@@ -2,17 +2,32 @@
 
 import torch
 
-from catreparam import ESTIMATORS, expectation, make_estimator, takes_objective
+from catreparam import ESTIMATORS, expectation, make_estimator
 from catreparam.estimators import fewest_samples
+from catreparam.estimators.facts import facts_of
+from catreparam.kernels.compiled import library
+from catreparam.kernels.methods import METHODS
+from catreparam.kernels.settings import Setting
+from catreparam.kernels.torch.adjoints import ADJOINTS
 
-REPARAMETERISED = [name for name, function in ESTIMATORS.items() if not takes_objective(function)]
-SCORE_FUNCTION = [name for name, function in ESTIMATORS.items() if takes_objective(function)]
-RELAXED = ["gumbel_softmax", "decoupled_straight_through", "gapped_straight_through", "redge", "redge_cov"]
-RELAXED += ["exact_redge", "transport_redge"]
-EXACT_LAW = [name for name in REPARAMETERISED if name not in ("redge", "redge_cov", "reindge")]
-UNBIASED = ["exact", "reinforce", "rloo", "arsm", "rebar", "relax", "unbiased_redge"]
 ALL = list(ESTIMATORS)
-OUTSIDE_TRANSFORMS = ["relax", "reinmax_rloo"]  # not under torch.func and vmap, and they say so
+REPARAMETERISED = [name for name in ALL if not facts_of(name).takes_objective]
+SCORE_FUNCTION = [name for name in ALL if facts_of(name).takes_objective]
+RELAXED = [name for name in REPARAMETERISED if facts_of(name).relaxes]
+EXACT_LAW = [
+    name for name in REPARAMETERISED if facts_of(name).law == "exact" or "forward_temperature" in facts_of(name).law
+]
+UNBIASED = [name for name in SCORE_FUNCTION if facts_of(name).bias == "none"]
+OUTSIDE_TRANSFORMS = [name for name in ALL if "vmap" in facts_of(name).unsupported]  # and they say so
+COMPILED = [name for name in ALL if name in METHODS and METHODS[name].rule in library.RULES]
+ON_TORCH_PATH = [name for name in ALL if name in METHODS and METHODS[name].rule in ADJOINTS]
+
+
+def setting_for(method: str, *fields, **more) -> Setting:
+    """A setting of a method by name, unchecked; ReinMax and ReinDGE have weight 1 unless another is given."""
+    if method in ("reinmax", "reindge"):
+        more.setdefault("weight", 1.0)
+    return Setting(METHODS[method], *fields, **more)
 
 
 def seeded(seed: int = 0) -> torch.Generator:

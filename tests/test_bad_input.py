@@ -6,6 +6,7 @@ import torch
 import catreparam as c
 from catreparam import ESTIMATORS, expectation, make_estimator
 from catreparam.estimators import fewest_samples
+from catreparam.estimators.facts import facts_of
 from methods import ALL, REPARAMETERISED, SCORE_FUNCTION, loss_of, seeded
 
 GOOD = torch.zeros(4, 3)
@@ -77,7 +78,7 @@ BAD_VALUES = {
 CASES = [
     (name, key, value, error)
     for name in ALL
-    for key in c.estimators.registry.hyperparameter_names(ESTIMATORS[name])
+    for key in facts_of(name).hyperparameters
     for value, error in BAD_VALUES.get(key, [])
 ]
 
@@ -92,13 +93,13 @@ def test_hyperparameters_out_of_range_are_named_when_made_and_when_called(name, 
 
 
 def test_every_hyperparameter_is_covered_above():
-    keys = {key for name in ALL for key in c.estimators.registry.hyperparameter_names(ESTIMATORS[name])}
+    keys = {key for name in ALL for key in facts_of(name).hyperparameters}
     assert keys - set(BAD_VALUES) == {"hard", "control_variate"}
 
 
 @pytest.mark.parametrize("name", REPARAMETERISED)
 def test_hard_must_be_a_bool(name):
-    if "hard" in c.estimators.registry.hyperparameter_names(ESTIMATORS[name]):
+    if "hard" in facts_of(name).hyperparameters:
         with pytest.raises(TypeError, match="hard must be True or False, got 'no'"):
             ESTIMATORS[name](GOOD, hard="no")
 

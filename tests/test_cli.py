@@ -132,7 +132,7 @@ def test_options_apply_on_top_of_a_preset(capsys):
     assert "elsewhere/report.html" in capsys.readouterr().out
 
 
-def test_a_registered_command_is_run_with_its_own_config(capsys, monkeypatch, tmp_path):
+def test_a_registered_study_is_run_with_its_own_config(capsys, monkeypatch, tmp_path):
     (tmp_path / "toy_experiment.py").write_text(
         '"""A toy."""\n'
         "from dataclasses import dataclass\n"
@@ -142,8 +142,8 @@ def test_a_registered_command_is_run_with_its_own_config(capsys, monkeypatch, tm
         "def run(config):\n    return Report('toy', '', Table([Column('n', 'size')], [{'n': config.size}]))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(cli.CONFIG_COMMANDS, "toy", ("toy_experiment", "a toy"))
-    assert cli.main(["toy", "--size", "7"]) == 0
+    monkeypatch.setitem(cli.STUDIES, "run toy", "toy_experiment")
+    assert cli.main(["run", "toy", "--size", "7"]) == 0
     assert "|    7 |" in capsys.readouterr().out
 
 

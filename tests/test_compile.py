@@ -1,4 +1,5 @@
-"""torch.compile(fullgraph=True) takes every estimator but relax and reinmax_rloo; torch.export every reparameterised one."""
+"""torch.compile(fullgraph=True) takes all estimators but relax and reinmax_rloo; torch.export all reparameterised
+ones."""
 
 import pytest
 import torch

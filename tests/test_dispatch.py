@@ -10,12 +10,16 @@ import torch
 
 import catreparam
 from catreparam.kernels import dispatch
+from catreparam.kernels.compiled import autograd as compiled_path
 from catreparam.kernels.compiled import library
-from methods import seeded
+from catreparam.kernels.methods import METHODS, Method
+from catreparam.kernels.settings import Setting
+from catreparam.kernels.torch.adjoints import ADJOINTS, Direct
+from methods import seeded, setting_for
 
 
 def path_of(logits=None, method="redge"):
-    return dispatch.choose_path(torch.zeros(3, 4) if logits is None else logits, method)
+    return dispatch.choose_path(setting_for(method), torch.zeros(3, 4) if logits is None else logits)
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +136,7 @@ def test_forgotten_settings_give_back_their_memory():
 
     def count():
         gc.collect()
-        return sum(type(thing) in (library.Plan, library.Job) for thing in gc.get_objects())
+        return sum(type(thing) in (library.CPlan, library.Job) for thing in gc.get_objects())
 
     forget_all()
     before = count()
@@ -142,3 +146,58 @@ def test_forgotten_settings_give_back_their_memory():
     assert count() == before + 40
     forget_all()
     assert count() == before
+
+
+def new_method(rule):
+    """A method that only the paths which know the rule can take."""
+
+    def brand_new_surrogate(logits):
+        return torch.softmax(logits, -1)
+
+    return Setting(Method(brand_new_surrogate, rule))
+
+
+@pytest.fixture
+def _methods_as_they_were(monkeypatch):
+    monkeypatch.setattr("catreparam.kernels.methods.METHODS", dict(METHODS))
+
+
+@pytest.mark.usefixtures("_methods_as_they_were")
+def test_a_method_without_fast_paths_takes_the_naive_one():
+    setting, logits = new_method(None), torch.zeros(3, 4, requires_grad=True)
+    assert dispatch.choose_path(setting, logits) == "naive"
+    with pytest.raises(
+        ValueError, match=r"brand_new does not say how its naive path draws: give its Method\(draw=...\)"
+    ):
+        dispatch.sample(logits, None, -1, None, setting)
+    assert [dispatch.why_not(path, setting, logits) for path in ("compiled", "torch")] == [
+        "brand_new has no compiled kernel",
+        "brand_new has no torch path",
+    ]
+
+
+@pytest.mark.usefixtures("_methods_as_they_were")
+def test_a_method_with_a_torch_path_alone_never_meets_a_kernel(monkeypatch):
+    class Doubled(Direct):
+        def gradient(self, upstream, x):
+            return 2 * super().gradient(upstream, x)
+
+    monkeypatch.setitem(ADJOINTS, 99, Doubled)
+    setting, upstream = new_method(99), torch.randn(3, 4)
+    for dtype in (torch.float32, torch.float64):
+        logits = torch.randn(3, 4, dtype=dtype, requires_grad=True)
+        assert dispatch.choose_path(setting, logits) == "torch"
+        x = dispatch.sample(logits, None, -1, seeded(), setting)
+        (found,) = torch.autograd.grad(x, logits, upstream.to(dtype))
+        wanted = 2 * torch.autograd.grad(torch.softmax(logits, -1), logits, upstream.to(dtype))[0]
+        assert torch.allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.skipif(not library.BUILT, reason="the kernels were not built")
+@pytest.mark.usefixtures("_methods_as_they_were")
+def test_kernels_handed_a_method_they_do_not_know_refuse():
+    logits = torch.zeros(3, 4)
+    for sample in (compiled_path.sample_usual, compiled_path._sample_in_python):
+        assert sample(new_method(99), logits, None) is None
+    with pytest.raises(ValueError, match="brand_new has no compiled kernel"):
+        library.forward(new_method(99), logits, 0)

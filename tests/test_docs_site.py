@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
+from catreparam import ESTIMATORS
+
+SITE = Path(__file__).parent.parent / "scripts" / "site"
 
 
 def load(name: str):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"site_{name}", SITE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -25,7 +27,7 @@ GOOD = '<h1 id="top">A</h1><a href="b.html#part">b</a><a href="#top">top</a><a h
 
 
 def test_a_good_site_has_no_problems(tmp_path):
-    assert load("check_site").find_problems(write(tmp_path, a=GOOD, b='<h2 id="part">B</h2>')) == []
+    assert load("check").find_problems(write(tmp_path, a=GOOD, b='<h2 id="part">B</h2>')) == []
 
 
 @pytest.mark.parametrize(
@@ -41,18 +43,18 @@ def test_a_good_site_has_no_problems(tmp_path):
     ids=["page", "image", "anchor", "script", "stylesheet", "formula"],
 )
 def test_the_checker_names_what_is_wrong(tmp_path, body, problem):
-    problems = load("check_site").find_problems(write(tmp_path, a=GOOD, b='<h2 id="part">B</h2>', c=body))
+    problems = load("check").find_problems(write(tmp_path, a=GOOD, b='<h2 id="part">B</h2>', c=body))
     assert len(problems) == 1
     assert problem in problems[0]
 
 
 def test_an_empty_folder_is_a_problem(tmp_path):
-    assert "build the site first" in load("check_site").find_problems(tmp_path)[0]
+    assert "build the site first" in load("check").find_problems(tmp_path)[0]
 
 
 def test_formulas_become_mathml():
     pytest.importorskip("latex2mathml", reason="pip install 'catreparam[docs]'")
-    html = load("site_maths").on_page_content(
+    html = load("maths").on_page_content(
         r'<p><span class="arithmatex">\(a &lt; b\)</span></p><div class="arithmatex">\[\frac{1}{2}\]</div>'
     )
     assert html.count("<math") == 2
@@ -63,7 +65,7 @@ def test_formulas_become_mathml():
 
 def test_docstrings_become_markdown():
     pytest.importorskip("griffe", reason="pip install 'catreparam[docs]'")
-    text = load("site_docstrings").to_markdown(
+    text = load("docstrings").to_markdown(
         "Draws x [*batch].\n\nBias:      none for <p, u>,\n           ever.\nCost:      one `a_b`.\n\n>>> f(1)\n2\n\n"
         "Reference: A 2026, https://example.org/a_b."
     )
@@ -71,3 +73,49 @@ def test_docstrings_become_markdown():
         "Draws x \\[\\*batch\\].\n\n\n- **Bias:** none for &lt;p, u>,\n  ever.\n- **Cost:** one `a_b`.\n\n\n"
         "```pycon\n>>> f(1)\n2\n```\n\n\n- **Reference:** A 2026, <https://example.org/a_b>."
     )
+
+
+def test_estimators_get_into_navigation_table_and_signatures_by_their_facts(tmp_path):
+    hook = load("estimators")
+    config = {
+        "docs_dir": str(SITE.parents[1] / "docs"),
+        "nav": [{"Start": "index.md"}, {"Estimators": ["estimators.md"]}],
+    }
+    section = hook.on_config(config)["nav"][1]["Estimators"]
+    pages = [page for group in section[1:] for pages in group.values() for page in pages]
+    assert sorted(pages) == sorted(f"estimators/{name}.md" for name in ESTIMATORS)
+    filled = hook.on_page_markdown("a\n<!-- estimators: table --> *made when built*\nb")
+    assert filled.startswith("a\n| name |")
+    assert filled.endswith("|\nb")
+    assert all(f"[`{name}`](estimators/{name}.md)" in filled for name in ESTIMATORS)
+    shown = [hook.signatures(takes_objective) for takes_objective in (False, True)]
+    assert "::: catreparam.estimators.redge.redge_surrogate" in shown[0]
+    assert "::: catreparam.estimators.reinforce.MovingAverageBaseline" in shown[1]
+    assert sum(text.count(":::") for text in shown) > len(ESTIMATORS)
+
+
+def test_a_page_that_is_missing_says_what_to_write(tmp_path):
+    pytest.importorskip("mkdocs", reason="pip install 'catreparam[docs]'")
+    hook = load("estimators")
+    message = hook.problem_with_page("redge", tmp_path)
+    assert message.startswith(f"{tmp_path / 'estimators' / 'redge.md'} is missing. Write it, with a title")
+    for part in (*hook.HEADINGS, *hook.ROWS, "scripts/site/figures.py redge"):
+        assert part in message
+    with pytest.raises(Exception, match=r"rloo.md is missing. Write it"):
+        hook.on_config({"docs_dir": str(tmp_path), "nav": []})
+
+
+def test_an_incomplete_page_says_what_it_lacks(tmp_path):
+    hook = load("estimators")
+    text = (SITE.parents[1] / "docs" / "estimators" / "redge.md").read_text(encoding="utf-8")
+    for folder in ("estimators", "assets/estimators"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "assets" / "estimators" / "redge.svg").write_text("<svg/>")
+    page = tmp_path / "estimators" / "redge.md"
+    page.write_text(text, encoding="utf-8")
+    assert hook.problem_with_page("redge", tmp_path) == ""
+    page.write_text(text.replace("## When not to use it", "").replace("| Law of x |", ""), encoding="utf-8")
+    assert "lacks When not to use it, | Law of x |." in hook.problem_with_page("redge", tmp_path)
+    page.write_text(text, encoding="utf-8")
+    (tmp_path / "assets" / "estimators" / "redge.svg").unlink()
+    assert "missing: python scripts/site/figures.py redge" in hook.problem_with_page("redge", tmp_path)

@@ -7,6 +7,7 @@ from catreparam.cli import main
 from catreparam.experiments import doctor
 from catreparam.kernels import dispatch
 from catreparam.kernels.compiled import library
+from methods import setting_for
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def test_the_command_prints_every_section(capsys):
 
 
 def test_the_path_is_the_one_that_a_call_takes():
-    assert finding("Paths", "cpu float32").startswith(dispatch.choose_path(torch.zeros(1, 3), "redge"))
+    assert finding("Paths", "cpu float32").startswith(dispatch.choose_path(setting_for("redge"), torch.zeros(1, 3)))
 
 
 def test_a_missing_library_is_named_as_the_reason(monkeypatch):

@@ -40,8 +40,8 @@ def masked(batch: int, length: int = 3) -> torch.Tensor:
     return torch.full((batch, length), 3)
 
 
-# Laws. An empirical law of 5,000 draws over 27 outcomes has a total variation of about .025 from its own, with a standard
-# deviation of .004: each bound below leaves five of them (1e-6), and room for the bias of 32 particles.
+# Laws. An empirical law of 5,000 draws over 27 outcomes has a total variation of about .025 from its own, with a
+# standard deviation of .004: each bound below leaves five of them (1e-6), and room for the bias of 32 particles.
 
 
 @pytest.mark.statistical

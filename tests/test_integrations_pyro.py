@@ -57,7 +57,7 @@ def exact_gradient():
 @pytest.mark.statistical
 @pytest.mark.parametrize("elbo", [Trace_ELBO, TraceMeanField_ELBO])
 def test_the_elbo_of_a_mixture_has_an_unbiased_gradient(elbo):
-    """The ELBO is quadratic in z, for which reinmax is unbiased: 20,000 draws, tolerance of 5 standard errors or more."""
+    """The ELBO is quadratic in z, for which reinmax is unbiased: 20,000 draws, tolerance at least 5 standard errors."""
     model, guide, logits = mixture("reinmax", COPIES)
     loss = elbo().differentiable_loss(model, guide)
     (gradient,) = torch.autograd.grad(loss / COPIES, logits)

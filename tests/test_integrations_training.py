@@ -1,4 +1,4 @@
-"""What goes into training loops: the hook that logs gradient variance, and Lightning's callback that moves schedules."""
+"""What goes into training loops: the hook that logs gradient variance, Lightning's callback that moves schedules."""
 
 import pytest
 import torch

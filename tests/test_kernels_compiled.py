@@ -7,37 +7,37 @@ import pytest
 import torch
 
 import catreparam
-from catreparam.kernels import dispatch
+from catreparam.kernels import dispatch, ops
+from catreparam.kernels.autograd import attach, replayed
 from catreparam.kernels.compiled import autograd as compiled
 from catreparam.kernels.compiled import library
-from catreparam.kernels.naive.twins import naive_surrogate, needs_noise
-from catreparam.kernels.settings import Setting
+from catreparam.kernels.naive.twins import naive_surrogate
 from catreparam.noise_schedule import make_schedule
-from methods import seeded
+from methods import COMPILED, seeded, setting_for
 
 pytestmark = pytest.mark.skipif(not library.BUILT, reason="the compiled kernels were not built (no C++ compiler)")
 
 CLASSES = [1, 2, 3, 5, 16, 17, 32, 100, 130, 1000]  # pairs, side by side (whole and part vectors), along the row
 SCHEDULES = [make_schedule("alpha", steps, 0.5).lambdas for steps in (1, 2, 4)] + [(0.1, 0.5, 0.5, 1.2)]
 SETTINGS = [
-    Setting("straight_through"),
-    Setting("gumbel_softmax", temperature=0.7, hard=False),
-    Setting("gumbel_softmax", temperature=1.5),
-    Setting("reinmax"),
-    Setting("reinmax", temperature=1.3),
-    Setting("lambda_reinmax", weight=0.6),
+    setting_for("straight_through"),
+    setting_for("gumbel_softmax", temperature=0.7, hard=False),
+    setting_for("gumbel_softmax", temperature=1.5),
+    setting_for("reinmax"),
+    setting_for("reinmax", temperature=1.3),
+    setting_for("lambda_reinmax", weight=0.6),
     *(
-        Setting(method, lambdas, solver, hard=False, weight=float(method == "reindge"))
+        setting_for(method, lambdas, solver, hard=False, weight=float(method == "reindge"))
         for method in ("redge", "redge_cov", "reindge")
         for solver in ("euler", "ab2", "heun")
         for lambdas in SCHEDULES
     ),
     *(
-        Setting("exact_redge", lambdas, num_noises=noises, weight=weight)
+        setting_for("exact_redge", lambdas, num_noises=noises, weight=weight)
         for noises, weight in ((1, 0.0), (2, 0.75), (3, 1.0))
         for lambdas in SCHEDULES
     ),
-    Setting("exact_redge", SCHEDULES[2], num_noises=2, hard=False),
+    setting_for("exact_redge", SCHEDULES[2], num_noises=2, hard=False),
 ]
 
 
@@ -52,7 +52,7 @@ def problem(setting, classes, rows=37, dtype=torch.float32, seed=0):
     logits[:, 1:][torch.rand(rows, classes - 1, generator=generator) < 0.1] = -torch.inf
     x = torch.softmax(logits, -1).multinomial(1, generator=generator)[:, 0]
     x = torch.nn.functional.one_hot(x, classes).float()
-    shape = (setting.num_noises, rows, classes) if setting.method == "exact_redge" else (rows, classes)
+    shape = (setting.num_noises, rows, classes) if setting.method.name == "exact_redge" else (rows, classes)
     noise = torch.randn(shape, generator=generator)
     upstream = torch.randn(rows, classes, generator=generator)
     return logits.to(dtype), noise, x, upstream.to(dtype)
@@ -66,7 +66,7 @@ def twin(setting, logits, noise, x, upstream):
 
 
 def expected_sample(setting, logits, noise, x, value):
-    if setting.method == "gumbel_softmax" and setting.hard:
+    if setting.method.name == "gumbel_softmax" and setting.hard:
         return torch.nn.functional.one_hot((logits + noise).argmax(-1), logits.shape[-1]).double()
     return x.double() if setting.hard else value
 
@@ -77,7 +77,7 @@ def test_value_and_gradient_equal_the_naive_twin(setting, instructions):
     if not library.choose_instruction_set(instructions):
         pytest.skip(f"this processor has no {instructions}")
     # Float32 rounding, which the covariance-matched chain amplifies by lambda / v, up to 10 a step.
-    tolerance = 2e-4 if setting.method == "redge_cov" else 1e-5
+    tolerance = 2e-4 if setting.method.name == "redge_cov" else 1e-5
     try:
         for classes in CLASSES:
             logits, noise, x, upstream = problem(setting, classes)
@@ -105,7 +105,7 @@ def test_a_kept_chain_gives_the_gradient_of_one_made_again(setting, instructions
                 logits, noise, x, upstream = problem(setting, classes, rows=rows, dtype=dtype)
                 room = library.room_to_keep(setting, logits)
                 if room is None:
-                    assert classes > 100 or (setting.method not in ("redge", "reindge") and classes != 2)
+                    assert classes > 100 or (setting.method.name not in ("redge", "reindge") and classes != 2)
                     continue
                 room.memory.fill_(torch.nan)
                 for given in ((noise, x), (None, None)):
@@ -119,7 +119,7 @@ def test_a_kept_chain_gives_the_gradient_of_one_made_again(setting, instructions
 
 
 def test_memory_that_is_kept_is_bounded_and_used_again():
-    setting = Setting("redge", SCHEDULES[2])
+    setting = setting_for("redge", SCHEDULES[2])
     assert library.room_to_keep(setting, torch.empty(100_000, 10)) is None
     room = library.room_to_keep(setting, torch.empty(2000, 10))
     assert library.SMALL_ROOM < room.memory.numel() <= library.KEPT_BYTES / 4
@@ -143,7 +143,7 @@ def test_a_graph_kept_and_used_twice_gives_the_same_gradient_twice(classes):
 @pytest.mark.parametrize("classes", CLASSES)
 def test_half_precision_differs_by_the_rounding_of_the_output_only(classes, dtype):
     for setting in SETTINGS:
-        if setting.method == "redge_cov":
+        if setting.method.name == "redge_cov":
             continue
         logits, noise, x, upstream = problem(setting, classes, dtype=dtype)
         value, gradient = twin(setting, logits, noise, x, upstream)
@@ -151,7 +151,7 @@ def test_half_precision_differs_by_the_rounding_of_the_output_only(classes, dtyp
         ours = library.backward(setting, logits, upstream, 0, noise, x)
         assert sample.dtype == ours.dtype == dtype
         rounding = torch.finfo(dtype).eps
-        if not (setting.method == "gumbel_softmax" and setting.hard):  # argmax of sums that halves round to ties
+        if not (setting.method.name == "gumbel_softmax" and setting.hard):  # argmax of sums that halves round to ties
             wanted = expected_sample(setting, logits, noise, x, value)
             torch.testing.assert_close(sample.double(), wanted, atol=1e-5, rtol=rounding)
         torch.testing.assert_close(ours.double(), gradient, atol=2e-5, rtol=rounding)
@@ -161,14 +161,14 @@ def test_half_precision_differs_by_the_rounding_of_the_output_only(classes, dtyp
 @pytest.mark.parametrize("classes", [2, 7, 40, 300])
 def test_noise_from_the_seed_is_the_noise_replayed(setting, classes):
     logits, _, _, upstream = problem(setting, classes, rows=75)
-    noise, x = compiled._replay(setting, logits, 11)
+    noise, x = replayed(compiled.PASSES, setting, logits, 11)
     if noise is None:
         noise = torch.zeros(75, classes)
     x = library.forward(setting._replace(hard=True), logits, 11)[0] if x is None else x
     value, gradient = twin(setting, logits, noise, x, upstream)
     sample, _ = library.forward(setting, logits, 11)
     ours = library.backward(setting, logits, upstream, 11)
-    tolerance = 1e-3 if setting.method == "redge_cov" else 2e-5
+    tolerance = 1e-3 if setting.method.name == "redge_cov" else 2e-5
     if not setting.hard:
         torch.testing.assert_close(sample.double(), value, atol=tolerance, rtol=0)
     else:
@@ -179,7 +179,7 @@ def test_noise_from_the_seed_is_the_noise_replayed(setting, classes):
 
 @pytest.mark.parametrize("classes", [2, 10, 300])
 def test_results_do_not_depend_on_the_number_of_threads(classes):
-    setting = Setting("redge", SCHEDULES[2])
+    setting = setting_for("redge", SCHEDULES[2])
     logits = torch.randn(20_011, classes)
     threads = torch.get_num_threads()
     try:
@@ -194,7 +194,7 @@ def test_results_do_not_depend_on_the_number_of_threads(classes):
 
 def test_results_do_not_depend_on_the_other_rows():
     for classes in (2, 10, 300):
-        setting = Setting("redge", SCHEDULES[2], hard=False)
+        setting = setting_for("redge", SCHEDULES[2], hard=False)
         logits = torch.randn(100, classes)
         whole, part = library.forward(setting, logits, 3)[0], library.forward(setting, logits[:41].clone(), 3)[0]
         assert torch.equal(whole[:41], part)
@@ -203,8 +203,8 @@ def test_results_do_not_depend_on_the_other_rows():
 def test_reseeding_repeats_and_a_second_call_differs():
     logits = torch.zeros(64, 5)
     generator = torch.Generator().manual_seed(4)
-    first, second = (compiled.sample(Setting("redge"), logits, generator=generator) for _ in range(2))
-    again = compiled.sample(Setting("redge"), logits, generator=generator.manual_seed(4))
+    first, second = (compiled.sample(setting_for("redge"), logits, generator=generator) for _ in range(2))
+    again = compiled.sample(setting_for("redge"), logits, generator=generator.manual_seed(4))
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
 
@@ -214,8 +214,8 @@ def test_impossible_classes_are_never_drawn(classes):
     logits = torch.full((5000, classes), -torch.inf)
     allowed = torch.randint(classes, (5000,))
     logits[torch.arange(5000), allowed] = 0.0
-    for method in library.METHODS:
-        sample, flags = library.forward(Setting(method, SCHEDULES[2]), logits, 5)
+    for method in COMPILED:
+        sample, flags = library.forward(setting_for(method, SCHEDULES[2]), logits, 5)
         assert flags == 0
         assert torch.equal(sample.argmax(-1), allowed)
         assert (sample.sum(-1) == 1).all()
@@ -226,19 +226,19 @@ def test_impossible_classes_are_never_drawn(classes):
 def test_invalid_rows_are_flagged_and_the_error_is_the_usual_one(classes, bad, flag):
     logits = torch.zeros(50, classes)
     logits[17] = bad
-    for method in library.METHODS:
-        assert library.forward(Setting(method, SCHEDULES[2]), logits, 0)[1] & flag
-        library.backward(Setting(method, SCHEDULES[2]), logits, logits, 0)  # reads and writes nothing outside
+    for method in COMPILED:
+        assert library.forward(setting_for(method, SCHEDULES[2]), logits, 0)[1] & flag
+        library.backward(setting_for(method, SCHEDULES[2]), logits, logits, 0)  # reads and writes nothing outside
     with pytest.raises(ValueError, match="logits"):
-        compiled.sample(Setting("redge"), logits)
+        compiled.sample(setting_for("redge"), logits)
 
 
 @pytest.mark.parametrize("scale", [1e4, 1e-40])
 def test_large_and_subnormal_logits_are_safe(scale):
     for classes in (2, 3, 20, 300):
         logits = scale * torch.randn(200, classes)
-        for method in library.METHODS:
-            setting = Setting(method, SCHEDULES[2], hard=method == "exact_redge")
+        for method in COMPILED:
+            setting = setting_for(method, SCHEDULES[2], hard=method == "exact_redge")
             sample, flags = library.forward(setting, logits, 0)
             assert flags == 0
             assert sample.isfinite().all()
@@ -246,7 +246,7 @@ def test_large_and_subnormal_logits_are_safe(scale):
 
 
 def test_a_row_of_a_hundred_thousand_classes_and_many_steps_work():
-    setting = Setting("redge", make_schedule("alpha", 32, 0.5).lambdas)
+    setting = setting_for("redge", make_schedule("alpha", 32, 0.5).lambdas)
     logits = torch.randn(2, 100_000, requires_grad=True)
     compiled.sample(setting, logits).pow(2).sum().backward()
     assert logits.grad.isfinite().all()
@@ -254,11 +254,11 @@ def test_a_row_of_a_hundred_thousand_classes_and_many_steps_work():
 
 
 def test_second_derivatives_are_the_naive_twins():
-    for setting in (SETTINGS[1], Setting("redge", SCHEDULES[2]), Setting("reindge", SCHEDULES[2], weight=1.0)):
+    for setting in (SETTINGS[1], setting_for("redge", SCHEDULES[2]), setting_for("reindge", SCHEDULES[2], weight=1.0)):
         logits = torch.randn(4, 6, requires_grad=True)
         upstream = torch.randn(4, 6, requires_grad=True)
-        noise, _ = compiled._replay(setting, logits.detach(), 0)
-        sample = compiled.sample(setting, logits, noise=noise, x=torch.eye(6)[:4].contiguous())
+        noise, _ = replayed(compiled.PASSES, setting, logits.detach(), 0)
+        sample = attach(compiled.PASSES, setting, logits, 0, noise, torch.eye(6)[:4].contiguous())
         gradient = torch.autograd.grad(sample, logits, upstream, create_graph=True)[0]
         surrogate = naive_surrogate(setting, logits, noise, torch.eye(6)[:4])
         wanted = torch.autograd.grad(surrogate, logits, upstream, create_graph=True)[0]
@@ -272,7 +272,7 @@ def test_compile_export_vmap_and_grad_see_one_op(monkeypatch):
     monkeypatch.setattr(dispatch, "_wanted", "compiled")
 
     def draw(logits):
-        return dispatch.sample(logits, None, -1, None, Setting("redge", SCHEDULES[2]))
+        return dispatch.sample(logits, None, -1, None, setting_for("redge", SCHEDULES[2]))
 
     logits, weight = torch.randn(6, 5, requires_grad=True), torch.randn(6, 5)
     sample = torch.compile(draw, fullgraph=True, backend="aot_eager")(logits)
@@ -301,7 +301,7 @@ def test_opcheck_of_the_custom_op():
         1.0,
         0.0,
     )
-    torch.library.opcheck(compiled.sample_op, arguments)
+    torch.library.opcheck(ops.sample_op, arguments)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,10 @@ logits = torch.zeros(100_000, 10)
 
 def draw():
     from catreparam.kernels.compiled import library
-    return library.forward(library.Setting("redge"), logits, 1)[0].numpy().tobytes()  # no torch operation: it would hang
+    from catreparam.kernels.methods import METHODS
+    from catreparam.kernels.settings import Setting
+    # no torch operation: it would hang
+    return library.forward(Setting(METHODS["redge"]), logits, 1)[0].numpy().tobytes()
 
 reader, writer = os.pipe()
 child = os.fork()
@@ -336,4 +339,4 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) or drawn != draw())
 @pytest.mark.parametrize("setting", SETTINGS, ids=label)
 def test_every_method_says_what_its_surrogate_takes(setting):
     logits, noise, x, _ = problem(setting, 4)
-    naive_surrogate(setting, logits, noise if needs_noise(setting) else None, x)
+    naive_surrogate(setting, logits, noise if setting.method.needs_noise else None, x)

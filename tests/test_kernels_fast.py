@@ -6,26 +6,24 @@ from scipy import stats
 
 import catreparam
 from catreparam.kernels import dispatch
-from catreparam.kernels.naive.twins import naive_surrogate, needs_noise, needs_sample
-from catreparam.kernels.settings import Setting
+from catreparam.kernels.naive.twins import naive_surrogate
 from catreparam.kernels.torch import autograd as fast
-from catreparam.kernels.torch.adjoints import METHODS
 from catreparam.kernels.torch.layouts import choose_layout, draw_ticket
 from catreparam.noise_schedule import make_schedule
-from methods import seeded
+from methods import ON_TORCH_PATH, seeded, setting_for
 
 F64 = torch.float64
 CLASSES = [1, 2, 3, 9, 16, 32, 33, 100, 1000]
 SOLVERS = ["euler", "ab2", "heun"]
 GRIDS = ["alpha", "lambda", "quadratic"]
-VALUED = [name for name in METHODS if "reinmax" not in name]  # the surrogate's value means something
+VALUED = [name for name in ON_TORCH_PATH if "reinmax" not in name]  # the surrogate's value means something
 FAILURE_RATE = 1e-3  # of a whole statistical test
 
 
-def setting_of(method, *, num_steps=4, t1=0.35, grid="alpha", solver="euler", **rest) -> Setting:
+def setting_of(method, *, num_steps=4, t1=0.35, grid="alpha", solver="euler", **rest):
     lambdas = make_schedule(grid, num_steps, t1).lambdas
-    weight = {"lambda_reinmax": 0.75, "exact_redge": 0.6}.get(method, 0.0)
-    return Setting(method, lambdas, solver, **{"weight": weight, **rest})
+    weight = {"lambda_reinmax": 0.75, "exact_redge": 0.6, "reinmax": 1.0, "reindge": 1.0}.get(method, 0.0)
+    return setting_for(method, lambdas, solver, **{"weight": weight, **rest})
 
 
 def given(setting, *batch_and_classes, dtype=F64, seed=0):
@@ -36,7 +34,7 @@ def given(setting, *batch_and_classes, dtype=F64, seed=0):
     noise = normal(*((setting.num_noises,) if setting.num_noises > 1 else ()), *batch_and_classes)
     index = torch.randint(batch_and_classes[-1], batch_and_classes[:-1], generator=generator)
     x = torch.nn.functional.one_hot(index, batch_and_classes[-1]).to(dtype)
-    return logits, noise if needs_noise(setting) else None, x if needs_sample(setting) else None, upstream
+    return logits, noise if setting.method.needs_noise else None, x if setting.method.needs_sample else None, upstream
 
 
 def check_parity(setting, logits, noise, x, upstream, tolerance):
@@ -44,7 +42,7 @@ def check_parity(setting, logits, noise, x, upstream, tolerance):
     gradients = [torch.autograd.grad((value * upstream).sum(), logits)[0] for value in (found, wanted)]
     assert found.is_contiguous()
     assert (found.dtype, found.shape) == (logits.dtype, logits.shape)
-    if setting.method in VALUED:
+    if setting.method.name in VALUED:
         assert (found - wanted).abs().max() < tolerance
     scale = max(1.0, float(gradients[1].abs().max()))
     assert (gradients[0] - gradients[1]).abs().max() < tolerance * scale
@@ -52,7 +50,7 @@ def check_parity(setting, logits, noise, x, upstream, tolerance):
 
 @pytest.mark.parametrize("num_classes", CLASSES)
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ON_TORCH_PATH)
 def test_value_and_gradient_equal_the_naive_twin(method, solver, num_classes):
     for grid in GRIDS:
         setting = setting_of(method, grid=grid, solver=solver)
@@ -81,12 +79,12 @@ def test_reinmax_at_any_temperature_equals_the_naive_twin(temperature):
 def test_unusual_schedules_equal_the_naive_twin(method, lambdas):
     for solver in SOLVERS:
         for num_classes in (2, 5, 40):
-            setting = Setting(method, lambdas, solver)
+            setting = setting_for(method, lambdas, solver)
             check_parity(setting, *given(setting, 6, num_classes), tolerance=1e-8)
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 20, 600])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ON_TORCH_PATH)
 def test_impossible_classes_equal_the_naive_twin_and_get_no_gradient(method, num_classes):
     setting = setting_of(method)
     logits, noise, x, upstream = given(setting, 40, num_classes)
@@ -101,7 +99,7 @@ def test_impossible_classes_equal_the_naive_twin_and_get_no_gradient(method, num
 
 
 @pytest.mark.parametrize("shape", [(40_000, 2), (70_000, 3), (9_000, 33), (300, 4_000), (5_000, 9)])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ON_TORCH_PATH)
 def test_rows_taken_in_pieces_give_what_all_at_once_give(method, shape, monkeypatch):
     setting = setting_of(method, num_noises=2 if method == "exact_redge" else 1)
     logits, noise, x, upstream = given(setting, *shape, dtype=torch.float32)
@@ -128,7 +126,7 @@ def test_rows_taken_in_pieces_give_what_all_at_once_give(method, shape, monkeypa
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 7, 50, 700])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ON_TORCH_PATH)
 @pytest.mark.parametrize("hard", [True, False])
 def test_a_draw_has_the_gradient_of_the_naive_twin_for_the_noise_and_sample_it_drew(method, num_classes, hard):
     if not hard and method not in ("redge", "redge_cov", "exact_redge"):
@@ -138,11 +136,11 @@ def test_a_draw_has_the_gradient_of_the_naive_twin_for_the_noise_and_sample_it_d
     drawn = fast.sample(setting, logits, generator=seeded(3))
     generator, layout, noise = seeded(3), choose_layout(num_classes), None
     averaged = setting.num_noises > 1
-    if needs_noise(setting):
+    if setting.method.needs_noise:
         noise = layout.draw_noise(logits.detach(), 2 if averaged else None, generator)
         noise = layout.by_class(noise, logits, averaged)
         noise = torch.cat((noise, -noise))[:3] if averaged else noise
-    x = drawn.detach() if hard else fast.sample(Setting("straight_through"), logits.detach(), generator=generator)
+    x = drawn.detach() if hard else fast.sample(setting_for("straight_through"), logits.detach(), generator=generator)
     wanted = naive_surrogate(setting, logits, noise, x)
     if not hard:
         assert torch.allclose(drawn, wanted)
@@ -151,7 +149,7 @@ def test_a_draw_has_the_gradient_of_the_naive_twin_for_the_noise_and_sample_it_d
 
 
 @pytest.mark.parametrize("num_classes", [2, 5, 20])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ON_TORCH_PATH)
 def test_second_derivatives_are_the_naive_twins(method, num_classes):
     setting = setting_of(method, num_noises=2 if method == "exact_redge" else 1)
     logits, noise, x, upstream = given(setting, 4, num_classes)
@@ -167,7 +165,7 @@ def test_second_derivatives_are_the_naive_twins(method, num_classes):
 
 
 @pytest.mark.parametrize("num_classes", [2, 5, 20])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ON_TORCH_PATH)
 def test_function_transforms_equal_backward(method, num_classes):
     setting = setting_of(method, num_noises=2 if method == "exact_redge" else 1)
     logits, noise, x, upstream = given(setting, 6, 3, num_classes)
@@ -187,7 +185,7 @@ def test_function_transforms_equal_backward(method, num_classes):
 
 
 @pytest.mark.parametrize("num_classes", [2, 5, 20])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ON_TORCH_PATH)
 def test_vmap_draws_every_row_by_itself(method, num_classes):
     setting = setting_of(method, num_noises=2 if method == "exact_redge" else 1)
     x = torch.vmap(lambda row: fast.sample(setting, row), randomness="different")(torch.zeros(100, 4, num_classes))
@@ -196,7 +194,7 @@ def test_vmap_draws_every_row_by_itself(method, num_classes):
 
 
 @pytest.mark.parametrize("num_classes", [2, 5, 20])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ON_TORCH_PATH)
 def test_compile_takes_it_in_one_graph(method, num_classes):
     torch._dynamo.reset()
     setting = setting_of(method, num_noises=2 if method == "exact_redge" else 1)
@@ -213,7 +211,7 @@ def test_compile_takes_it_in_one_graph(method, num_classes):
 
 @pytest.mark.parametrize("num_classes", [2, 5, 40])
 @pytest.mark.parametrize("hard", [True, False])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ON_TORCH_PATH)
 def test_the_sample_may_be_changed_in_place_before_backward(method, hard, num_classes):
     setting = setting_of(method, hard=hard or method in ("straight_through", "reinmax", "lambda_reinmax", "reindge"))
     logits, _, _, upstream = given(setting, 6, num_classes)

@@ -1,4 +1,4 @@
-"""The autograd node in C++ does what the Python one does, bit for bit, and is built, found and refused as it should be."""
+"""The autograd node in C++ does what the Python one does, bit for bit, and is built, found and refused as it should."""
 
 import gc
 import re
@@ -11,12 +11,11 @@ import catreparam
 from catreparam.cli import main
 from catreparam.kernels.compiled import autograd as compiled
 from catreparam.kernels.compiled import library, node
-from catreparam.kernels.compiled.library import METHODS
-from catreparam.kernels.settings import Setting
 from catreparam.noise_schedule import make_schedule
+from methods import COMPILED, setting_for
 
 needs_node = pytest.mark.skipif(
-    compiled.sample_usual is compiled._sample_usual, reason=node.UNAVAILABLE or "no compiled kernels"
+    compiled.sample_usual is compiled._sample_in_python, reason=node.UNAVAILABLE or "no compiled kernels"
 )
 SHAPES = [(200, 48, 2), (64, 100), (9, 7, 5), (70, 16, 32), (0, 3), (4, 1)]  # 70 x 16 x 32: a chain that is handed on
 
@@ -27,18 +26,18 @@ def draw(setting, logits, by_node, seed=3):
     logits = logits.detach().requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
         if not by_node:
-            patch.setattr(compiled, "sample_usual", compiled._sample_usual)
-        x = compiled.sample_eagerly(setting, logits, generator)
+            patch.setattr(compiled, "sample_usual", compiled._sample_in_python)
+        x = compiled.sample(setting, logits, generator)
         (gradient,) = torch.autograd.grad(x, logits, torch.arange(x.numel()).view(x.shape).sin().to(x.dtype))
     return x.detach(), gradient, torch.rand(1, generator=generator)
 
 
 @needs_node
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", COMPILED)
 def test_sample_gradient_and_generator_are_the_python_nodes(method, shape):
     lambdas = make_schedule("alpha", 4, 0.5).lambdas
-    setting = Setting(method, lambdas, num_noises=2 if method == "exact_redge" else 1, weight=0.5)
+    setting = setting_for(method, lambdas, num_noises=2 if method == "exact_redge" else 1, weight=0.5)
     logits = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for _ in range(2):  # the second time memory is handed on
@@ -52,7 +51,7 @@ def test_sample_gradient_and_generator_are_the_python_nodes(method, shape):
 @needs_node
 def test_strided_logits_and_upstream_gradients():
     logits = torch.randn(5, 6, 8).transpose(0, 2)[::2]
-    ours, theirs = (draw(Setting("reinmax"), logits, by_node) for by_node in (True, False))
+    ours, theirs = (draw(setting_for("reinmax"), logits, by_node) for by_node in (True, False))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     leaf = torch.randn(6, 4, requires_grad=True)
     catreparam.redge(leaf).sum().backward()  # an upstream gradient of stride 0
@@ -77,7 +76,7 @@ def test_second_derivatives_are_the_python_nodes():
     for by_node in (True, False):
         with pytest.MonkeyPatch.context() as patch:
             if not by_node:
-                patch.setattr(compiled, "sample_usual", compiled._sample_usual)
+                patch.setattr(compiled, "sample_usual", compiled._sample_in_python)
             logits = torch.linspace(-1, 1, 12).view(3, 4).requires_grad_()
             x = catreparam.reinmax(logits, generator=torch.Generator().manual_seed(0))
             (gradient,) = torch.autograd.grad((x * torch.arange(4.0)).sum(), logits, create_graph=True)
@@ -149,7 +148,7 @@ def test_a_node_keeps_its_job_and_nothing_else_alive():
 def test_a_call_of_the_wrong_kind_is_an_error_not_a_crash():
     with pytest.raises(TypeError, match="takes a setting"):
         node.MODULE.sample(0)
-    with pytest.raises(AttributeError, match="lambdas"):
+    with pytest.raises(AttributeError, match="method"):
         node.MODULE.sample("no setting", torch.zeros(2, 3), None)
 
 

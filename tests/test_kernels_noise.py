@@ -7,8 +7,8 @@ import torch
 from scipy import stats
 
 from catreparam.kernels.compiled import library
-from catreparam.kernels.settings import Setting
 from catreparam.noise_schedule import make_schedule
+from methods import setting_for
 
 pytestmark = pytest.mark.skipif(not library.BUILT, reason="the compiled kernels were not built (no C++ compiler)")
 
@@ -34,7 +34,9 @@ def test_philox_gives_the_known_answers(instructions):
         library.choose_instruction_set("")
 
 
-@pytest.mark.parametrize("setting", [Setting("redge"), Setting("gumbel_softmax"), Setting("exact_redge", num_noises=7)])
+@pytest.mark.parametrize(
+    "setting", [setting_for("redge"), setting_for("gumbel_softmax"), setting_for("exact_redge", num_noises=7)]
+)
 @pytest.mark.parametrize("classes", [2, 7, 300])
 def test_every_instruction_set_makes_the_same_noise(setting, classes):
     noises = []
@@ -48,7 +50,7 @@ def test_every_instruction_set_makes_the_same_noise(setting, classes):
 
 def normals(classes, rows):
     """Independent standard normals: for two classes the scaled difference, which is all that the kernel draws."""
-    noise = library.replay(Setting("redge"), (rows, classes), 12345)
+    noise = library.replay(setting_for("redge"), (rows, classes), 12345)
     return ((noise[:, 1] - noise[:, 0]) / math.sqrt(2)) if classes == 2 else noise.flatten()
 
 
@@ -65,20 +67,22 @@ def test_normals_are_normal(classes):
 @pytest.mark.statistical
 @pytest.mark.parametrize("classes", [3, 300])
 def test_gumbels_are_gumbels(classes):
-    values = library.replay(Setting("gumbel_softmax"), (2_000_000 // classes, classes), 1).flatten().numpy()
+    values = library.replay(setting_for("gumbel_softmax"), (2_000_000 // classes, classes), 1).flatten().numpy()
     assert stats.kstest(values, "gumbel_r").pvalue > FAILURE_RATE
 
 
 @pytest.mark.statistical
 def test_differences_of_two_gumbels_are_logistic():
-    noise = library.replay(Setting("gumbel_softmax"), (1_000_000, 2), 1)
+    noise = library.replay(setting_for("gumbel_softmax"), (1_000_000, 2), 1)
     assert stats.kstest((noise[:, 1] - noise[:, 0]).numpy(), "logistic").pvalue > FAILURE_RATE
 
 
 @pytest.mark.statistical
 @pytest.mark.parametrize("classes", [2, 5, 64, 300])
 def test_noises_of_classes_rows_and_streams_are_uncorrelated(classes):
-    noise = library.replay(Setting("exact_redge", num_noises=5), (40_000, classes), 2)[:3]  # three drawn, then mirrored
+    noise = library.replay(setting_for("exact_redge", num_noises=5), (40_000, classes), 2)[
+        :3
+    ]  # three drawn, then mirrored
     noise = noise[..., 1:] - noise[..., :1] if classes == 2 else noise
     bound = stats.norm.isf(FAILURE_RATE / 2)
     for other in (
@@ -94,7 +98,7 @@ def test_noises_of_classes_rows_and_streams_are_uncorrelated(classes):
 @pytest.mark.statistical
 @pytest.mark.parametrize("classes", [2, 3, 5, 16, 17, 100, 130, 1000])
 @pytest.mark.parametrize(
-    "setting", [Setting("straight_through"), Setting("gumbel_softmax"), Setting("exact_redge", (0.0, 1.0))]
+    "setting", [setting_for("straight_through"), setting_for("gumbel_softmax"), setting_for("exact_redge", (0.0, 1.0))]
 )
 def test_hard_samples_follow_softmax_of_the_logits(setting, classes):
     logits = torch.randn(classes, generator=torch.Generator().manual_seed(0))
@@ -107,7 +111,7 @@ def test_hard_samples_follow_softmax_of_the_logits(setting, classes):
 @pytest.mark.statistical
 @pytest.mark.parametrize("classes", [2, 7, 300])
 def test_hard_samples_of_redge_follow_its_relaxed_samples(classes):
-    setting = Setting("redge", make_schedule("alpha", 4, 0.5).lambdas)
+    setting = setting_for("redge", make_schedule("alpha", 4, 0.5).lambdas)
     logits = torch.randn(classes, generator=torch.Generator().manual_seed(0)).expand(100_000, classes)
     hard = library.forward(setting, logits, 5)[0]
     soft = library.forward(setting._replace(hard=False), logits, 5)[0]
@@ -122,5 +126,5 @@ def test_rare_classes_keep_their_share():
     for classes in (2, 4, 200):
         logits = torch.full((4_000_000 if classes < 200 else 400_000, classes), -torch.inf)
         logits[:, 0], logits[:, -1] = 0.0, -8.0
-        count = library.forward(Setting("straight_through"), logits, 3)[0][:, -1].sum().item()
+        count = library.forward(setting_for("straight_through"), logits, 3)[0][:, -1].sum().item()
         assert stats.binomtest(int(count), len(logits), 1 / (1 + math.exp(8.0))).pvalue > FAILURE_RATE

@@ -92,7 +92,7 @@ def test_table_denoiser_conditions_by_bayes():
 
 
 class MaskedLM(nn.Module):
-    """The interface of a masked language model: input_ids -> an object with logits over the vocabulary with its mask token."""
+    """The interface of a masked language model: input_ids -> an object with logits over vocabulary and mask token."""
 
     def __init__(self, vocabulary: int, mask_token_id: int | None = None) -> None:
         super().__init__()

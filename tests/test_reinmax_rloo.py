@@ -18,7 +18,7 @@ def many_variables(x):
 
 
 def misleading(x):
-    """[*batch, 1, 2] -> [*batch]: flat at both vertices, which differ, so that gradients at hard samples say nothing."""
+    """[*batch, 1, 2] -> [*batch]: flat at both vertices, which differ, so gradients at hard samples say nothing."""
     a = x[..., 0, 0]
     return 3 * a**2 - 2 * a**3
 

@@ -8,7 +8,7 @@ from catreparam import ESTIMATORS, exact_gradient, expectation, make_estimator, 
 from catreparam.kernels import dispatch
 from catreparam.kernels.compiled import library
 from catreparam.objectives.toy import make_objective
-from methods import EXACT_LAW, REPARAMETERISED, UNBIASED, samples_needed, seeded
+from methods import EXACT_LAW, REPARAMETERISED, UNBIASED, samples_needed, seeded, setting_for
 
 FAILURE_RATE = 1e-3  # shared out over the cases of a test
 OBJECTIVES = ["quadratic", "power", "mlp", "table", "misleading"]
@@ -27,7 +27,7 @@ def logits(request):
 
 
 def test_every_path_is_the_one_that_is_tested(logits):
-    assert dispatch.choose_path(logits, "redge") == dispatch.wanted()
+    assert dispatch.choose_path(setting_for("redge"), logits) == dispatch.wanted()
 
 
 @pytest.mark.parametrize("objective_name", OBJECTIVES)

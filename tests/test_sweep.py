@@ -14,14 +14,14 @@ import torch
 
 from catreparam.cli import main
 from catreparam.data import load_dataset
-from catreparam.estimators import make_estimator
+from catreparam.estimators import ESTIMATORS, make_estimator
 from catreparam.experiments.runs.estimator_specs import parse_spec
 from catreparam.experiments.runs.folder import RunFolder, RunFolderError, WriteFailed, open_run_folder
 from catreparam.experiments.sweep import vae as sweep_vae
 from catreparam.experiments.sweep.chosen import best_of
 from catreparam.experiments.sweep.run import run_trial
 from catreparam.experiments.sweep.search import Pruned, Search
-from catreparam.experiments.sweep.spaces import SEARCH_SPACES, space_of, spec_at, start_of
+from catreparam.experiments.sweep.spaces import space_of, spec_at, start_of
 from catreparam.experiments.sweep.study import run_sweep
 from catreparam.experiments.sweep.trial import Sweep, Trial
 from catreparam.experiments.vae.config import Config as VaeConfig
@@ -249,7 +249,7 @@ def test_points_of_a_random_search_do_not_depend_on_the_order(tmp_path):
     assert records_of(tmp_path / "1/run") == records_of(tmp_path / "2/run")
 
 
-@pytest.mark.parametrize("name", sorted(SEARCH_SPACES))
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
 def test_the_search_space_of_every_estimator_starts_at_a_valid_setting(name):
     spec = spec_at(name, start_of(space_of(name, (1e-3, 1e-2), 1e-3)))
     parsed, hyperparameters = parse_spec(spec)

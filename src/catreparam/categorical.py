@@ -18,16 +18,23 @@ def to_rows(
     Raises TypeError or ValueError as `catreparam.validation` describes: wrong types and shapes, NaN, +inf,
     a row that allows no class, a generator on another device.
     """
+    rows = lay_out(logits, mask, dim, generator)
+    rows = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+    check_rows(rows)
+    return rows
+
+
+def lay_out(
+    logits: Tensor, mask: Bool[Tensor, "..."] | None = None, dim: int = -1, generator: Generator | None = None
+) -> Rows:
+    """`to_rows` in the dtype of the logits, whose values are not looked at."""
     check_logits(logits, dim)
     check_generator(generator, logits.device)
-    rows = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+    rows = logits
     if mask is not None:
         check_mask(mask, logits)
         rows = rows.masked_fill(~mask, -torch.inf)
-    if dim not in (-1, rows.ndim - 1):
-        rows = rows.movedim(dim, -1)
-    check_rows(rows)
-    return rows
+    return rows if dim in (-1, rows.ndim - 1) else rows.movedim(dim, -1)
 
 
 def from_rows(x: Tensor, logits: Tensor, dim: int = -1) -> Tensor:
@@ -60,6 +67,12 @@ def draw_gumbel_like(rows: Tensor, generator: Generator | None = None) -> Tensor
 def draw_normal_like(rows: Tensor, generator: Generator | None = None) -> Tensor:
     """Standard normal noise."""
     return torch.empty_like(rows, memory_format=torch.contiguous_format).detach().normal_(generator=generator)
+
+
+def draw_antithetic_like(rows: Rows, num_noises: int, generator: Generator | None = None) -> Tensor:
+    """Standard normal noise [num_noises, *batch, num_classes] in pairs (eps, -eps); an odd count leaves one unpaired."""
+    half = draw_normal_like(rows.expand((num_noises + 1) // 2, *rows.shape), generator)
+    return torch.cat([half, -half])[:num_noises] if num_noises > 1 else half
 
 
 def draw_one_hot(probs: Rows, generator: Generator | None = None) -> Rows:

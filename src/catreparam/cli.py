@@ -5,8 +5,12 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+
+from catreparam.estimators import ESTIMATORS
+from catreparam.report import Report, to_markdown
+from catreparam.validation import check_choice
 
 EPILOG = """\
 examples:
@@ -29,34 +33,24 @@ examples:
 A run is resumed by giving the same command again. Exit codes: 0 done, 2 something to correct, 130 Ctrl-C.
 Set CATREPARAM_TRACEBACK=1 to see the full traceback of an error."""
 
-# Experiments of `catreparam run NAME`: a module with Config, run(config) -> Report, report_folder(path), maybe PRESETS.
-EXPERIMENTS = {
-    "vae": "catreparam.experiments.vae.study",
-    "polynomial": "catreparam.experiments.closed_form.polynomial",
-    "gmm": "catreparam.experiments.closed_form.gmm",
-    "law": "catreparam.experiments.law.study",
-    "sudoku": "catreparam.experiments.sudoku.study",
-    "sudoku-prior": "catreparam.experiments.sudoku.train",
-}
-
-# Studies of `catreparam sweep NAME`, like experiments.
-SWEEPS = {name: f"catreparam.experiments.sweep.{name}" for name in ("vae", "polynomial", "gmm")}
-
-# Further commands with a Config: name -> (module with Config and run(config) -> Report, one line of help).
-CONFIG_COMMANDS: dict[str, tuple[str, str]] = {
-    "measure": (
-        "catreparam.experiments.gradients.measure",
-        "bias, variance, law and cost of estimators on an objective",
-    ),
-    "tune": ("catreparam.experiments.gradients.tune", "the best estimator and hyperparameters for an objective"),
-    "bench": ("catreparam.experiments.bench.study", "speed of every path and every installed peer"),
-}
-
-# `catreparam guide` and its further words; each is a module like those above.
-GUIDES = {
-    "": "catreparam.experiments.guide.study",
-    "train": "catreparam.experiments.guide.train",
-    "maskgit": "catreparam.experiments.guide.maskgit",
+# Words after `catreparam` -> a module with Config and run(config) -> Report, maybe PRESETS; all but the last three make
+# run folders and have report_folder(path) -> Report too.
+STUDIES = {
+    "run vae": "catreparam.experiments.vae.study",
+    "run polynomial": "catreparam.experiments.closed_form.polynomial",
+    "run gmm": "catreparam.experiments.closed_form.gmm",
+    "run law": "catreparam.experiments.law.study",
+    "run sudoku": "catreparam.experiments.sudoku.study",
+    "run sudoku-prior": "catreparam.experiments.sudoku.train",
+    "sweep vae": "catreparam.experiments.sweep.vae",
+    "sweep polynomial": "catreparam.experiments.sweep.polynomial",
+    "sweep gmm": "catreparam.experiments.sweep.gmm",
+    "guide": "catreparam.experiments.guide.study",
+    "guide train": "catreparam.experiments.guide.train",
+    "guide maskgit": "catreparam.experiments.guide.maskgit",
+    "measure": "catreparam.experiments.gradients.measure",
+    "tune": "catreparam.experiments.gradients.tune",
+    "bench": "catreparam.experiments.bench.study",
 }
 
 CITATION = """\
@@ -102,77 +96,82 @@ def _dispatch(words: list[str]) -> int:
 
         print(f"catreparam {version('catreparam')}")
         return 0
-    return commands[_choose("command", words[0], list(commands))](words[1:])
+    command, _ = commands[check_choice("command", words[0], list(commands))]
+    return command(words[1:])
 
 
-def _commands() -> dict[str, Callable[[list[str]], int]]:
-    commands = {"run": _run, "sweep": _sweep, "guide": _guide, "data": _data, "report": _report, "list": _list}
-    commands |= {"cite": _cite, "doctor": _doctor, "build": _build}
-    for name, (module, _) in CONFIG_COMMANDS.items():
-        commands[name] = lambda words, name=name, module=module: _run_module(module, words, f"catreparam {name}")
-    return commands
+def _commands() -> dict[str, tuple[Callable[[list[str]], int], str]]:
+    """What every command does with its words, and one line of help."""
+    return {
+        "run": (_run, "train or optimise: an experiment, with any estimators"),
+        "data": (_data, "fetch a data set, or list them"),
+        "sweep": (_sweep, "tune every estimator on a study, then compare their best settings"),
+        "guide": (_guide, "guide image tokens by a reward: digits, maskgit (by a prompt); train their networks"),
+        "measure": (partial(_study, "measure"), "bias, variance, law and cost of estimators on an objective"),
+        "tune": (partial(_study, "tune"), "the best estimator and hyperparameters for an objective"),
+        "bench": (partial(_study, "bench"), "speed of every path and every installed peer"),
+        "report": (_report, "rebuild the report of a run folder"),
+        "list": (_list, "estimators, data sets, experiments"),
+        "doctor": (_doctor, "which path runs here and why"),
+        "build": (_build, "make small calls on the CPU faster, for this torch"),
+        "cite": (_cite, "BibTeX of the method"),
+    }
 
 
 def _run(words: list[str]) -> int:
+    names = _names("run")
     if not words or words[0] in ("-h", "--help"):
-        print(f"usage: catreparam run EXPERIMENT [options]\n\nexperiments: {', '.join(EXPERIMENTS)}")
+        print(f"usage: catreparam run EXPERIMENT [options]\n\nexperiments: {', '.join(names)}")
         print("`catreparam run EXPERIMENT --help` lists the options.\n")
         print(EPILOG)
         return 0
-    name = _choose("experiment", words[0], list(EXPERIMENTS))
-    return _run_module(EXPERIMENTS[name], words[1:], f"catreparam run {name}")
+    return _study(f"run {check_choice('experiment', words[0], names)}", words[1:])
 
 
 def _sweep(words: list[str]) -> int:
+    names = _names("sweep")
     if not words or words[0] in ("-h", "--help"):
-        print(f"usage: catreparam sweep STUDY [options]\n\nstudies: {', '.join(SWEEPS)}\n")
+        print(f"usage: catreparam sweep STUDY [options]\n\nstudies: {', '.join(names)}\n")
         print("Tunes every estimator (Optuna, on validation values), then runs its best setting with fresh seeds.")
         print("`catreparam sweep STUDY --help` lists the options.")
         return 0
-    name = _choose("study", words[0], list(SWEEPS))
-    return _run_module(SWEEPS[name], words[1:], f"catreparam sweep {name}")
+    return _study(f"sweep {check_choice('study', words[0], names)}", words[1:])
 
 
 def _guide(words: list[str]) -> int:
-    """`guide` alone takes options; a bare word after it must be one of GUIDES."""
-    name = words[0] if words and not words[0].startswith("-") else ""
-    if name:
-        _choose("word after guide", name, [key for key in GUIDES if key])
-    return _run_module(GUIDES[name], words[bool(name) :], f"catreparam guide {name}".strip())
+    """`guide` alone takes options; a bare word after it must be one of its own."""
+    if not words or words[0].startswith("-"):
+        return _study("guide", words)
+    return _study(f"guide {check_choice('word after guide', words[0], _names('guide'))}", words[1:])
 
 
-def _run_module(module_name: str, words: list[str], program: str) -> int:
+def _names(command: str) -> list[str]:
+    """The second words of a command."""
+    return [words.partition(" ")[2] for words in STUDIES if words.startswith(f"{command} ")]
+
+
+def _study(name: str, words: list[str]) -> int:
     import tyro
 
-    module = importlib.import_module(module_name)
+    module = importlib.import_module(STUDIES[name])
     presets = getattr(module, "PRESETS", {})
-    preset, words = _take_preset(words, presets)
-    about = f"{module.__doc__}\n{_preset_help(presets)}"
+    preset, words = _take_preset(words, list(presets))
+    hint = f"--preset {'|'.join(presets)} replaces the defaults shown below; other options still apply on top."
+    about = f"{module.__doc__}\n{hint if presets else ''}"
     default = presets[preset] if preset else module.Config()
-    config = tyro.cli(module.Config, args=words, prog=program, description=about, default=default)
+    config = tyro.cli(module.Config, args=words, prog=f"catreparam {name}", description=about, default=default)
     report = module.run(config)
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
         _print_report(report)
     return 0
 
 
-def _take_preset(words: list[str], presets: dict[str, object]) -> tuple[str | None, list[str]]:
+def _take_preset(words: list[str], presets: Sequence[str]) -> tuple[str | None, list[str]]:
     """Takes `--preset NAME` or `--preset=NAME` out of the words; the preset becomes the default of all options."""
-    rest, preset, queue = [], None, list(words)
-    while queue:
-        word = queue.pop(0)
-        if word == "--preset" or word.startswith("--preset="):
-            value = word.partition("=")[2] if "=" in word else queue.pop(0) if queue else ""
-            preset = _choose("preset", value, list(presets))
-        else:
-            rest.append(word)
-    return preset, rest
-
-
-def _preset_help(presets: dict[str, object]) -> str:
-    if not presets:
-        return ""
-    return f"--preset {'|'.join(presets)} replaces the defaults shown below; other options still apply on top."
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", nargs="?", const="")
+    taken, rest = parser.parse_known_args(words)
+    return None if taken.preset is None else check_choice("preset", taken.preset, presets), rest
 
 
 def _data(words: list[str]) -> int:
@@ -186,7 +185,7 @@ def _data(words: list[str]) -> int:
         print(f"Cache folder: {cache_folder()}\n")
         _print_datasets()
         return 0
-    _choose("data set", name, [*DATASETS, "list"])
+    check_choice("data set", name, [*DATASETS, "list"])
     if name in FETCHERS:
         print(f"Fetching {name} …", file=sys.stderr)
         print(f"{name} is in {FETCHERS[name]()}")
@@ -204,25 +203,23 @@ def _report(words: list[str]) -> int:
     from catreparam.experiments.runs.folder import RunFolder
 
     experiment = str(RunFolder(folder).read_config().get("experiment"))
-    modules = {**EXPERIMENTS, **{f"guide {name}".strip(): module for name, module in GUIDES.items()}}
-    modules |= {f"sweep-{name}": module for name, module in SWEEPS.items()}
-    module: ModuleType = importlib.import_module(modules[_choose("experiment", experiment, list(modules))])
+    # folders call a run by its name alone, a sweep sweep-NAME
+    studies = {name.removeprefix("run ").replace("sweep ", "sweep-"): name for name in STUDIES}
+    module = importlib.import_module(STUDIES[studies[check_choice("experiment", experiment, list(studies))]])
     _print_report(module.report_folder(folder))
     return 0
 
 
 def _list(words: list[str]) -> int:
     _parser("list", "List estimators, data sets and experiments.").parse_args(words)
-    from catreparam.estimators import ESTIMATORS
-
     print("Estimators (hyperparameters: NAME:key=value,key=value)\n")
     for name, function in ESTIMATORS.items():
         print(f"  {name:<28}{_first_line(function)}")
     print("\nData sets\n")
     _print_datasets()
     print("\nExperiments\n")
-    for name, module in EXPERIMENTS.items():
-        print(f"  {name:<28}{_first_line(importlib.import_module(module))}")
+    for name in _names("run"):
+        print(f"  {name:<28}{_first_line(importlib.import_module(STUDIES[f'run {name}']))}")
     return 0
 
 
@@ -262,9 +259,7 @@ def _print_datasets() -> None:
         print(f"  {name:<28}{_first_line(loader)}")
 
 
-def _print_report(report) -> None:
-    from catreparam.report import to_markdown
-
+def _print_report(report: Report) -> None:
     print(to_markdown(report))
     if report.location:
         print(f"Report: {report.location}")
@@ -272,26 +267,13 @@ def _print_report(report) -> None:
 
 def _print_help() -> None:
     print("usage: catreparam COMMAND …\n\nGradients through categorical variables: ReDGE and its rivals.\n\ncommands:")
-    lines = {"run": "train or optimise: an experiment, with any estimators", "data": "fetch a data set, or list them"}
-    lines |= {"sweep": "tune every estimator on a study, then compare their best settings"}
-    lines |= {"guide": "guide image tokens by a reward: digits, maskgit (by a prompt); train their networks"}
-    lines |= {name: line for name, (_, line) in CONFIG_COMMANDS.items()}
-    lines |= {"report": "rebuild the report of a run folder", "list": "estimators, data sets, experiments"}
-    lines |= {"doctor": "which path runs here and why", "build": "make small calls on the CPU faster, for this torch"}
-    lines |= {"cite": "BibTeX of the method"}
-    for name, line in lines.items():
+    for name, (_, line) in _commands().items():
         print(f"  {name:<10}{line}")
     print(f"\n{EPILOG}")
 
 
 def _parser(name: str, about: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"catreparam {name}", description=about)
-
-
-def _choose(kind: str, value: str, choices: list[str]) -> str:
-    from catreparam.validation import check_choice
-
-    return check_choice(kind, value, choices)
 
 
 def _first_line(thing: object) -> str:

@@ -11,7 +11,8 @@ from typing import Any, final
 
 from torch import Tensor
 
-from catreparam.estimators.registry import ESTIMATORS, make_estimator
+from catreparam.estimators.facts import ESTIMATORS
+from catreparam.estimators.registry import Estimator, make_estimator
 from catreparam.validation import check_count, check_number
 
 __all__ = [
@@ -200,7 +201,11 @@ class ScheduledEstimator:
         self.__signature__ = inspect.signature(ESTIMATORS[name])  # tells `expectation` whether it takes an objective
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Tensor:
-        return self._estimator(*arguments, **{**self.values(), **keywords})
+        return self.current_estimator()(*arguments, **keywords)
+
+    def current_estimator(self) -> Estimator:
+        """The estimator at the schedules' current values: what `resolve` finds the facts by."""
+        return Estimator(self._estimator.func, **{**self._estimator.keywords, **self.values()})
 
     def values(self) -> dict[str, float]:
         """The scheduled hyperparameters as they are now."""

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SERIAL = (1 << 15) - 1  # elements: torch runs most operations on one thread up to here
-# Work of a few times as much goes faster in parts where torch's other threads sleep between operations: waking one costs 50 us.
-PARTS = 4 if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive" else 1
+from catreparam.threads import PARTS, SERIAL
+
 _enabled = os.environ.get("CATREPARAM_VALIDATION", "1") != "0"
 
 

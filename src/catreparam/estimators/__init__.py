@@ -1,76 +1,33 @@
-"""logits -> one-hot x with a gradient (or objective, logits -> loss): one method a file."""
+"""logits -> one-hot x with a gradient (or objective, logits -> loss): one method a file, found by itself.
 
-from catreparam.estimators.arsm import arsm
-from catreparam.estimators.control_variates import RelaxControlVariate, rebar, relax, unbiased_redge
-from catreparam.estimators.decoupled import decoupled_straight_through, decoupled_straight_through_surrogate
-from catreparam.estimators.enumeration import exact
-from catreparam.estimators.exact_redge import (
-    exact_redge,
-    exact_redge_surrogate,
-    transport_redge,
-    transport_redge_surrogate,
-)
-from catreparam.estimators.expectation import expectation
-from catreparam.estimators.gapped import gapped_straight_through, gapped_straight_through_surrogate
-from catreparam.estimators.gumbel_rao import gumbel_rao, gumbel_rao_surrogate
-from catreparam.estimators.gumbel_softmax import gumbel_softmax, gumbel_softmax_surrogate
-from catreparam.estimators.redge import redge, redge_cov, redge_cov_surrogate, redge_surrogate
-from catreparam.estimators.registry import ESTIMATORS, Estimator, fewest_samples, make_estimator, takes_objective
-from catreparam.estimators.reindge import reindge, reindge_surrogate
-from catreparam.estimators.reinforce import MovingAverageBaseline, reinforce, rloo
-from catreparam.estimators.reinmax import lambda_reinmax, lambda_reinmax_surrogate, reinmax, reinmax_surrogate
-from catreparam.estimators.reinmax_rloo import reinmax_rloo
-from catreparam.estimators.reinmax_variants import (
-    reinmax_cv,
-    reinmax_cv_surrogate,
-    reinmax_rao,
-    reinmax_rao_surrogate,
-)
-from catreparam.estimators.straight_through import straight_through, straight_through_surrogate
+`facts` holds what is known of each, `registry` collects them, `expectation` is the one verb for all.
+"""
 
-__all__ = [
-    "ESTIMATORS",
-    "Estimator",
-    "MovingAverageBaseline",
-    "RelaxControlVariate",
-    "arsm",
-    "decoupled_straight_through",
-    "decoupled_straight_through_surrogate",
-    "exact",
-    "exact_redge",
-    "exact_redge_surrogate",
-    "expectation",
-    "fewest_samples",
-    "gapped_straight_through",
-    "gapped_straight_through_surrogate",
-    "gumbel_rao",
-    "gumbel_rao_surrogate",
-    "gumbel_softmax",
-    "gumbel_softmax_surrogate",
-    "lambda_reinmax",
-    "lambda_reinmax_surrogate",
-    "make_estimator",
-    "rebar",
-    "redge",
-    "redge_cov",
-    "redge_cov_surrogate",
-    "redge_surrogate",
-    "reindge",
-    "reindge_surrogate",
-    "reinforce",
-    "reinmax",
-    "reinmax_cv",
-    "reinmax_cv_surrogate",
-    "reinmax_rao",
-    "reinmax_rao_surrogate",
-    "reinmax_rloo",
-    "reinmax_surrogate",
-    "relax",
-    "rloo",
-    "straight_through",
-    "straight_through_surrogate",
-    "takes_objective",
-    "transport_redge",
-    "transport_redge_surrogate",
-    "unbiased_redge",
-]
+from typing import TYPE_CHECKING
+
+from catreparam.estimators.expectation import expectation as expectation
+from catreparam.estimators.facts import ESTIMATORS as ESTIMATORS
+from catreparam.estimators.registry import Estimator as Estimator
+from catreparam.estimators.registry import collect
+from catreparam.estimators.registry import fewest_samples as fewest_samples
+from catreparam.estimators.registry import make_estimator as make_estimator
+from catreparam.estimators.registry import takes_objective as takes_objective
+
+if TYPE_CHECKING:  # `collect` imports every file of this folder; type checkers want them named
+    from catreparam.estimators.arsm import *
+    from catreparam.estimators.control_variates import *
+    from catreparam.estimators.decoupled import *
+    from catreparam.estimators.enumeration import *
+    from catreparam.estimators.exact_redge import *
+    from catreparam.estimators.gapped import *
+    from catreparam.estimators.gumbel_rao import *
+    from catreparam.estimators.gumbel_softmax import *
+    from catreparam.estimators.redge import *
+    from catreparam.estimators.reindge import *
+    from catreparam.estimators.reinforce import *
+    from catreparam.estimators.reinmax import *
+    from catreparam.estimators.reinmax_rloo import *
+    from catreparam.estimators.reinmax_variants import *
+    from catreparam.estimators.straight_through import *
+
+collect(__name__, globals(), also=("ESTIMATORS", "Estimator", "expectation", "make_estimator", "takes_objective"))

@@ -7,12 +7,18 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import draw_exponential_like, finite, one_hot_like, to_rows
+from catreparam.estimators.facts import estimator
 from catreparam.estimators.joint import Objective, add_gradient, evaluate, over_variables, sum_variables
 from catreparam.validation import check_count
 
 MAX_CLASSES = 64
 
 
+@estimator(
+    "Score function and exact",
+    bias="none",
+    tuned=False,
+)
 def arsm(
     objective: Objective,
     logits: Float[Tensor, "*batch num_classes"],

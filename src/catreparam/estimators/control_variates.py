@@ -14,6 +14,7 @@ from catreparam.categorical import (
     finite,
     to_rows,
 )
+from catreparam.estimators.facts import Range, estimator
 from catreparam.estimators.joint import (
     Loss,
     Objective,
@@ -31,6 +32,12 @@ from catreparam.noise_schedule import make_schedule
 from catreparam.validation import check_count, check_number, inside_transform
 
 
+@estimator(
+    "Score function and exact",
+    bias="none",
+    search={"temperature": Range(0.1, 2.0, 0.5, log=True), "eta": Range(0.0, 1.5, 1.0)},
+    tuned=False,
+)
 def rebar(
     objective: Objective,
     logits: Float[Tensor, "*batch num_classes"],
@@ -98,6 +105,12 @@ def combine(terms: list[tuple[Loss, Loss, Loss, Loss]]) -> Loss:
     return add_gradient(losses, residual * log_probs + paths).mean(0)
 
 
+@estimator(
+    "Through the diffusion",
+    bias="none",
+    search={"t1": Range(0.3, 0.95, 0.5), "eta": Range(0.0, 1.5, 1.0)},
+    tuned=False,
+)
 def unbiased_redge(
     objective: Objective,
     logits: Float[Tensor, "*batch num_classes"],
@@ -177,6 +190,17 @@ class RelaxControlVariate(nn.Module):
         return value
 
 
+@estimator(
+    "Score function and exact",
+    bias="none",
+    owned={"control_variate": RelaxControlVariate},
+    unsupported={
+        "compile": "differentiates inside its forward pass; without fullgraph it runs uncompiled. Use `rebar`",
+        "vmap": "differentiates inside its forward pass. Use `rebar`, or run it outside the transform",
+        "func.grad": "differentiates inside its forward pass. Use `rebar`, or run it outside the transform",
+    },
+    tuned=False,
+)
 def relax(
     objective: Objective,
     logits: Float[Tensor, "*batch num_classes"],

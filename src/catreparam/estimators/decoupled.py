@@ -5,9 +5,21 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import Rows, attach_gradient, draw_gumbel_like, from_rows, one_hot_like, to_rows
+from catreparam.estimators.facts import Range, estimator
 from catreparam.validation import check_flag, check_number
 
 
+@estimator(
+    "Gumbel",
+    gradient="Gumbel-Softmax at `backward_temperature`",
+    bias="like it",
+    law="softmax(logits / `forward_temperature`)",
+    search={
+        "forward_temperature": Range(0.1, 2.0, 1.0, log=True),
+        "backward_temperature": Range(0.1, 2.0, 0.5, log=True),
+    },
+    tuned=False,
+)
 def decoupled_straight_through(
     logits: Float[Tensor, "*batch num_classes"],
     *,

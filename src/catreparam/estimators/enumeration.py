@@ -8,10 +8,16 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import one_hot_like, to_rows
+from catreparam.estimators.facts import estimator
 from catreparam.estimators.joint import Objective, evaluate
 from catreparam.validation import check_count
 
 
+@estimator(
+    "Score function and exact",
+    bias="none",
+    tuned=False,
+)
 def exact(
     objective: Objective,
     logits: Float[Tensor, "*batch num_classes"],

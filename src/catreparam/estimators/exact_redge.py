@@ -7,21 +7,36 @@ from torch import Generator, Tensor
 from catreparam.categorical import (
     Rows,
     attach_gradient,
-    draw_normal_like,
+    draw_antithetic_like,
     draw_one_hot,
     finite,
     from_rows,
     second_order,
     to_rows,
 )
+from catreparam.estimators.facts import Choice, Range, estimator
 from catreparam.kernels import dispatch
+from catreparam.kernels.methods import Method, Rule
 from catreparam.kernels.naive.chain import denoise
 from catreparam.kernels.naive.exact_law import sweep_tangent, transport_tangent
-from catreparam.kernels.settings import exact_setting
+from catreparam.kernels.settings import Setting, remembered
 from catreparam.noise_schedule import NoiseSchedule, make_schedule
 from catreparam.validation import check_count, check_flag, check_number
 
+SEARCH = {
+    "t1": Range(0.3, 0.95, 0.5, grid=(0.35, 0.5, 0.7)),  # variance explodes below .3
+    "num_noises": Choice((1, 2, 4, 8), 2, grid=(1, 4)),
+    "second_order_weight": Range(0.0, 1.5, 1.0, grid=(0.0, 0.75, 1.0)),
+}
 
+
+@estimator(
+    "Through the diffusion",
+    gradient="ReDGE's given an exact x, averaged over noises",
+    bias="ReDGE's; none for quadratic f at weight 1",
+    mean_jacobian=lambda hyperparameters: True,
+    search=SEARCH,
+)
 def exact_redge(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -56,15 +71,7 @@ def exact_redge(
     Source: this project; see `docs/estimators.md`. ReDGE: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
     setting = exact_setting(num_steps, t1, grid, num_noises, second_order_weight, hard)
-    fast = dispatch.sample(logits, mask, dim, generator, setting)
-    if fast is not None:
-        return fast
-    schedule, weight = NoiseSchedule(setting.lambdas), setting.weight
-    rows = to_rows(logits, mask, dim, generator)
-    x = draw_one_hot(torch.softmax(rows, -1), generator)
-    noise = draw_antithetic_like(rows, num_noises, generator)
-    surrogate = exact_redge_surrogate(rows, noise=noise, x=x, schedule=schedule, second_order_weight=weight)
-    return from_rows(attach_gradient(x, surrogate) if hard else surrogate, logits, dim)
+    return dispatch.sample(logits, mask, dim, generator, setting)
 
 
 def exact_redge_surrogate(
@@ -80,6 +87,15 @@ def exact_redge_surrogate(
     return _read_off(logits, z, x, tangent, moved, schedule.last, second_order_weight)
 
 
+@estimator(
+    "Through the diffusion",
+    gradient="exact pathwise gradient of the noisy z, no steps",
+    bias="none for linear f; for quadratic f at weight 1",
+    mean_jacobian=lambda hyperparameters: True,
+    search=SEARCH,
+    unsupported={"ONNX": "works in float64, for which ONNX Runtime has no error function; the export itself succeeds"},
+    tuned=False,
+)
 def transport_redge(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -111,7 +127,7 @@ def transport_redge(
     weight = check_number("second_order_weight", second_order_weight, least=0.0, most=2.0) if hard else 0.0
     rows = to_rows(logits, mask, dim, generator)
     x = draw_one_hot(torch.softmax(rows, -1), generator)
-    noise = draw_antithetic_like(rows, num_noises, generator)
+    noise = draw_antithetic_like(rows, check_count("num_noises", num_noises), generator)
     surrogate = transport_redge_surrogate(rows, noise=noise, x=x, schedule=schedule, second_order_weight=weight)
     return from_rows(attach_gradient(x, surrogate) if hard else surrogate, logits, dim)
 
@@ -129,13 +145,6 @@ def transport_redge_surrogate(
     return _read_off(logits, z, x, tangent, moved, schedule.last, second_order_weight)
 
 
-def draw_antithetic_like(rows: Rows, num_noises: int, generator: Generator | None) -> Tensor:
-    """Standard normal noise [num_noises, *batch, num_classes] in pairs (eps, -eps); an odd count leaves one unpaired."""
-    check_count("num_noises", num_noises)
-    half = draw_normal_like(rows.expand((num_noises + 1) // 2, *rows.shape), generator)
-    return torch.cat([half, -half])[:num_noises] if num_noises > 1 else half
-
-
 def _read_off(
     logits: Rows, z: Tensor, x: Rows, tangent: Rows, moved: Tensor, lam: float, second_order_weight: float
 ) -> Rows:
@@ -144,3 +153,15 @@ def _read_off(
     change = second_order(x_soft, tangent + lam * moved, x, second_order_weight)
     averaged = z.ndim > logits.ndim
     return attach_gradient(x_soft.mean(0), change.mean(0)) if averaged else attach_gradient(x_soft, change)
+
+
+EXACT_REDGE = Method(exact_redge_surrogate, Rule.SWEEP)
+
+
+@remembered
+def exact_setting(num_steps: int, t1: float, grid: str, num_noises: int, weight: float, hard: bool) -> Setting:
+    """Raises TypeError or ValueError for bad hyperparameters."""
+    check_flag("hard", hard)
+    lambdas = make_schedule(grid, num_steps, t1).lambdas
+    weight = check_number("second_order_weight", weight, least=0.0, most=2.0) if hard else 0.0
+    return Setting(EXACT_REDGE, lambdas, hard=hard, num_noises=check_count("num_noises", num_noises), weight=weight)

@@ -9,12 +9,9 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import from_rows, to_rows
 from catreparam.estimators.baselines import BatchAxes, with_baselines
+from catreparam.estimators.facts import ESTIMATORS, Resolved, facts_of, resolve
 from catreparam.estimators.joint import Objective, evaluate
-from catreparam.estimators.registry import ESTIMATORS, Estimator, takes_objective
-from catreparam.validation import check_choice, check_count, check_generator, check_logits, check_mask, check_number
-
-# Estimators whose Jacobian has mean J(p), so that a leave-one-out baseline on the upstream gradient leaves the mean alone.
-_COVARIANCE_ESTIMATORS = ("reinmax", "lambda_reinmax", "exact_redge", "transport_redge")
+from catreparam.validation import check_count, check_generator, check_logits, check_mask, check_number
 
 
 def expectation(
@@ -54,13 +51,14 @@ def expectation(
     check_generator(generator, logits.device)
     if mask is not None:
         check_mask(mask, logits)
-    method = _resolve(estimator)
+    resolved = resolve(estimator)
+    method = resolved.function if isinstance(estimator, str) else estimator
     if dim % logits.ndim != logits.ndim - 1:
         inner = objective
         mask = None if mask is None else mask.expand(logits.shape).movedim(dim, -1)
         logits, objective = logits.movedim(dim, -1), lambda x: inner(x.movedim(-1, dim))
-    baselined = _allows_baselines(method, baseline_weight) and num_samples > 1 and baseline_weight != 0
-    if takes_objective(method):
+    baselined = _allows_baselines(resolved, baseline_weight) and num_samples > 1 and baseline_weight != 0
+    if resolved.facts.takes_objective:
         return method(objective, logits, num_samples=num_samples, mask=mask, generator=generator)
     masked: dict[str, Any] = {} if mask is None else {"mask": mask}
     if num_samples == 1:
@@ -75,21 +73,12 @@ def expectation(
     return torch.stack(losses).mean(0)
 
 
-def _resolve(estimator: str | Callable[..., Tensor]) -> Callable[..., Tensor]:
-    if isinstance(estimator, str):
-        return ESTIMATORS[check_choice("estimator", estimator, ESTIMATORS)]
-    if not callable(estimator):
-        raise TypeError(f"estimator must be a name or a callable, got {estimator!r}; see make_estimator")
-    return estimator
-
-
-def _allows_baselines(method: Callable[..., Tensor], weight: float | None) -> bool:
-    function = method.func if isinstance(method, Estimator) else method
-    tempered = isinstance(method, Estimator) and method.keywords.get("temperature", 1.0) != 1.0
-    allowed = any(function is ESTIMATORS[name] for name in _COVARIANCE_ESTIMATORS) and not tempered
+def _allows_baselines(resolved: Resolved, weight: float | None) -> bool:
+    allowed = resolved.facts.mean_jacobian(resolved.hyperparameters)
     if weight is not None and check_number("baseline_weight", weight, least=0.0, most=1.0) and not allowed:
+        others = ", ".join(name for name in ESTIMATORS if facts_of(name).mean_jacobian({}))
         raise ValueError(
-            f"baseline_weight={weight} would bias {getattr(function, '__name__', function)!s}; it applies to "
-            f"{', '.join(_COVARIANCE_ESTIMATORS)} (ReinMax at temperature 1) only, pass 0 or None"
+            f"baseline_weight={weight} would bias {resolved.facts.name}; it applies to {others} (ReinMax at temperature 1) "
+            "only, pass 0 or None"
         )
     return allowed

@@ -9,17 +9,26 @@ from catreparam.categorical import (
     attach_gradient,
     conditional_gumbel,
     draw_exponential_like,
-    draw_one_hot,
     finite,
     from_rows,
     to_rows,
 )
+from catreparam.estimators.facts import Choice, Range, estimator
 from catreparam.kernels import dispatch
-from catreparam.kernels.settings import STRAIGHT_THROUGH
+from catreparam.kernels.settings import DRAW
 from catreparam.kernels.torch import gumbel_rao as conditional_gumbels
 from catreparam.validation import check_count, check_number
 
 
+@estimator(
+    "Gumbel",
+    gradient="the same, averaged over G given x",
+    bias="the same",
+    search={
+        "temperature": Range(0.1, 2.0, 0.5, log=True, grid=(0.1, 0.3, 0.5, 1.0)),
+        "num_noises": Choice((10, 100), 10),
+    },
+)
 def gumbel_rao(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -46,16 +55,14 @@ def gumbel_rao(
     check_count("num_noises", num_noises)
     temperature = check_number("temperature", temperature, above=0.0)
     rows = to_rows(logits, mask, dim, generator)
-    x = dispatch.sample(rows.detach(), None, -1, generator, STRAIGHT_THROUGH)
-    if x is not None:
+    x = dispatch.sample(rows.detach(), None, -1, generator, DRAW)
+    if dispatch.choose_path(DRAW, rows) == "naive":
+        noise = draw_exponential_like(rows.expand(num_noises, *rows.shape), generator)
+        x = attach_gradient(x, gumbel_rao_surrogate(rows, noise=noise, x=x, temperature=temperature))
+    else:
         noise = conditional_gumbels.draw_noise(rows, num_noises, generator)
         x = conditional_gumbels.attach(gumbel_rao_surrogate, rows, x, noise, temperature)
-        return from_rows(x, logits, dim)
-    x = draw_one_hot(torch.softmax(rows, -1), generator)
-    noise = draw_exponential_like(rows.expand(num_noises, *rows.shape), generator)
-    return from_rows(
-        attach_gradient(x, gumbel_rao_surrogate(rows, noise=noise, x=x, temperature=temperature)), logits, dim
-    )
+    return from_rows(x, logits, dim)
 
 
 def gumbel_rao_surrogate(logits: Rows, *, noise: Tensor, x: Rows, temperature: float = 0.5) -> Rows:

@@ -6,12 +6,20 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from catreparam.categorical import Rows, attach_gradient, draw_gumbel_like, from_rows, one_hot_like, to_rows
+from catreparam.categorical import Rows
+from catreparam.estimators.facts import Range, estimator
 from catreparam.kernels import dispatch
-from catreparam.kernels.settings import gumbel_setting
+from catreparam.kernels.methods import Method, Rule
+from catreparam.kernels.settings import Setting, remembered
 from catreparam.validation import check_flag, check_number
 
 
+@estimator(
+    "Gumbel",
+    gradient="of softmax((logits + G) / temperature)",
+    bias="grows with temperature",
+    search={"temperature": Range(0.1, 2.0, 1.0, log=True, grid=(0.3, 0.5, 1.0))},
+)
 def gumbel_softmax(
     logits: Float[Tensor, "*batch num_classes"],
     tau: float | None = None,
@@ -47,14 +55,7 @@ def gumbel_softmax(
     temperature = _one_temperature(tau, temperature)
     if eps != 1e-10:
         warnings.warn("eps of gumbel_softmax has no effect; leave it out", stacklevel=2)
-    fast = dispatch.sample(logits, mask, dim, generator, gumbel_setting(temperature, hard))
-    if fast is not None:
-        return fast
-    rows = to_rows(logits, mask, dim, generator)
-    noise = draw_gumbel_like(rows, generator)
-    x_soft = gumbel_softmax_surrogate(rows, noise=noise, temperature=temperature)
-    x = attach_gradient(one_hot_like((rows + noise).argmax(-1), rows), x_soft) if hard else x_soft
-    return from_rows(x, logits, dim)
+    return dispatch.sample(logits, mask, dim, generator, gumbel_setting(temperature, hard))
 
 
 def gumbel_softmax_surrogate(logits: Rows, *, noise: Rows, temperature: float = 1.0) -> Rows:
@@ -69,3 +70,12 @@ def _one_temperature(tau: float | None, temperature: float) -> float:
     if temperature != 1.0:
         raise ValueError(f"tau is torch's name for temperature: give one of them, got {tau=} and {temperature=}")
     return check_number("tau", tau, above=0.0)
+
+
+GUMBEL_SOFTMAX = Method(gumbel_softmax_surrogate, Rule.GUMBEL)
+
+
+@remembered
+def gumbel_setting(temperature: float, hard: bool) -> Setting:
+    """For arguments that `gumbel_softmax` has checked."""
+    return Setting(GUMBEL_SOFTMAX, hard=hard, temperature=temperature)

@@ -4,13 +4,26 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from catreparam.categorical import Rows, attach_gradient, draw_normal_like, draw_one_hot, from_rows, to_rows
+from catreparam.categorical import Rows
+from catreparam.estimators.facts import Range, estimator
 from catreparam.kernels import dispatch
-from catreparam.kernels.naive.chain import denoise, solve
-from catreparam.kernels.settings import chain_setting
-from catreparam.noise_schedule import NoiseSchedule
+from catreparam.kernels.methods import Method, Rule
+from catreparam.kernels.naive.chain import SOLVERS, denoise, solve
+from catreparam.kernels.settings import Setting, remembered
+from catreparam.noise_schedule import NoiseSchedule, make_schedule
+from catreparam.validation import check_choice, check_flag
+
+# Variance explodes below t1 = .3.
+SEARCH = {"t1": Range(0.3, 0.95, 0.5, grid=(0.3, 0.5, 0.7, 0.9)), "num_steps": Range(2, 6, 4)}
 
 
+@estimator(
+    "Through the diffusion",
+    gradient="through the reverse diffusion",
+    bias="falls with t1 until variance takes over",
+    law="**biased**, below",
+    search=SEARCH,
+)
 def redge(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -40,16 +53,7 @@ def redge(
 
     Reference: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
-    setting = chain_setting("redge", num_steps, t1, grid, solver, hard)
-    fast = dispatch.sample(logits, mask, dim, generator, setting)
-    if fast is not None:
-        return fast
-    schedule = NoiseSchedule(setting.lambdas)
-    rows = to_rows(logits, mask, dim, generator)
-    noise = draw_normal_like(rows, generator)
-    x_soft = redge_surrogate(rows, noise=noise, schedule=schedule, solver=solver)
-    x = attach_gradient(draw_one_hot(x_soft, generator), x_soft) if hard else x_soft
-    return from_rows(x, logits, dim)
+    return dispatch.sample(logits, mask, dim, generator, chain_setting(REDGE, num_steps, t1, grid, solver, hard))
 
 
 def redge_surrogate(
@@ -60,6 +64,14 @@ def redge_surrogate(
     return denoise(z, logits, schedule.last)
 
 
+@estimator(
+    "Through the diffusion",
+    gradient="the same, from a Gaussian with the mean and variance of x",
+    bias="the same",
+    law="**biased**, more",
+    search=SEARCH,
+    tuned=False,
+)
 def redge_cov(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -86,16 +98,7 @@ def redge_cov(
 
     Reference: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
-    setting = chain_setting("redge_cov", num_steps, t1, grid, solver, hard)
-    fast = dispatch.sample(logits, mask, dim, generator, setting)
-    if fast is not None:
-        return fast
-    schedule = NoiseSchedule(setting.lambdas)
-    rows = to_rows(logits, mask, dim, generator)
-    noise = draw_normal_like(rows, generator)
-    x_soft = redge_cov_surrogate(rows, noise=noise, schedule=schedule, solver=solver)
-    x = attach_gradient(draw_one_hot(x_soft, generator), x_soft) if hard else x_soft
-    return from_rows(x, logits, dim)
+    return dispatch.sample(logits, mask, dim, generator, chain_setting(REDGE_COV, num_steps, t1, grid, solver, hard))
 
 
 def redge_cov_surrogate(
@@ -110,3 +113,17 @@ def redge_cov_surrogate(
 
     z = solve(denoise_matched, mean + variance.sqrt() * noise, schedule, solver)
     return denoise_matched(z, schedule.last)
+
+
+REDGE = Method(redge_surrogate, Rule.CHAIN)
+REDGE_COV = Method(redge_cov_surrogate, Rule.MATCHED)
+
+
+@remembered
+def chain_setting(
+    method: Method, num_steps: int, t1: float, grid: str, solver: str, hard: bool, weight: float = 0.0
+) -> Setting:
+    """Of the methods that draw x at the end of the diffusion. Raises TypeError or ValueError for bad hyperparameters."""
+    check_flag("hard", hard)
+    lambdas = make_schedule(grid, num_steps, t1).lambdas
+    return Setting(method, lambdas, check_choice("solver", solver, SOLVERS), hard, weight=weight)

@@ -1,73 +1,24 @@
 """Every estimator by name, and made estimators: a name with hyperparameters, checked, picklable, printable."""
 
 import functools
-import inspect
-from collections.abc import Callable
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
-from catreparam.estimators.arsm import arsm
-from catreparam.estimators.control_variates import RelaxControlVariate, rebar, relax, unbiased_redge
-from catreparam.estimators.decoupled import decoupled_straight_through
-from catreparam.estimators.enumeration import exact
-from catreparam.estimators.exact_redge import exact_redge, transport_redge
-from catreparam.estimators.gapped import gapped_straight_through
-from catreparam.estimators.gumbel_rao import gumbel_rao
-from catreparam.estimators.gumbel_softmax import gumbel_softmax
-from catreparam.estimators.redge import redge, redge_cov
-from catreparam.estimators.reindge import reindge
-from catreparam.estimators.reinforce import MovingAverageBaseline, reinforce, rloo
-from catreparam.estimators.reinmax import lambda_reinmax, reinmax
-from catreparam.estimators.reinmax_rloo import reinmax_rloo
-from catreparam.estimators.reinmax_variants import reinmax_cv, reinmax_rao
-from catreparam.estimators.straight_through import straight_through
+from catreparam.estimators.facts import ESTIMATORS, Facts, facts_of, resolve
 from catreparam.validation import check_choice
 
-ESTIMATORS: dict[str, Callable[..., torch.Tensor]] = {
-    function.__name__: function
-    for function in (
-        straight_through,
-        gumbel_softmax,
-        gumbel_rao,
-        gapped_straight_through,
-        decoupled_straight_through,
-        reinmax,
-        reinmax_rao,
-        reinmax_cv,
-        lambda_reinmax,
-        redge,
-        redge_cov,
-        reindge,
-        exact_redge,
-        transport_redge,
-        exact,
-        reinforce,
-        rloo,
-        arsm,
-        rebar,
-        relax,
-        unbiased_redge,
-        reinmax_rloo,
-    )
-}
-
-_TAKES_OBJECTIVE = {
-    function: next(iter(inspect.signature(function).parameters)) == "objective" for function in ESTIMATORS.values()
-}
-
-# What a made estimator owns when the caller gives none: state that must live from call to call.
-_OWNED = {("reinforce", "baseline"): MovingAverageBaseline, ("relax", "control_variate"): RelaxControlVariate}
-_PER_CALL = (
-    "objective",
-    "logits",
-    "mask",
-    "dim",
-    "generator",
-    "num_samples",
-    "tau",
-    "eps",
-)  # last two: torch's spelling
+# The order in which lists and tables show them; an estimator that is not named here follows.
+ORDER = (
+    *("straight_through", "gumbel_softmax", "gumbel_rao", "gapped_straight_through", "decoupled_straight_through"),
+    *("reinmax", "reinmax_rao", "reinmax_cv", "lambda_reinmax"),
+    *("redge", "redge_cov", "reindge", "exact_redge", "transport_redge"),
+    *("exact", "reinforce", "rloo", "arsm", "rebar", "relax", "unbiased_redge", "reinmax_rloo"),
+)
 
 
 class Estimator(functools.partial):
@@ -93,42 +44,47 @@ def make_estimator(name: str, **hyperparameters: Any) -> Estimator:
     >>> make_estimator("redge", num_steps=2, t1=0.9)
     make_estimator('redge', num_steps=2, t1=0.9)
     """
-    function = ESTIMATORS[check_choice("estimator", name, ESTIMATORS)]
-    valid = hyperparameter_names(function)
+    facts = facts_of(check_choice("estimator", name, ESTIMATORS))
     for key in hyperparameters:
-        if key not in valid:
-            check_choice(f"hyperparameter of {name}", key, valid) if valid else None
+        if not facts.hyperparameters:
             raise ValueError(f"unknown hyperparameter of {name} {key!r}; it has none")
-    _try_once(function, hyperparameters)
-    for (owner, key), factory in _OWNED.items():
-        if owner == name and key not in hyperparameters:
-            hyperparameters[key] = factory()
-    return Estimator(function, **hyperparameters)
-
-
-def hyperparameter_names(function: Callable[..., Any]) -> list[str]:
-    """The keyword-only arguments of an estimator that belong to the method, not to the call."""
-    return [name for name in inspect.signature(function).parameters if name not in _PER_CALL]
+        check_choice(f"hyperparameter of {name}", key, facts.hyperparameters)
+    _try_once(facts, hyperparameters)
+    state = {key: kind() for key, kind in facts.owned.items() if key not in hyperparameters}
+    return Estimator(facts.function, **hyperparameters, **state)
 
 
 def fewest_samples(estimator: Callable[..., Any] | str) -> int:
     """How few samples `expectation` can be asked for with this estimator (a name, or a made one): 1, or 2."""
-    name = estimator if isinstance(estimator, str) else getattr(estimator, "name", getattr(estimator, "__name__", ""))
-    return 2 if name in ("rloo", "reinmax_rloo") else 1
+    return facts_of(estimator).fewest_samples
 
 
 def takes_objective(estimator: Callable[..., Any]) -> bool:
     """Whether an estimator has the form (objective, logits, …) -> loss; otherwise it is logits -> x."""
-    function = estimator.func if isinstance(estimator, functools.partial) else estimator
-    if function in _TAKES_OBJECTIVE:  # known without reading the signature, which torch.compile cannot trace
-        return _TAKES_OBJECTIVE[function]
-    return next(iter(inspect.signature(function).parameters)) == "objective"
+    return facts_of(estimator).takes_objective
 
 
-def _try_once(function: Callable[..., Any], hyperparameters: dict[str, Any]) -> None:
+def collect(package: str, namespace: dict[str, Any], also: Iterable[str]) -> None:
+    """Imports every file of a package of estimators, orders ESTIMATORS, and puts what they export into `namespace`.
+
+    Exported are the functions, their surrogates, the classes of the state they own, and the names in `also`.
+    """
+    for found in pkgutil.iter_modules(namespace["__path__"]):
+        importlib.import_module(f"{package}.{found.name}")
+    places = {name: place for place, name in enumerate(ORDER)}
+    for name in sorted(ESTIMATORS, key=lambda name: places.get(name, len(places))):
+        ESTIMATORS[name] = function = ESTIMATORS.pop(name)
+        beside = vars(sys.modules[function.__module__]).get(f"{name}_surrogate")
+        exports = [function, *resolve(name).facts.owned.values(), *([] if beside is None else [beside])]
+        namespace |= {export.__name__: export for export in exports}
+        also = [*also, *(export.__name__ for export in exports)]
+    namespace["__all__"] = sorted(set(also))
+
+
+def _try_once(facts: Facts, hyperparameters: dict[str, Any]) -> None:
     """Calls the function on a row of two classes with noise of its own, so that values out of range are found now."""
     row, generator = torch.zeros(2), torch.Generator().manual_seed(0)
-    if not takes_objective(function):
-        function(row, **hyperparameters, generator=generator)
-    elif not any(isinstance(value, (MovingAverageBaseline, RelaxControlVariate)) for value in hyperparameters.values()):
-        function(lambda x: x[..., 0], row, **hyperparameters, num_samples=2, generator=generator)
+    if not facts.takes_objective:
+        facts.function(row, **hyperparameters, generator=generator)
+    elif not any(isinstance(hyperparameters.get(key), kind) for key, kind in facts.owned.items()):
+        facts.function(lambda x: x[..., 0], row, **hyperparameters, num_samples=2, generator=generator)

@@ -9,16 +9,24 @@ from catreparam.categorical import (
     draw_normal_like,
     draw_one_hot,
     finite,
-    from_rows,
     second_order,
-    to_rows,
 )
+from catreparam.estimators.facts import estimator
+from catreparam.estimators.redge import SEARCH, chain_setting
 from catreparam.kernels import dispatch
+from catreparam.kernels.methods import Method, Rule
 from catreparam.kernels.naive.chain import denoise, solve
-from catreparam.kernels.settings import chain_setting
+from catreparam.kernels.settings import Setting
 from catreparam.noise_schedule import NoiseSchedule
 
 
+@estimator(
+    "Through the diffusion",
+    gradient="ReDGE, ReinMax's rule at the last step",
+    bias="less than ReDGE's",
+    law="ReDGE's",
+    search=SEARCH,
+)
 def reindge(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -44,21 +52,21 @@ def reindge(
 
     Reference: Gourevitch et al. 2026, https://arxiv.org/abs/2601.00781.
     """
-    setting = chain_setting("reindge", num_steps, t1, grid, solver, True)
-    fast = dispatch.sample(logits, mask, dim, generator, setting)
-    if fast is not None:
-        return fast
-    schedule = NoiseSchedule(setting.lambdas)
-    rows = to_rows(logits, mask, dim, generator)
-    z = _last_z(rows, draw_normal_like(rows, generator), schedule, solver)
-    x = draw_one_hot(denoise(z, rows, schedule.last), generator)
-    return from_rows(attach_gradient(x, _surrogate_at(rows, z, x, schedule.last)), logits, dim)
+    return dispatch.sample(logits, mask, dim, generator, chain_setting(REINDGE, num_steps, t1, grid, solver, True, 1.0))
 
 
 def reindge_surrogate(logits: Rows, *, noise: Rows, x: Rows, schedule: NoiseSchedule, solver: str = "euler") -> Rows:
     """Value: the relaxed sample for standard normal noise [*batch, num_classes]. Gradient: ReinDGE's for the hard sample x."""
     z = _last_z(logits, noise, schedule, solver)
     return attach_gradient(denoise(z, logits, schedule.last), _surrogate_at(logits, z, x, schedule.last))
+
+
+def _draw(setting: Setting, rows: Rows, generator: Generator | None) -> tuple[Rows, Rows]:
+    """As ReDGE draws; the chain is run once for the law of x and for the gradient."""
+    lam = setting.lambdas[-1]
+    z = _last_z(rows, draw_normal_like(rows, generator), NoiseSchedule(setting.lambdas), setting.solver)
+    x = draw_one_hot(denoise(z, rows, lam), generator)
+    return x, _surrogate_at(rows, z, x, lam)
 
 
 def _last_z(logits: Rows, noise: Rows, schedule: NoiseSchedule, solver: str) -> Rows:
@@ -69,3 +77,6 @@ def _surrogate_at(logits: Rows, z: Rows, x: Rows, lam: float) -> Rows:
     path = denoise(z, logits.detach(), lam)
     direct = second_order(path.detach(), finite(logits), x)
     return path + direct
+
+
+REINDGE = Method(reindge_surrogate, Rule.CHAIN, _draw)

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import draw_one_hot, to_rows
+from catreparam.estimators.facts import estimator
 from catreparam.estimators.joint import (
     Objective,
     add_gradient,
@@ -44,6 +45,16 @@ class MovingAverageBaseline:
         self.mass = self.decay * self.mass + (1 - self.decay)
 
 
+@estimator(
+    "Score function and exact",
+    bias="none",
+    owned={"baseline": MovingAverageBaseline},
+    unsupported={
+        "checkpoint": "the replay sees the baseline that the first pass has updated: the gradient is unbiased, but not the "
+        "plain run's bit for bit. Give a number as `baseline`, or use `rloo`",
+    },
+    tuned=False,
+)
 def reinforce(
     objective: Objective,
     logits: Float[Tensor, "*batch num_classes"],
@@ -77,6 +88,12 @@ def reinforce(
     return result
 
 
+@estimator(
+    "Score function and exact",
+    bias="none",
+    fewest_samples=2,
+    tuned=False,
+)
 def rloo(
     objective: Objective,
     logits: Float[Tensor, "*batch num_classes"],

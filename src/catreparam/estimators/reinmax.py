@@ -6,19 +6,24 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import (
     Rows,
-    attach_gradient,
     covariance_product,
-    draw_one_hot,
     finite,
-    from_rows,
     second_order,
-    to_rows,
 )
+from catreparam.estimators.facts import Range, estimator
 from catreparam.kernels import dispatch
-from catreparam.kernels.settings import lambda_reinmax_setting, reinmax_setting
+from catreparam.kernels.methods import Method, Rule
+from catreparam.kernels.settings import Setting, remembered
 from catreparam.validation import check_number
 
 
+@estimator(
+    "Straight-through and ReinMax",
+    gradient="[J(p) + (x - p)(x - p)^T] g / 2",
+    bias="none for quadratic f (temperature 1)",
+    mean_jacobian=lambda hyperparameters: hyperparameters.get("temperature", 1.0) == 1.0,
+    search={"temperature": Range(0.7, 1.5, 1.0, grid=(1.0, 1.3))},
+)
 def reinmax(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -42,12 +47,7 @@ def reinmax(
 
     Reference: Liu et al. 2023, https://arxiv.org/abs/2304.08612.
     """
-    fast = dispatch.sample(logits, mask, dim, generator, reinmax_setting(temperature))
-    if fast is not None:
-        return fast
-    rows = to_rows(logits, mask, dim, generator)
-    x = draw_one_hot(torch.softmax(rows, -1), generator)
-    return from_rows(attach_gradient(x, reinmax_surrogate(rows, x=x, temperature=temperature)), logits, dim)
+    return dispatch.sample(logits, mask, dim, generator, reinmax_setting(temperature))
 
 
 def reinmax_surrogate(logits: Rows, *, x: Rows, temperature: float = 1.0) -> Rows:
@@ -61,6 +61,13 @@ def tempered(logits: Rows, temperature: float) -> Rows:
     return torch.softmax(logits.detach() / check_number("temperature", temperature, above=0.0), -1)
 
 
+@estimator(
+    "Straight-through and ReinMax",
+    gradient="[(1 - w/2) J(p) + (w/2)(x - p)(x - p)^T] g",
+    bias="a share 1 - w of straight-through's for quadratic f",
+    mean_jacobian=lambda hyperparameters: True,
+    search={"weight": Range(0.3, 1.5, 0.75, grid=(0.25, 0.5, 0.75))},
+)
 def lambda_reinmax(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -83,15 +90,26 @@ def lambda_reinmax(
 
     Source: this project; see `docs/estimators.md`.
     """
-    fast = dispatch.sample(logits, mask, dim, generator, lambda_reinmax_setting(weight))
-    if fast is not None:
-        return fast
-    rows = to_rows(logits, mask, dim, generator)
-    x = draw_one_hot(torch.softmax(rows, -1), generator)
-    return from_rows(attach_gradient(x, lambda_reinmax_surrogate(rows, x=x, weight=weight)), logits, dim)
+    return dispatch.sample(logits, mask, dim, generator, lambda_reinmax_setting(weight))
 
 
 def lambda_reinmax_surrogate(logits: Rows, *, x: Rows, weight: float = 0.75) -> Rows:
     """A tensor whose ordinary gradient is lambda-ReinMax's for the hard sample x. Its value means nothing."""
     weight = check_number("weight", weight, least=0.0, most=2.0)
     return second_order(torch.softmax(logits.detach(), -1), finite(logits), x, weight)
+
+
+REINMAX = Method(reinmax_surrogate, Rule.DIRECT)
+LAMBDA_REINMAX = Method(lambda_reinmax_surrogate, Rule.DIRECT)
+
+
+@remembered
+def reinmax_setting(temperature: float) -> Setting:
+    """Raises what `check_number` raises."""
+    return Setting(REINMAX, temperature=check_number("temperature", temperature, above=0.0), weight=1.0)
+
+
+@remembered
+def lambda_reinmax_setting(weight: float) -> Setting:
+    """Raises what `check_number` raises."""
+    return Setting(LAMBDA_REINMAX, weight=check_number("weight", weight, least=0.0, most=2.0))

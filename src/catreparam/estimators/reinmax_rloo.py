@@ -8,10 +8,23 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import Rows, covariance_product, to_rows
+from catreparam.estimators.facts import Range, estimator
 from catreparam.estimators.joint import Objective, evaluate, over_variables
 from catreparam.validation import check_count, check_number, inside_transform
 
 
+@estimator(
+    "Score function and exact",
+    bias="w times ReinMax's",
+    fewest_samples=2,
+    search={"second_order_weight": Range(0.0, 1.5, 1.0)},
+    unsupported={
+        "compile": "carries the losses of its samples to the backward pass; without fullgraph it runs uncompiled",
+        "vmap": "carries the losses of its samples to the backward pass. Use `reinmax` or `rloo`, or run it outside",
+        "func.grad": "carries the losses of its samples to the backward pass. Use `reinmax` or `rloo`, or run it outside",
+    },
+    tuned=False,
+)
 def reinmax_rloo(
     objective: Objective,
     logits: Float[Tensor, "*batch num_classes"],

@@ -14,11 +14,19 @@ from catreparam.categorical import (
     from_rows,
     to_rows,
 )
+from catreparam.estimators.facts import Choice, Range, estimator
 from catreparam.estimators.gumbel_rao import gumbel_rao_surrogate
 from catreparam.estimators.reinmax import reinmax_surrogate
 from catreparam.validation import check_count, check_number
 
 
+@estimator(
+    "Straight-through and ReinMax",
+    gradient="2 J_GR g at m = (p + x) / 2, minus J(p) g / 2",
+    bias="Gumbel-Rao's at m",
+    search={"temperature": Range(0.1, 2.0, 0.5, log=True), "num_noises": Choice((10, 100), 10)},
+    tuned=False,
+)
 def reinmax_rao(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -61,6 +69,13 @@ def reinmax_rao_surrogate(logits: Rows, *, noise: Tensor, x: Rows, temperature: 
     return 2 * at_middle - probs / 2
 
 
+@estimator(
+    "Straight-through and ReinMax",
+    gradient="ReinMax + eta (J_GR - J_STGS) g",
+    bias="ReinMax's",
+    search={"temperature": Range(0.1, 2.0, 0.5, log=True), "eta": Range(0.0, 1.0, 0.1)},
+    tuned=False,
+)
 def reinmax_cv(
     logits: Float[Tensor, "*batch num_classes"],
     *,

@@ -1,6 +1,5 @@
 """An estimator as modules and distributions call it: any spelling of it, hyperparameters that may differ from row to row."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,8 +8,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import attach_gradient, draw_gumbel_like, from_rows, one_hot_like, to_rows
-from catreparam.estimators.registry import ESTIMATORS, hyperparameter_names, takes_objective
-from catreparam.validation import check_choice
+from catreparam.estimators.facts import ESTIMATORS, facts_of, resolve
 
 Sampler = Callable[..., Tensor]
 Hyperparameters = Mapping[str, float | Tensor]
@@ -25,35 +23,27 @@ def sampling_estimator(estimator: str | Sampler) -> Sampler:
     >>> sampling_estimator("reinmax").__name__
     'reinmax'
     """
-    if isinstance(estimator, str):
-        method = ESTIMATORS[check_choice("estimator", estimator, ESTIMATORS)]
-    elif callable(estimator):
-        method = estimator
-    else:
-        raise TypeError(f"estimator must be a name or a callable logits -> x, got {estimator!r}; see make_estimator")
-    if takes_objective(method):
+    function, _, facts = resolve(estimator)
+    if facts.takes_objective:
         raise ValueError(
-            f"{name_of(method)} needs the objective and gives a loss, not a sample; "
+            f"{facts.name} needs the objective and gives a loss, not a sample; "
             "use catreparam.expectation(objective, logits, estimator=...) or a reparameterised estimator"
         )
-    return method
+    return function if isinstance(estimator, str) else estimator
 
 
 def name_of(method: Sampler) -> str:
-    """The name of a function, of a partial of one, or of the class of a callable object."""
-    function = method.func if isinstance(method, functools.partial) else method
-    return getattr(function, "__name__", type(function).__name__)
+    """The name of the function behind an estimator, or of the class of a callable object."""
+    return facts_of(method).name
 
 
 def check_hyperparameters(method: Sampler, given: Hyperparameters) -> None:
     """Raises ValueError if a method of this library has no hyperparameter of a name in `given`."""
-    function = method.func if isinstance(method, functools.partial) else method
-    if function not in ESTIMATORS.values():
-        return
-    names = hyperparameter_names(function)
+    facts = facts_of(method)
+    names = facts.hyperparameters if facts.family else list(given)
     for key in given:
         if key not in names:
-            raise ValueError(f"{name_of(method)} has no hyperparameter {key!r}; it has: {', '.join(names) or 'none'}")
+            raise ValueError(f"{facts.name} has no hyperparameter {key!r}; it has: {', '.join(names) or 'none'}")
 
 
 def draw(
@@ -75,12 +65,17 @@ def draw(
         numbers["generator"] = generator
     if not tensors:
         return method(logits, **numbers)
-    if method is ESTIMATORS["gumbel_softmax"] and not numbers.keys() - {"generator"}:
+    if _is_hard_gumbel_softmax(method) and not numbers.keys() - {"generator"}:
         return _gumbel_softmax_rows(logits, tensors["temperature"], generator)
     for key, value in tensors.items():
         if value.requires_grad:
             raise ValueError(f"{name_of(method)} gives {key} no gradient; pass {key}.detach()")
     return _group_by_value(method, logits, tensors, numbers)
+
+
+def _is_hard_gumbel_softmax(method: Sampler) -> bool:
+    function, bound, _ = resolve(method)
+    return function is ESTIMATORS["gumbel_softmax"] and not bound.keys() - {"temperature"}
 
 
 def _gumbel_softmax_rows(logits: Tensor, temperature: Tensor, generator: Generator | None) -> Tensor:

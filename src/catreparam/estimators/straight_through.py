@@ -4,11 +4,18 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from catreparam.categorical import Rows, attach_gradient, draw_one_hot, from_rows, to_rows
+from catreparam.categorical import Rows
+from catreparam.estimators.facts import estimator
 from catreparam.kernels import dispatch
-from catreparam.kernels.settings import STRAIGHT_THROUGH
+from catreparam.kernels.methods import Method, Rule
+from catreparam.kernels.settings import Setting
 
 
+@estimator(
+    "Straight-through and ReinMax",
+    gradient="J(p) g",
+    bias="none for linear f",
+)
 def straight_through(
     logits: Float[Tensor, "*batch num_classes"],
     *,
@@ -30,14 +37,12 @@ def straight_through(
 
     Reference: Bengio et al. 2013, https://arxiv.org/abs/1308.3432.
     """
-    fast = dispatch.sample(logits, mask, dim, generator, STRAIGHT_THROUGH)
-    if fast is not None:
-        return fast
-    rows = to_rows(logits, mask, dim, generator)
-    probs = straight_through_surrogate(rows)
-    return from_rows(attach_gradient(draw_one_hot(probs, generator), probs), logits, dim)
+    return dispatch.sample(logits, mask, dim, generator, STRAIGHT_THROUGH)
 
 
 def straight_through_surrogate(logits: Rows) -> Rows:
     """softmax(logits): its ordinary gradient is the estimator's. Deterministic; needs neither noise nor sample."""
     return torch.softmax(logits, -1)
+
+
+STRAIGHT_THROUGH = Setting(Method(straight_through_surrogate, Rule.DIRECT))

@@ -10,10 +10,13 @@ from pathlib import Path
 import torch
 
 import catreparam
+from catreparam.estimators import ESTIMATORS
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.kernels import dispatch
 from catreparam.kernels.compiled import library, node
-from catreparam.kernels.torch import autograd as fast
+from catreparam.kernels.methods import METHODS
+from catreparam.kernels.settings import Setting
+from catreparam.kernels.torch.adjoints import ADJOINTS
 from catreparam.kernels.triton import launch as triton_launch
 
 Finding = tuple[str, str]
@@ -48,30 +51,27 @@ def to_text(findings: dict[str, list[Finding]]) -> str:
 def _paths() -> Iterator[Finding]:
     for device in _devices():
         for dtype in DTYPES:
-            name = f"{device} {str(dtype).removeprefix('torch.')}"
-            yield name, _path("redge", device, dtype)
-    without = [method for method in library.METHODS if method not in fast.METHODS]
-    for method in without:
-        yield f"cpu float32, {method}", _path(method, "cpu", torch.float32)
+            yield f"{device} {str(dtype).removeprefix('torch.')}", _path("redge", device, dtype)
+    for method in ESTIMATORS:
+        if method in METHODS and METHODS[method].rule not in ADJOINTS:
+            yield f"cpu float32, {method}", _path(method, "cpu", torch.float32)
     yield "all other estimators", "naive: plain torch operations"
 
 
 def _path(method: str, device: str, dtype: torch.dtype) -> str:
     """The path of a call and why the faster ones do not take it."""
+    setting, logits = Setting(METHODS[method]), torch.zeros(1, 3, dtype=dtype, device=device)
+    reasons: list[str] = []
     try:
-        logits = torch.zeros(1, 3, dtype=dtype, device=device)
-        path = dispatch.choose_path(logits, method)
-        reasons = []
-        if path != "compiled":
-            reasons.append(f"not compiled: {dispatch.why_not(logits)}")
-        if path in ("torch", "naive") and device != "cpu":
-            reasons.append(f"not triton: {dispatch.why_not_triton(logits)}")
-        if path == "naive" and dispatch.wanted() != "naive":
-            reasons.append(f"not torch: {dispatch.why_not_torch(logits, method)}")
+        for path in dispatch.PATHS:
+            reason = dispatch.why_not(path, setting, logits)
+            if not reason:
+                return f"{path} ({'; '.join(reasons) or library.instruction_set()})"
+            if (path != "triton" or device != "cpu") and not any(given.endswith(reason) for given in reasons):
+                reasons.append(f"not {path}: {reason}")
     except (RuntimeError, ValueError, TypeError) as error:
         return f"ERROR: {str(error).splitlines()[0]}"
-    detail = "; ".join(reasons) or library.instruction_set()
-    return f"{path} ({detail})"
+    return f"naive ({'; '.join(reasons)})"
 
 
 def _devices() -> list[str]:

@@ -9,11 +9,12 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import from_rows, to_rows
+from catreparam.estimators.facts import resolve
 from catreparam.estimators.joint import Objective
-from catreparam.estimators.registry import ESTIMATORS, takes_objective
+from catreparam.estimators.registry import takes_objective
 from catreparam.gradients.draws import draw_gradients
 from catreparam.gradients.reference import Reference, reference_gradient
-from catreparam.validation import check_choice, check_count
+from catreparam.validation import check_count
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def measure(
     True
     """
     check_count("num_draws", num_draws, minimum=2)
-    method = ESTIMATORS[check_choice("estimator", estimator, ESTIMATORS)] if isinstance(estimator, str) else estimator
+    method = resolve(estimator).function if isinstance(estimator, str) else estimator
     if reference is None:
         reference = reference_gradient(objective, logits, mask=mask, generator=generator)
     if isinstance(reference, Tensor):

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.estimators.expectation import expectation
+from catreparam.estimators.facts import ESTIMATORS, facts_of
 from catreparam.estimators.joint import Objective
 from catreparam.estimators.registry import Estimator, fewest_samples, make_estimator
 from catreparam.gradients.measure import GradientStats, measure
@@ -16,16 +17,11 @@ from catreparam.gradients.reference import reference_gradient
 from catreparam.gradients.timing import seconds_per_draw
 from catreparam.validation import check_choice, check_count, check_number
 
-# Values tried by default; methods that are not here are tried with their own defaults.
+# Values tried by default, as the estimators' facts have them; hyperparameters that are not here stay at their defaults.
 SEARCH_SPACE: dict[str, dict[str, Sequence[object]]] = {
-    "gumbel_softmax": {"temperature": (0.3, 0.5, 1.0)},
-    "gumbel_rao": {"temperature": (0.1, 0.3, 0.5, 1.0)},
-    "gapped_straight_through": {"temperature": (0.5, 1.0), "gap": (1.0, "p")},
-    "reinmax": {"temperature": (1.0, 1.3)},
-    "lambda_reinmax": {"weight": (0.25, 0.5, 0.75)},
-    "redge": {"t1": (0.3, 0.5, 0.7, 0.9)},
-    "reindge": {"t1": (0.3, 0.5, 0.7, 0.9)},
-    "exact_redge": {"t1": (0.35, 0.5, 0.7), "num_noises": (1, 4), "second_order_weight": (0.0, 0.75, 1.0)},
+    name: {key: values.grid for key, values in facts.search.items() if values.grid}
+    for name, facts in ((name, facts_of(name)) for name in ESTIMATORS)
+    if facts.tuned
 }
 CRITERIA = ("mse", "bias", "training")
 
@@ -67,7 +63,7 @@ def tune(
     objective: Objective,
     logits: Float[Tensor, "*batch num_classes"],
     *,
-    estimators: Iterable[str | Estimator] = ("straight_through", *SEARCH_SPACE),
+    estimators: Iterable[str | Estimator] = tuple(SEARCH_SPACE),
     search_space: Mapping[str, Mapping[str, Sequence[object]]] = SEARCH_SPACE,
     criterion: str = "mse",
     bias_weight: float = 10.0,

@@ -1,51 +1,10 @@
-"""The reverse diffusion in natural coordinates for JAX: dz/dlambda = denoise(z, lambda), solved on a grid."""
-
-from collections.abc import Callable
+"""The denoiser of the reverse diffusion for JAX; the solvers are those of `catreparam.kernels.naive.chain`."""
 
 import jax
-from jax import Array
 
-from catreparam.jax.categorical import BroadcastRows, Rows
-from catreparam.noise_schedule import NoiseSchedule
-from catreparam.validation import check_choice
-
-Denoiser = Callable[[Array, float], Array]
+from catreparam.jax.categorical import BroadcastRows
 
 
 def denoise(z: BroadcastRows, logits: BroadcastRows, lam: float) -> BroadcastRows:
     """E[x_0 | z] = softmax(logits + lambda z), exact for a one-hot x_0 with prior softmax(logits)."""
     return jax.nn.softmax(logits + lam * z, -1)
-
-
-def solve(denoiser: Denoiser, z: Rows, schedule: NoiseSchedule, solver: str) -> Rows:
-    """Carries z from the first to the last lambda of the schedule by `euler` (DDIM), `ab2` or `heun`."""
-    return SOLVERS[check_choice("solver", solver, SOLVERS)](denoiser, z, schedule)
-
-
-def _euler(denoiser: Denoiser, z: Rows, schedule: NoiseSchedule) -> Rows:
-    for start, end in schedule.intervals():
-        z = z + (end - start) * denoiser(z, start)
-    return z
-
-
-def _ab2(denoiser: Denoiser, z: Rows, schedule: NoiseSchedule) -> Rows:
-    before, step_before = None, 0.0
-    for start, end in schedule.intervals():
-        slope, step = denoiser(z, start), end - start
-        if before is None or step_before == 0.0:
-            z = z + step * slope
-        else:
-            ratio = step / step_before
-            z = z + step * ((1 + ratio / 2) * slope - (ratio / 2) * before)
-        before, step_before = slope, step
-    return z
-
-
-def _heun(denoiser: Denoiser, z: Rows, schedule: NoiseSchedule) -> Rows:
-    for start, end in schedule.intervals():
-        step, slope = end - start, denoiser(z, start)
-        z = z + (step / 2) * (slope + denoiser(z + step * slope, end))
-    return z
-
-
-SOLVERS: dict[str, Callable[[Denoiser, Array, NoiseSchedule], Array]] = {"euler": _euler, "ab2": _ab2, "heun": _heun}

@@ -16,7 +16,8 @@ from catreparam.jax.categorical import (
     second_order,
     to_rows,
 )
-from catreparam.jax.chain import denoise, solve
+from catreparam.jax.chain import denoise
+from catreparam.kernels.naive.chain import solve
 from catreparam.noise_schedule import NoiseSchedule, make_schedule
 from catreparam.validation import check_flag
 

@@ -1,4 +1,4 @@
-"""A schedule and a solver as one list of softmax evaluations with their adjoint: the table that the Triton kernels read.
+"""A schedule and a solver as one list of softmax evaluations with their adjoint: what every fast path runs.
 
 Every solver becomes the same loop. Evaluation j, forward, with p1 and p2 the softmaxes of the last two evaluations:
 
@@ -7,18 +7,14 @@ Every solver becomes the same loop. Evaluation j, forward, with p1 and p2 the so
 and backward, from the last but one to the first, with A the gradient with respect to z and B what an earlier one kept of it:
 
     v = J(p)(from_z A + from_kept B);  gradient += v;  B = keep_z A + keep_step lambda v;  A += lambda v
+
+(`naive.chain` writes the solvers as their papers do; `tests/test_plan.py` holds the two together.)
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
-
-import torch
-from torch import Tensor
-
-INTERVAL_WIDTH = 3  # start, end, step
 
 
 class Evaluation(NamedTuple):
@@ -34,12 +30,28 @@ class Evaluation(NamedTuple):
     keep_step: float = 0.0
 
 
-def evaluations(lambdas: Sequence[float], solver: str) -> list[Evaluation]:
-    """The softmaxes of a chain, noise end first; the last one makes the relaxed sample."""
+class Interval(NamedTuple):
+    """A step of the schedule, as the backward sweep of exact-law ReDGE takes it."""
+
+    start: float
+    end: float
+    step: float
+
+
+class Plan(NamedTuple):
+    """A chain and the intervals it crosses, noise end first."""
+
+    evaluations: tuple[Evaluation, ...]  # the last one makes the relaxed sample
+    intervals: tuple[Interval, ...]
+
+
+@functools.lru_cache(maxsize=1024)
+def plan_of(lambdas: tuple[float, ...], solver: str) -> Plan:
+    """The plan of a grid of lambdas and a solver (euler | ab2 | heun)."""
+    intervals = tuple(Interval(start, end, end - start) for start, end in zip(lambdas, lambdas[1:], strict=False))
     chain: list[Evaluation] = []
     add1 = add2 = step_before = 0.0  # what the next evaluation adds of the last two softmaxes
-    for start, end in zip(lambdas, lambdas[1:], strict=False):
-        step = end - start
+    for start, end, step in intervals:
         reached = Evaluation(start, add1, add2)
         if solver == "heun":
             chain.append(reached._replace(from_z=step / 2, from_kept=step / 2))
@@ -54,18 +66,4 @@ def evaluations(lambdas: Sequence[float], solver: str) -> list[Evaluation]:
             add1, add2 = step, 0.0
             chain.append(reached._replace(from_z=step, keep_z=float(solver == "ab2")))
         step_before = step
-    return [*chain, Evaluation(lambdas[-1], add1, add2)]
-
-
-def num_evaluations(lambdas: Sequence[float], solver: str) -> int:
-    """How many softmaxes `evaluations` lists."""
-    return (2 if solver == "heun" else 1) * (len(lambdas) - 1) + 1
-
-
-@functools.lru_cache(maxsize=1024)
-def table(lambdas: tuple[float, ...], solver: str, device: torch.device) -> Tensor:
-    """The evaluations, eight numbers each, then the intervals (start, end, step), as one float32 tensor."""
-    numbers = [number for evaluation in evaluations(lambdas, solver) for number in evaluation]
-    for start, end in zip(lambdas, lambdas[1:], strict=False):
-        numbers += [start, end, end - start]
-    return torch.tensor(numbers, dtype=torch.float32).to(device)
+    return Plan((*chain, Evaluation(lambdas[-1], add1, add2)), intervals)

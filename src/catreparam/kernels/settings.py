@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from catreparam.noise_schedule import make_schedule
-from catreparam.validation import check_choice, check_count, check_flag, check_number
-
-SOLVERS = {"euler": 0, "ab2": 1, "heun": 2}
+from catreparam.kernels.methods import METHODS, Method, Rule
+from catreparam.noise_schedule import NoiseSchedule
 
 
 class Setting(NamedTuple):
-    """A method and its hyperparameters. Values are not checked."""
+    """A method and its hyperparameters. Values are not checked. Relaxed samples (hard=False) have weight 0."""
 
-    method: str
+    method: Method
     lambdas: tuple[float, ...] = (0.0,)
     solver: str = "euler"
     hard: bool = True
@@ -25,8 +24,31 @@ class Setting(NamedTuple):
     temperature: float = 1.0
     weight: float = 0.0
 
+    def arguments(self, noise: Tensor | None, x: Tensor | None) -> dict[str, Any]:
+        """The keyword arguments of the method's surrogate."""
+        known = {"noise": noise, "x": x, "solver": self.solver, "temperature": self.temperature}
+        known |= {"schedule": NoiseSchedule(self.lambdas), "weight": self.weight, "second_order_weight": self.weight}
+        return {name: known[name] for name in self.method.takes}
 
-def _remembered(make: Callable[..., Setting]) -> Callable[..., Setting]:
+    def flat(self) -> tuple[Any, ...]:
+        """As custom operators carry it."""
+        return (self.method.name, list(self.lambdas), *self[2:])
+
+    @classmethod
+    def unflat(cls, method: str, lambdas: Sequence[float], *rest: Any) -> Setting:
+        """Undoes `flat`."""
+        return cls(METHODS[method], tuple(lambdas), *rest)
+
+
+def draw_surrogate(logits: Tensor) -> Tensor:
+    """softmax(logits): what is drawn from, with straight-through's gradient."""
+    return torch.softmax(logits, -1)
+
+
+DRAW = Setting(Method(draw_surrogate, Rule.DIRECT))  # for methods that need an exact hard sample before all else
+
+
+def remembered(make: Callable[..., Setting]) -> Callable[..., Setting]:
     """`make`, called once for the same arguments of the same types: checking them costs as much as a small sample."""
     # Typed: True == 1, which may be allowed where True is not.
     known = functools.lru_cache(maxsize=1024, typed=True)(make)
@@ -41,42 +63,3 @@ def _remembered(make: Callable[..., Setting]) -> Callable[..., Setting]:
             return make(*arguments)
 
     return look_up
-
-
-STRAIGHT_THROUGH = Setting("straight_through")
-
-
-@_remembered
-def gumbel_setting(temperature: float, hard: bool) -> Setting:
-    """Of gumbel_softmax, whose arguments it has checked."""
-    return Setting("gumbel_softmax", temperature=temperature, hard=hard)
-
-
-@_remembered
-def reinmax_setting(temperature: float) -> Setting:
-    """Of reinmax. Raises what `check_number` raises."""
-    return Setting("reinmax", temperature=check_number("temperature", temperature, above=0.0))
-
-
-@_remembered
-def lambda_reinmax_setting(weight: float) -> Setting:
-    """Of lambda_reinmax. Raises what `check_number` raises."""
-    return Setting("lambda_reinmax", weight=check_number("weight", weight, least=0.0, most=2.0))
-
-
-@_remembered
-def chain_setting(method: str, num_steps: int, t1: float, grid: str, solver: str, hard: bool) -> Setting:
-    """Of redge, redge_cov and reindge. Raises TypeError or ValueError for arguments out of range and misspelt names."""
-    check_flag("hard", hard)
-    lambdas = make_schedule(grid, num_steps, t1).lambdas
-    weight = 1.0 if method == "reindge" else 0.0
-    return Setting(method, lambdas, check_choice("solver", solver, SOLVERS), hard, weight=weight)
-
-
-@_remembered
-def exact_setting(num_steps: int, t1: float, grid: str, num_noises: int, weight: float, hard: bool) -> Setting:
-    """Of exact_redge. Raises TypeError or ValueError for arguments out of range and misspelt names."""
-    check_flag("hard", hard)
-    lambdas = make_schedule(grid, num_steps, t1).lambdas
-    weight = check_number("second_order_weight", weight, least=0.0, most=2.0) if hard else 0.0
-    return Setting("exact_redge", lambdas, "euler", hard, check_count("num_noises", num_noises), weight=weight)

@@ -14,28 +14,30 @@ from torch import Tensor
 from torch.distributions import OneHotCategoricalStraightThrough
 
 from catreparam.estimators import ESTIMATORS
+from catreparam.estimators.facts import facts_of
 from catreparam.kernels import dispatch
-from catreparam.kernels.compiled import autograd as compiled
+from catreparam.kernels.autograd import attach
+from catreparam.kernels.compiled import autograd as compiled_path
 from catreparam.kernels.compiled import library, node
-from catreparam.kernels.naive.twins import naive_surrogate, needs_noise, needs_sample
+from catreparam.kernels.methods import METHODS, Rule
+from catreparam.kernels.naive.twins import naive_surrogate
 from catreparam.kernels.settings import Setting
-from catreparam.kernels.torch import autograd as fast
-from catreparam.kernels.triton import autograd as triton_autograd
-from catreparam.kernels.triton import launch as triton_launch
-from catreparam.noise_schedule import make_schedule
+from catreparam.kernels.torch import autograd as torch_path
+from catreparam.kernels.torch.adjoints import ADJOINTS
+from catreparam.kernels.triton import autograd as triton_path
+from catreparam.kernels.triton import launch
 
 NUM_STEPS, T1 = 4, 0.5
 PEER, GUMBEL = "redge package", "torch gumbel_softmax"
 TOLERANCE = 1e-4  # of a float32 gradient against the naive twin in float64
 
-# name -> estimator and its hyperparameters
+_CHAIN = {"num_steps": NUM_STEPS, "t1": T1}
+# name -> estimator and its hyperparameters: every estimator with a fast path, and one that averages
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
-    "redge": ("redge", {"num_steps": NUM_STEPS, "t1": T1}),
-    "exact_redge": ("exact_redge", {"num_steps": NUM_STEPS, "t1": T1}),
-    "exact_redge, 4 noises": ("exact_redge", {"num_steps": NUM_STEPS, "t1": T1, "num_noises": 4}),
-    "reinmax": ("reinmax", {}),
-    "straight_through": ("straight_through", {}),
-    "gumbel_softmax": ("gumbel_softmax", {}),
+    **{
+        name: (name, _CHAIN if "t1" in facts_of(name).hyperparameters else {}) for name in ESTIMATORS if name in METHODS
+    },
+    "exact_redge, 4 noises": ("exact_redge", {**_CHAIN, "num_noises": 4}),
 }
 
 
@@ -106,7 +108,7 @@ def find_samplers() -> tuple[list[Sampler], list[str]]:
         samplers.append(Sampler("reinmax package", lambda logits, _: reinmax.reinmax(logits, 1.0)[0]))
     if not library.BUILT:
         missing.append("compiled kernels (no C++ compiler at installation)")
-    paths = [path for path in dispatch.PATHS if (path != "compiled" or library.BUILT)]
+    paths = [path for path in dispatch.NAMES if (path != "compiled" or library.BUILT)]
     if why := why_no_triton():
         missing.append(f"the Triton path ({why})")
         paths.remove("triton")
@@ -114,7 +116,7 @@ def find_samplers() -> tuple[list[Sampler], list[str]]:
         samplers += [replace(peer, device="cuda") for peer in samplers if peer.name in (GUMBEL, PEER)]
     for name, (method, options) in OURS.items():
         for path in paths:
-            if path != "torch" or method in fast.METHODS:
+            if path != "torch" or METHODS[method].rule in ADJOINTS:
                 device = "cuda" if path == "triton" else "cpu"
                 samplers.append(Sampler(name, _ours(method, options), path, device))
     return samplers, missing
@@ -122,14 +124,14 @@ def find_samplers() -> tuple[list[Sampler], list[str]]:
 
 def why_no_triton() -> str:
     """Why the Triton path cannot be timed here; empty if it can."""
-    return triton_launch.UNAVAILABLE or ("" if torch.cuda.is_available() else "no CUDA device")
+    return launch.UNAVAILABLE or ("" if torch.cuda.is_available() else "no CUDA device")
 
 
 def parity_error(sampler: Sampler) -> float:
     """The largest difference of a gradient from the naive twin's, noise and sample given. 0 for the twin and for peers."""
     if sampler.path in ("", "naive"):
         return 0.0
-    setting = _setting(*OURS[sampler.name])
+    setting = setting_of(*OURS[sampler.name])
     return max(_difference(setting, sampler.path, num_classes) for num_classes in (2, 9, 32, 100, 600))
 
 
@@ -137,31 +139,34 @@ def _difference(setting: Setting, path: str, num_classes: int) -> float:
     generator = torch.Generator().manual_seed(num_classes)
     logits, upstream = torch.randn(2, 40, num_classes, generator=generator)
     noises = torch.randn(setting.num_noises, 40, num_classes, generator=generator)
-    noise = noises if setting.method == "exact_redge" else noises[0]
+    noise = noises if setting.method.rule == Rule.SWEEP else noises[0]
     index = torch.randint(num_classes, (40,), generator=generator)
     x = torch.nn.functional.one_hot(index, num_classes).float()
-    given_noise, given_x = noise if needs_noise(setting) else None, x if needs_sample(setting) else None
+    given_noise = noise if setting.method.needs_noise else None
+    given_x = x if setting.method.needs_sample else None
     exact = logits.double().requires_grad_()
     doubled = (None if given is None else given.double() for given in (given_noise, given_x))
     (wanted,) = torch.autograd.grad(naive_surrogate(setting, exact, *doubled), exact, upstream.double())
     if path == "torch":
         leaf = logits.requires_grad_()
-        value = fast.surrogate(setting, leaf, noise=given_noise, x=given_x)
+        value = torch_path.surrogate(setting, leaf, noise=given_noise, x=given_x)
     else:
-        device = "cuda" if path == "triton" else "cpu"
-        leaf = logits.to(device).detach().requires_grad_()
-        kernels = triton_autograd if path == "triton" else compiled
-        value = kernels.sample(setting, leaf, noise=noise.to(device), x=x.to(device))
+        passes, device = (triton_path.PASSES, "cuda") if path == "triton" else (compiled_path.PASSES, "cpu")
+        leaf, noise, x = logits.to(device).detach().requires_grad_(), noise.to(device), x.to(device)
+        value = attach(passes, setting, leaf, torch.zeros((), dtype=torch.int64, device=device), noise, x)
     (found,) = torch.autograd.grad(value, leaf, upstream.to(leaf.device))
     return float((found.cpu() - wanted).abs().max())
 
 
-def _setting(method: str, options: dict[str, Any]) -> Setting:
-    options = dict(options)
-    num_steps, t1 = options.pop("num_steps", 0), options.pop("t1", 0.0)
-    if num_steps:
-        options["lambdas"] = make_schedule("alpha", num_steps, t1).lambdas
-    return Setting(method, **options)
+def setting_of(name: str, options: dict[str, Any]) -> Setting:
+    """What the estimator hands to the paths."""
+    seen: list[Setting] = []
+    before, dispatch.sample = dispatch.sample, lambda *arguments: seen.append(arguments[-1])
+    try:
+        ESTIMATORS[name](torch.zeros(1, 2), **options)
+    finally:
+        dispatch.sample = before
+    return seen[0]
 
 
 def _ours(method: str, options: dict[str, Any]) -> Callable[[Tensor, int], Tensor]:

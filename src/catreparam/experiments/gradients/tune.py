@@ -45,7 +45,7 @@ class Config:
 
     objective: str = "mlp"
     """Built-in (quadratic | power | mlp | table | misleading) or your own as module:function."""
-    estimators: tuple[str, ...] = ("straight_through", *SEARCH_SPACE)
+    estimators: tuple[str, ...] = tuple(SEARCH_SPACE)
     """Names are expanded over their search space; a name with hyperparameters (redge:t1=0.5) is tried as it is."""
     criterion: str = "mse"
     """mse | bias | training."""

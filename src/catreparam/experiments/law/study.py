@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import draw_normal_like
-from catreparam.estimators import ESTIMATORS, Estimator, make_estimator
-from catreparam.estimators.registry import hyperparameter_names
+from catreparam.estimators import Estimator, make_estimator
+from catreparam.estimators.facts import facts_of
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
 from catreparam.experiments.runs.estimator_specs import normalise_specs, parse_spec
@@ -149,7 +149,8 @@ def _relaxed_reindge(estimator: Estimator, rows: Tensor, generator: Generator) -
 
 def _drawer(estimator: Estimator) -> Callable[[Tensor, Generator], Tensor]:
     """Rows -> samples whose mean is the law: relaxed ones where the hard sample is drawn from them, else hard ones."""
-    if estimator.name in ("redge", "redge_cov"):
+    facts = facts_of(estimator)
+    if facts.relaxes and facts.law != "exact":
         return lambda rows, generator: estimator(rows, hard=False, generator=generator)
     if estimator.name == "reindge":
         return lambda rows, generator: _relaxed_reindge(estimator, rows, generator)
@@ -158,7 +159,7 @@ def _drawer(estimator: Estimator) -> Callable[[Tensor, Generator], Tensor]:
 
 def _build(spec: str, num_steps: int, t1: float) -> Estimator:
     name, hyperparameters = parse_spec(spec)
-    names = hyperparameter_names(ESTIMATORS[name])
+    names = facts_of(name).hyperparameters
     for wanted in ("num_steps", "t1"):
         if wanted not in names or wanted in hyperparameters:
             problem = "is set by the study" if wanted in hyperparameters else f"is not a hyperparameter of {name}"

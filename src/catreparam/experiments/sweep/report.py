@@ -2,11 +2,12 @@
 
 from statistics import fmean
 
+from catreparam.estimators.facts import Range
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import band, compare
 from catreparam.experiments.sweep.chosen import chosen_for
-from catreparam.experiments.sweep.spaces import Range, spec_at
+from catreparam.experiments.sweep.spaces import spec_at
 from catreparam.experiments.sweep.trial import Study, Sweep, searched
 from catreparam.report import Column, Curve, Plot, Report, Table
 

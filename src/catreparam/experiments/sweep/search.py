@@ -13,9 +13,10 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from catreparam.estimators.facts import Choice, Range
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.streams import stream
-from catreparam.experiments.sweep.spaces import Choice, Range, start_of
+from catreparam.experiments.sweep.spaces import start_of
 from catreparam.experiments.sweep.trial import Trial, searched
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.FAIL}

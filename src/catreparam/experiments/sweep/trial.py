@@ -8,9 +8,10 @@ from typing import Protocol
 
 from filelock import FileLock
 
+from catreparam.estimators.facts import Space
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.sweep.config import SweepConfig
-from catreparam.experiments.sweep.spaces import Space, space_of
+from catreparam.experiments.sweep.spaces import space_of
 from catreparam.report import ImageGrid
 
 Say = Callable[[int, float], None]  # step and validation value so far

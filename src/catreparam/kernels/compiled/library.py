@@ -1,46 +1,41 @@
-"""The compiled kernels as a C library: found, loaded, called on tensors. Knows nothing of autograd."""
+"""The compiled kernels as a C library: found, loaded, called on tensors. Knows nothing of autograd.
+
+The numbers that `interface.h` gives too stand here under the same names.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from catreparam.kernels.settings import SOLVERS, Setting
+from catreparam.kernels.methods import Rule
+from catreparam.kernels.plan import plan_of
+from catreparam.kernels.settings import Setting
 
-VERSION = 3
-METHODS = {
-    name: number
-    for number, name in enumerate(
-        (
-            "straight_through",
-            "gumbel_softmax",
-            "reinmax",
-            "lambda_reinmax",
-            "redge",
-            "redge_cov",
-            "reindge",
-            "exact_redge",
-        )
-    )
-}
+VERSION = 4
+RULES = frozenset({Rule.DIRECT, Rule.GUMBEL, Rule.CHAIN, Rule.MATCHED, Rule.SWEEP})
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-KEPT_BYTES = 1 << 20  # a chain up to this is kept for backward: cheaper than making it again, and no memory to speak of
-OUT_OF_MEMORY = 8
 INVALID = 7  # NaN, +inf, a row that allows nothing
+NO_MEMORY = 8
+LARGEST_SEED = 2**63 - 1
+KEPT_BYTES = 1 << 20  # a chain up to this is kept for backward: cheaper than making it again, and no memory to speak of
+SMALL_ROOM = 1 << 15  # floats: the allocator has so much at hand
+MOST_SPARE = 8
 
 
 class _CSetting(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("method", "solver", "hard", "num_noises")),
+        *((name, ctypes.c_int32) for name in ("rule", "hard", "num_noises", "num_evaluations")),
         *((name, ctypes.c_float) for name in ("temperature", "weight")),
-        *((name, ctypes.c_int32) for name in ("num_lambdas", "reserved")),
-        ("lambdas", ctypes.POINTER(ctypes.c_double)),
+        *((name, ctypes.c_int32) for name in ("num_intervals", "reserved")),
+        *((name, ctypes.POINTER(ctypes.c_double)) for name in ("evaluations", "intervals")),
     ]
 
 
@@ -89,7 +84,7 @@ def forward(
         job.address, torch.get_num_threads(), seed, logits.data_ptr(), kept if kept is None else kept.address,
         out.data_ptr(), noise if noise is None else _explicit(noise), x if x is None else _explicit(x),
     )  # fmt: skip
-    if flags & OUT_OF_MEMORY:
+    if flags & NO_MEMORY:
         raise _out_of_memory(setting, logits)
     return out, flags
 
@@ -114,7 +109,7 @@ def backward(
         out.data_ptr(), noise if noise is None else _explicit(noise), x if x is None else _explicit(x),
         upstream.data_ptr(),
     )  # fmt: skip
-    if flags & OUT_OF_MEMORY:
+    if flags & NO_MEMORY:
         raise _out_of_memory(setting, logits)
     return out
 
@@ -124,7 +119,7 @@ def _out_of_memory(setting: Setting, logits: Tensor) -> MemoryError:
 
 
 class Room:
-    """Memory that a forward pass fills for its backward pass."""
+    """Memory that a forward pass fills for its backward pass. The node's `Room` does the same, by the same rules."""
 
     __slots__ = ("address", "memory")
 
@@ -146,7 +141,7 @@ class SharedRoom(Room):
 
     def __del__(self) -> None:
         floats = self.memory.numel()
-        if len(_spare) >= MOST_SPARE and floats not in _spare:
+        if len(_spare) > MOST_SPARE:
             _spare.clear()
         spare = _spare.setdefault(floats, [])
         if len(spare) < MOST_SPARE:
@@ -154,8 +149,6 @@ class SharedRoom(Room):
 
 
 _spare: dict[int, list[Tensor]] = {}  # floats -> memory that nobody uses
-MOST_SPARE = 8
-SMALL_ROOM = 1 << 15  # floats: the allocator has so much at hand
 
 
 def room_to_keep(setting: Setting, logits: Tensor) -> Room | None:
@@ -167,7 +160,7 @@ def room_to_keep(setting: Setting, logits: Tensor) -> Room | None:
 
 
 def replay(setting: Setting, shape: Sequence[int], seed: int) -> Tensor:
-    """The noise that `forward` makes from this seed: float32 [*shape], or [num_noises, *shape] for exact_redge.
+    """The noise that `forward` makes from this seed: float32 [*shape], or [num_noises, *shape] for a sweep.
 
     For two classes only the difference of the noises matters; half of it stands on either side.
     """
@@ -176,7 +169,7 @@ def replay(setting: Setting, shape: Sequence[int], seed: int) -> Tensor:
     classes = shape[-1]
     rows = out[0].numel() // classes
     _library.catreparam_replay(_plan(setting).address, rows, classes, torch.get_num_threads(), seed, out.data_ptr())
-    return torch.cat([out, -out])[: setting.num_noises] if setting.method == "exact_redge" else out[0]
+    return torch.cat([out, -out])[: setting.num_noises] if setting.method.rule == Rule.SWEEP else out[0]
 
 
 def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
@@ -195,16 +188,16 @@ def addresses() -> tuple[int, int]:
 class Job:
     """The library's own form of a setting, a shape and a dtype: looked up once a pass instead of handed over."""
 
-    __slots__ = ("address", "kept_floats", "plan")
+    __slots__ = ("address", "free", "kept_floats", "plan")
 
-    def __init__(self, plan: Plan, rows: int, classes: int, dtype: int) -> None:
-        self.plan = plan
+    def __init__(self, plan: CPlan, rows: int, classes: int, dtype: int) -> None:
+        self.plan, self.free = plan, _library.catreparam_free_job  # kept: the module may be gone before the last job
         self.address = _library.catreparam_make_job(plan.address, dtype, rows, classes)
         floats = _library.catreparam_kept_floats(self.address)
         self.kept_floats = floats if 4 * floats <= KEPT_BYTES else 0
 
     def __del__(self) -> None:
-        _library.catreparam_free_job(self.address)
+        self.free(self.address)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -215,27 +208,31 @@ def job_of(setting: Setting, shape: torch.Size, dtype: torch.dtype) -> Job:
 CACHES = [job_of.cache_clear]  # of jobs, here and with callers in C++
 
 
-class Plan:
+class CPlan:
     """The library's own form of a setting."""
 
-    __slots__ = ("address",)
+    __slots__ = ("address", "free")
 
     def __init__(self, setting: Setting) -> None:
-        self.address = None  # of nothing, should the next lines fail
-        lambdas = (ctypes.c_double * len(setting.lambdas))(*setting.lambdas)
+        self.address, self.free = None, _library.catreparam_free_plan  # of nothing, should the next lines fail
+        if setting.method.rule not in RULES:
+            raise ValueError(f"{setting.method} has no compiled kernel")
+        evaluations, intervals = plan_of(setting.lambdas, setting.solver)
+        tables = [list(chain.from_iterable(table)) for table in (evaluations, intervals)]
         plain = _CSetting(
-            METHODS[setting.method], SOLVERS[setting.solver], setting.hard, setting.num_noises,
-            setting.temperature, setting.weight, len(setting.lambdas), 0, lambdas,
+            setting.method.rule, setting.hard, setting.num_noises, len(evaluations),
+            setting.temperature, setting.weight, len(intervals), 0,
+            *((ctypes.c_double * len(numbers))(*numbers) for numbers in tables),
         )  # fmt: skip
         self.address = _library.catreparam_make_plan(ctypes.byref(plain))
 
     def __del__(self) -> None:
-        _library.catreparam_free_plan(self.address)
+        self.free(self.address)
 
 
 @functools.lru_cache(maxsize=4096)
-def _plan(setting: Setting) -> Plan:
-    return Plan(setting)
+def _plan(setting: Setting) -> CPlan:
+    return CPlan(setting)
 
 
 def _explicit(tensor: Tensor) -> int:

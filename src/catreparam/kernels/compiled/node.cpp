@@ -1,4 +1,5 @@
-// The usual call with its autograd node in C++: what `compiled._Sample` does in Python, with fewer steps.
+// The usual call with its autograd node in C++: what `compiled.autograd` does in Python, with fewer steps (stands twice since
+// not everybody can build this; `tests/test_kernels_node.py` holds the two together).
 // Optional, compiled by `catreparam build` against the torch that is installed; calls the kernels through their C interface.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
@@ -14,6 +15,8 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/utils/object_ptr.h>
 
+#include "interface.h"
+
 #include <memory>
 #include <mutex>
 #include <type_traits>
@@ -27,19 +30,20 @@ using torch::autograd::Node;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
-using Forward = int32_t (*)(const void*, int32_t, uint64_t, const void*, float*, void*, const float*, const float*);
-using Backward = int32_t (*)(const void*, int32_t, uint64_t, const void*, float*, void*, const float*, const float*, const void*);
-
-constexpr int32_t kInvalid = 7, kOutOfMemory = 8;  // flags of the kernels
-constexpr uint64_t kLargestSeed = (uint64_t{1} << 63) - 1;
+using catreparam::Backward;
+using catreparam::Forward;
+using catreparam::kFlagNoMemory;
+using catreparam::kInvalid;
+using catreparam::kLargestSeed;
 
 Forward forward_kernel = nullptr;
 Backward backward_kernel = nullptr;
-PyObject* make_owner = nullptr;       // (setting, rows) -> (setting, job), whose address and kept_floats count
+PyObject* make_owner = nullptr;       // (setting, rows) -> (setting, job), whose address and kept_floats count, or None
 PyObject* check_rows = nullptr;       // rows -> raises the right error, unless validation is off
 PyObject* naive_gradient = nullptr;   // (owner, rows, upstream, seed) -> the gradient by the naive twin, differentiable
 
-// What forward leaves for backward. Memory beyond kSmall is handed out again: fresh pages cost more than filling them.
+// What forward leaves for backward; `library.Room` does the same in Python, by the same rules. Memory beyond kSmall is handed
+// out again: fresh pages cost more than filling them.
 class Room {
  public:
   explicit Room(int64_t floats) {
@@ -72,8 +76,8 @@ class Room {
   }
 
  private:
-  static constexpr int64_t kSmall = 1 << 15;
-  static constexpr size_t kMostSpare = 8;
+  static constexpr int64_t kSmall = catreparam::kSmallRoom;
+  static constexpr size_t kMostSpare = catreparam::kMostSpare;
   static std::unordered_map<int64_t, std::vector<Tensor>>& spare() {  // never destroyed: nodes may outlive statics
     static auto* const rooms = new std::unordered_map<int64_t, std::vector<Tensor>>;
     return *rooms;
@@ -116,7 +120,7 @@ struct CategoricalSampleBackward : Node {
     Tensor gradient = at::empty(at.sizes(), at.options());
     const int32_t flags = backward_kernel(job, at::get_num_threads(), seed, at.data_ptr(), kept ? kept->data() : nullptr,
                                           gradient.data_ptr(), nullptr, nullptr, upstream.data_ptr());
-    TORCH_CHECK_WITH(OutOfMemoryError, !(flags & kOutOfMemory), "no memory for the scratch of ", at.size(-1), " classes");
+    TORCH_CHECK_WITH(OutOfMemoryError, !(flags & kFlagNoMemory), "no memory for the scratch of ", at.size(-1), " classes");
     return {gradient};
   }
 
@@ -152,7 +156,8 @@ uint64_t draw_seed(PyObject* generator) {  // as Tensor.random_(2**63 - 1) draws
 struct Job {
   const void* address;
   int64_t floats_to_keep;
-  PyObject* owner;  // (setting, job) in Python: keeps both alive, so that no other setting comes to lie where this one is
+  PyObject* owner;  // (setting, job) in Python: keeps both alive, so that no other setting comes to lie where this one is;
+                    // null: the library has no kernel for the method
 };
 
 struct Key {
@@ -193,6 +198,7 @@ Job job_for(PyObject* setting, PyObject* rows_object, const Tensor& rows) {
   if (found != known_jobs().end()) return found->second;
   THPObjectPtr owner(PyObject_CallFunctionObjArgs(make_owner, setting, rows_object, nullptr));
   if (!owner) throw_python_error();
+  if (owner.get() == Py_None) return {nullptr, 0, nullptr};
   TORCH_CHECK_TYPE(PyTuple_CheckExact(owner.get()) && PyTuple_GET_SIZE(owner.get()) == 2, "an owner is (setting, job)");
   PyObject* const made = PyTuple_GET_ITEM(owner.get(), 1);
   THPObjectPtr address(PyObject_GetAttrString(made, "address")), floats(PyObject_GetAttrString(made, "kept_floats"));
@@ -223,6 +229,7 @@ PyObject* sample(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   if (!is_usual(arguments[1], arguments[2])) Py_RETURN_NONE;
   const Tensor& rows = THPVariable_Unpack(arguments[1]);
   const Job job = job_for(arguments[0], arguments[1], rows);
+  if (job.owner == nullptr) Py_RETURN_NONE;
   const uint64_t seed = draw_seed(arguments[2]);
   const bool differentiable = rows.requires_grad() && at::GradMode::is_enabled();
   std::unique_ptr<Room> kept;
@@ -238,7 +245,7 @@ PyObject* sample(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     flags = forward_kernel(job.address, at::get_num_threads(), seed, at.data_ptr(), kept ? kept->data() : nullptr,
                            out.data_ptr(), nullptr, nullptr);
   }
-  TORCH_CHECK_WITH(OutOfMemoryError, !(flags & kOutOfMemory), "no memory for the scratch of ", rows.size(-1), " classes");
+  TORCH_CHECK_WITH(OutOfMemoryError, !(flags & kFlagNoMemory), "no memory for the scratch of ", rows.size(-1), " classes");
   if (flags & kInvalid) {
     THPObjectPtr checked(PyObject_CallFunctionObjArgs(check_rows, arguments[1], nullptr));
     if (!checked) return nullptr;

@@ -1,50 +1,26 @@
 """The estimators' values and hand-derived gradients in any layout: fast twins of the surrogates in `estimators`.
 
-A solver is a list of stages: before evaluation j the state z moves by given multiples of earlier evaluations. Run backwards,
-the same list is the adjoint. An object stands for a few rows; kept until backward it does not evaluate again.
+The chain and its adjoint run the table of `plan`. An object stands for a few rows; kept until backward it does not evaluate
+again.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from catreparam.kernels.methods import Rule
+from catreparam.kernels.plan import Evaluation, plan_of
 from catreparam.kernels.settings import Setting
 from catreparam.kernels.torch.layouts import Layout, Pairs
 
 Noise = Callable[[], Tensor]  # packed on demand
 
 
-class Stage(NamedTuple):
-    """One evaluation, at `lam`, after z moved by `step` times evaluation `source` for every pair in `moves`."""
-
-    lam: float
-    moves: tuple[tuple[int, float], ...]
-
-
-@functools.lru_cache(maxsize=1024)
-def stages(lambdas: tuple[float, ...], solver: str) -> tuple[Stage, ...]:
-    """The evaluations of euler | ab2 | heun on a grid; the last makes the relaxed sample."""
-    plan, before = [Stage(lambdas[0], ())], 0.0
-    for start, end in zip(lambdas, lambdas[1:], strict=False):
-        step, here = end - start, len(plan) - 1
-        if solver == "heun":
-            plan += [Stage(end, ((here, step),)), Stage(end, ((here, -step / 2), (here + 1, step / 2)))]
-        elif solver == "ab2" and before > 0.0:
-            tilt = step / before / 2
-            plan.append(Stage(end, ((here, step * (1 + tilt)), (here - 1, -step * tilt))))
-        else:
-            plan.append(Stage(end, ((here, step),)))
-        before = step
-    return tuple(plan)
-
-
 class Direct:
-    """straight_through, reinmax, lambda_reinmax: no steps, no noise."""
+    """No steps, no noise: straight-through (weight 0), ReinMax (weight 1, or at a temperature), and what lies between."""
 
     def __init__(self, layout: Layout, setting: Setting, logits: Tensor, noise: Noise, drawn: bool) -> None:
         self.layout, self.setting, self.logits = layout, setting, logits
@@ -61,21 +37,20 @@ class Direct:
     def gradient(self, upstream: Tensor, x: Tensor | None) -> Tensor:
         """With respect to the logits, packed, given the hard sample x where the method needs it."""
         layout, setting = self.layout, self.setting
-        if setting.method == "straight_through" or x is None:
+        if setting.weight == 0.0 or x is None:
             return layout.covariance(self.probs, upstream)
-        if setting.method == "lambda_reinmax" or setting.temperature == 1.0:
-            weight = setting.weight if setting.method == "lambda_reinmax" else 1.0
-            return layout.second_order(self.probs, upstream, x, weight)
+        if setting.temperature == 1.0:
+            return layout.second_order(self.probs, upstream, x, setting.weight)
         middle = layout.softmax(self.logits / setting.temperature).add_(x).div_(2)
         return layout.covariance(middle, upstream).mul_(2).sub_(layout.covariance(self.probs, upstream), alpha=0.5)
 
 
 class Chain:
-    """redge and reindge: dz/dlambda = softmax(logits + lambda z)."""
+    """dz/dlambda = softmax(logits + lambda z): ReDGE, and with a weight ReinDGE."""
 
     def __init__(self, layout: Layout, setting: Setting, logits: Tensor, noise: Noise, drawn: bool) -> None:
-        self.layout, self.plan = layout, stages(setting.lambdas, setting.solver)
-        self.second_order = setting.method == "reindge"
+        self.layout, self.weight = layout, setting.weight
+        self.plan = plan_of(setting.lambdas, setting.solver).evaluations
         self.bounded = drawn and is_bounded(setting) and layout.exponentiates(logits)
         self.scaled = layout.scaled(logits, self.bounded)
         self.probs = _run(layout, self.plan, self.evaluate, noise())
@@ -92,24 +67,24 @@ class Chain:
     def gradient(self, upstream: Tensor, x: Tensor | None) -> Tensor:
         layout, last = self.layout, self.probs[-1]
         path = layout.covariance(last, upstream)
-        total = layout.second_order(last, upstream, x, 1.0) if self.second_order and x is not None else path
+        total = layout.second_order(last, upstream, x, self.weight) if self.weight and x is not None else path
         at_z = path * (layout.gain * self.plan[-1].lam)
 
-        def take(stage: int, change: Tensor, scale: float) -> None:
+        def take(j: int, change: Tensor, scale: float) -> None:
             total.add_(change, alpha=scale)
-            if self.plan[stage].lam:
-                at_z.add_(change, alpha=scale * layout.gain * self.plan[stage].lam)
+            if self.plan[j].lam:
+                at_z.add_(change, alpha=scale * layout.gain * self.plan[j].lam)
 
         _pull_back(layout, self.plan, self.probs, at_z, take)
         return total
 
 
 class MatchedChain:
-    """redge_cov: z = p + w with w(0) = sqrt(v) noise, evaluated as softmax(logits + (lambda w - lambda^2 / 2) / v)."""
+    """Covariance-matched: z = p + w with w(0) = sqrt(v) noise, evaluated as softmax(logits + (lambda w - lambda^2 / 2) / v)."""
 
     def __init__(self, layout: Layout, setting: Setting, logits: Tensor, noise: Noise, drawn: bool) -> None:
         self.layout, self.logits, self.noise = layout, logits, noise()
-        self.plan = stages(setting.lambdas, setting.solver)
+        self.plan = plan_of(setting.lambdas, setting.solver).evaluations
         self.mean = layout.softmax(logits)
         self.spread = torch.addcmul(self.mean, self.mean, self.mean, value=-1)  # p (1 - p)
         self.variance = self.spread.clamp_min(0.1)
@@ -133,10 +108,10 @@ class MatchedChain:
         at_w = (total / self.variance).mul_(layout.gain * self.plan[-1].lam)
         at_inverse = self.tilts[-1] * total  # cotangent of 1 / v, for pairs of the one that both classes share
 
-        def take(stage: int, change: Tensor, scale: float) -> None:
+        def take(j: int, change: Tensor, scale: float) -> None:
             total.add_(change, alpha=scale)
-            at_w.addcdiv_(change, self.variance, value=scale * layout.gain * self.plan[stage].lam)
-            at_inverse.addcmul_(self.tilts[stage], change, value=scale)
+            at_w.addcdiv_(change, self.variance, value=scale * layout.gain * self.plan[j].lam)
+            at_inverse.addcmul_(self.tilts[j], change, value=scale)
 
         _pull_back(layout, self.plan, self.probs, at_w, take)
         at_variance = (self.noise * at_w).div_(self.variance.sqrt()).mul_(0.5 / layout.gain)
@@ -146,7 +121,7 @@ class MatchedChain:
 
 
 class Sweep:
-    """exact_redge: the hard sample first, then z = lambda_1 x + noise, swept back to lambda_0 with the adjoint on the way."""
+    """Exact law: the hard sample first, then z = lambda_1 x + noise, swept back to lambda_0 with the adjoint on the way."""
 
     def __init__(self, layout: Layout, setting: Setting, logits: Tensor, noise: Noise, drawn: bool) -> None:
         self.layout, self.setting, self.noise = layout, setting, noise
@@ -181,7 +156,7 @@ class Sweep:
         if self.averaged:
             x, upstream = layout.repeat(x), layout.repeat(upstream)
         upper = self.denoise(z, grid[-1])
-        weight = self.setting.weight if self.setting.hard else 0.0
+        weight = self.setting.weight
         total = layout.second_order(upper, upstream, x, weight) if weight else layout.covariance(upper, upstream)
         if total.shape != z.shape:  # at lambda_1 = 0 the noises do not matter
             total = total.expand_as(z).clone()
@@ -211,15 +186,12 @@ class Sweep:
         return packed.sum(self.layout.noise_axis).div_(self.setting.num_noises)
 
 
-Method = Direct | Chain | MatchedChain | Sweep
-METHODS: dict[str, Callable[..., Method]] = {
-    "straight_through": Direct,
-    "reinmax": Direct,
-    "lambda_reinmax": Direct,
-    "redge": Chain,
-    "reindge": Chain,
-    "redge_cov": MatchedChain,
-    "exact_redge": Sweep,
+Adjoint = Direct | Chain | MatchedChain | Sweep
+ADJOINTS: dict[Rule, Callable[..., Adjoint]] = {
+    Rule.DIRECT: Direct,
+    Rule.CHAIN: Chain,
+    Rule.MATCHED: MatchedChain,
+    Rule.SWEEP: Sweep,
 }
 
 
@@ -229,35 +201,35 @@ def is_bounded(setting: Setting) -> bool:
 
 
 def _run(
-    layout: Layout, plan: tuple[Stage, ...], evaluate: Callable[[Tensor, float], Tensor], z: Tensor
+    layout: Layout, plan: tuple[Evaluation, ...], evaluate: Callable[[Tensor, float], Tensor], z: Tensor
 ) -> list[Tensor]:
     probs: list[Tensor] = []
-    for lam, moves in plan:
-        for source, step in moves:
-            z = layout.move(z, probs[source], step)
-        probs.append(evaluate(z, lam))
+    for at in plan:
+        if at.to_z1:
+            z = layout.move(z, probs[-1], at.to_z1)
+        if at.to_z2:
+            z = layout.move(z, probs[-2], at.to_z2)
+        probs.append(evaluate(layout.move(z, probs[-1], at.peek) if at.peek else z, at.lam))
     return probs
 
 
 def _pull_back(
     layout: Layout,
-    plan: tuple[Stage, ...],
+    plan: tuple[Evaluation, ...],
     probs: list[Tensor],
     at_z: Tensor,
     take: Callable[[int, Tensor, float], None],
 ) -> None:
-    """Carries the cotangent of z from the last stage to the first; `take` gets J(p_j) u of every stage j and its factor."""
-    waiting: dict[int, Tensor] = {}  # cotangents of evaluations that several stages use
-    for stage in range(len(plan) - 1, 0, -1):
-        source, own = stage - 1, 0.0
-        for earlier, step in plan[stage].moves:
-            if earlier == source:
-                own = step
-            elif earlier in waiting:
-                waiting[earlier].add_(at_z, alpha=step)
-            else:
-                waiting[earlier] = at_z * step
-        if source in waiting:
-            take(source, layout.covariance(probs[source], waiting.pop(source).add_(at_z, alpha=own)), 1.0)
+    """Carries the cotangent of z from the last evaluation to the first; `take` gets J(p_j) u of each one and its factor."""
+    kept = at_z  # of no use to the first
+    for j in range(len(plan) - 2, -1, -1):
+        at = plan[j]
+        keeps = j > 0 and (at.keep_z or at.keep_step)
+        before = at_z.clone() if keeps else at_z
+        if at.from_kept:
+            both = (kept * at.from_kept).add_(at_z, alpha=at.from_z)
+            take(j, layout.covariance(probs[j], both), 1.0)
         else:
-            take(source, layout.covariance(probs[source], at_z), own)
+            take(j, layout.covariance(probs[j], at_z), at.from_z)
+        if keeps:
+            kept = before if at.keep_z else at_z - before

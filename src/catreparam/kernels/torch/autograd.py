@@ -7,7 +7,6 @@ the hard sample; the chain is run again in backward, unless it is so small that 
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -15,31 +14,38 @@ import torch
 from torch import Generator, Tensor
 
 from catreparam.categorical import attach_gradient
-from catreparam.kernels.naive import twins
-from catreparam.kernels.naive.twins import naive_surrogate, needs_noise, needs_sample
-from catreparam.kernels.settings import Setting
-from catreparam.kernels.torch.adjoints import METHODS, Method, stages
+from catreparam.kernels.methods import Rule
+from catreparam.kernels.naive.twins import naive_surrogate
+from catreparam.kernels.plan import plan_of
+from catreparam.kernels.settings import DRAW, Setting
+from catreparam.kernels.torch.adjoints import ADJOINTS, Adjoint
 from catreparam.kernels.torch.layouts import Layout, choose_layout, draw_ticket
-from catreparam.validation import PARTS, SERIAL, inside_transform
+from catreparam.threads import PARTS, SERIAL
+from catreparam.validation import inside_transform
 
 LARGE = 1 << 19  # elements: beyond, temporaries would leave the cache and be paged in afresh every time
 KEPT = 1 << 18  # elements: a chain as small as this is kept for backward, any other is run again
 
 
-def sample(setting: Setting, rows: Tensor, *, generator: Generator | None = None) -> Tensor:
+def why_not(setting: Setting, logits: Tensor, num_classes: int) -> str:
+    """Why this path does not take a call with plain logits; empty if it does."""
+    return "" if setting.method.rule in ADJOINTS else f"{setting.method} has no torch path"
+
+
+def sample(setting: Setting, rows: Tensor, generator: Generator | None = None) -> Tensor:
     """The sample of `setting.method` for rows [*batch, num_classes] (float32 or float64), with its gradient attached.
 
     Hard, or relaxed where `setting.hard` is False. Impossible classes stand at -inf; values are not checked.
     """
     noise = x = ticket = None
     layout = choose_layout(rows.shape[-1])
-    if needs_noise(setting):
+    if setting.method.needs_noise:
         count = (setting.num_noises + 1) // 2 if setting.num_noises > 1 else None
         noise = layout.draw_noise(rows, count, generator)
     if setting.hard:
         ticket = draw_ticket(rows, generator)
-    elif needs_sample(setting):
-        x = sample(Setting("straight_through"), rows.detach(), generator=generator)
+    elif setting.method.needs_sample:
+        x = sample(DRAW, rows.detach(), generator)
     return _attach(rows, noise, x, ticket, setting, True)
 
 
@@ -49,7 +55,7 @@ def surrogate(setting: Setting, rows: Tensor, *, noise: Tensor | None = None, x:
     noise: [*batch, num_classes], for exact_redge also [num_noises, *batch, num_classes]. x: one-hot [*batch, num_classes].
     For reinmax and lambda_reinmax the value is softmax(rows).
     """
-    setting = setting._replace(hard=setting.method == "exact_redge", num_noises=1)
+    setting = setting._replace(hard=setting.method.rule == Rule.SWEEP, num_noises=1)
     if noise is not None and noise.ndim > rows.ndim:
         noise, setting = (noise[0], setting) if len(noise) == 1 else (noise, setting._replace(num_noises=len(noise)))
     noise = None if noise is None else noise.detach()
@@ -84,7 +90,7 @@ class _Sample(torch.autograd.Function):
         parts = _parts(rows, noise, setting, drawn)
         value = _value(parts, rows, x, ticket)
         # A copy, so that the caller may change the sample in place; as truth values it is a quarter of the size.
-        ctx.save_for_backward(rows, noise, value.bool() if x is None and needs_sample(setting) else x)
+        ctx.save_for_backward(rows, noise, value.bool() if x is None and setting.method.needs_sample else x)
         ctx.setting, ctx.drawn = setting, drawn
         ctx.parts = parts if isinstance(parts, list) else None
         return value
@@ -113,7 +119,7 @@ class _Transformed(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         rows, noise, x, _, ctx.setting, ctx.drawn = inputs
-        ctx.save_for_backward(rows, noise, output if x is None and needs_sample(ctx.setting) else x)
+        ctx.save_for_backward(rows, noise, output if x is None and ctx.setting.method.needs_sample else x)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -173,7 +179,7 @@ def _batch_first(size: int, in_dims: tuple[Any, ...], inputs: tuple[Any, ...]) -
 
 class _Part(NamedTuple):
     place: slice | None  # of its rows; None for all
-    method: Method
+    adjoint: Adjoint
 
 
 def _parts(rows: Tensor, noise: Tensor | None, setting: Setting, drawn: bool) -> Iterable[_Part]:
@@ -181,6 +187,8 @@ def _parts(rows: Tensor, noise: Tensor | None, setting: Setting, drawn: bool) ->
     num_classes, axes, lead = rows.shape[-1], rows.ndim, int(setting.num_noises > 1)
     count = rows.numel() // num_classes
     layout = choose_layout(num_classes)
+    assert setting.method.rule is not None
+    adjoint = ADJOINTS[setting.method.rule]
     if rows.ndim != 2:
         rows = rows.reshape(count, num_classes)
         if noise is not None:
@@ -189,14 +197,14 @@ def _parts(rows: Tensor, noise: Tensor | None, setting: Setting, drawn: bool) ->
     def part(place: slice | None) -> _Part:
         some = rows if place is None else rows[place]
         packed = functools.partial(_pack_noise, layout, setting, noise, place, drawn)
-        return _Part(place, METHODS[setting.method](layout, setting, layout.pack(some), packed, drawn))
+        return _Part(place, adjoint(layout, setting, layout.pack(some), packed, drawn))
 
     size = (num_classes if num_classes > 2 else 1) * setting.num_noises  # elements of a packed row
     whole = size * count
     if torch.compiler.is_compiling():
         return [part(None)]
     places = _split(count, size, SERIAL if whole <= PARTS * SERIAL else LARGE)
-    if whole * len(stages(setting.lambdas, setting.solver)) <= KEPT:
+    if whole * len(plan_of(setting.lambdas, setting.solver).evaluations) <= KEPT:
         return [part(place) for place in places]
     return (part(place) for place in places)
 
@@ -229,12 +237,12 @@ def _value(parts: Iterable[_Part], rows: Tensor, x: Tensor | None, ticket: Tenso
     if rows.ndim != 2:
         flat = out.view(-1, rows.shape[-1])
         ticket = None if ticket is None else ticket.reshape(-1, *ticket.shape[rows.ndim - 1 :])
-    for place, method in parts:
+    for place, adjoint in parts:
         here = flat if place is None else flat[place]
         if ticket is not None:
-            layout.draw(method.law(), ticket if place is None else ticket[place], here)
+            layout.draw(adjoint.law(), ticket if place is None else ticket[place], here)
         else:
-            layout.unpack(method.value(_pack_sample(layout, rows, x, place)), here)
+            layout.unpack(adjoint.value(_pack_sample(layout, rows, x, place)), here)
     return out
 
 
@@ -242,9 +250,9 @@ def _gradient(parts: Iterable[_Part], rows: Tensor, x: Tensor | None, upstream: 
     layout = choose_layout(rows.shape[-1])
     flat = upstream if upstream.ndim == 2 else upstream.reshape(-1, rows.shape[-1])
     out = None
-    for place, method in parts:
+    for place, adjoint in parts:
         given = layout.pack(flat if place is None else flat[place])
-        result = layout.unpack_gradient(method.gradient(given, _pack_sample(layout, rows, x, place)))
+        result = layout.unpack_gradient(adjoint.gradient(given, _pack_sample(layout, rows, x, place)))
         if place is None:
             return result.contiguous().view(rows.shape)
         out = torch.empty_like(flat, memory_format=torch.contiguous_format) if out is None else out
@@ -267,10 +275,7 @@ def _traced(
     if ticket is not None:
         x = _value(_parts(rows.detach(), noise, setting, drawn), rows, x, ticket)
     noise = None if noise is None else _by_class(noise, rows, setting, drawn)
-    # naive_surrogate imports the module by name, which the compiler does not follow; by now it is imported.
-    module = sys.modules[f"catreparam.estimators.{twins.MODULES.get(setting.method, setting.method)}"]
-    arguments = twins._arguments(setting, noise, x)
-    relaxed = getattr(module, f"{setting.method}_surrogate")(rows, **arguments)
+    relaxed = naive_surrogate(setting, rows, noise, x)
     return relaxed if ticket is None or x is None else attach_gradient(x, relaxed)
 
 

@@ -13,9 +13,8 @@ import torch
 from torch import Generator, Tensor
 
 from catreparam.categorical import attach_gradient
-from catreparam.kernels import dispatch
-from catreparam.kernels.compiled import autograd as compiled
 from catreparam.kernels.torch.layouts import WIDEST_COLUMNS
+from catreparam.kernels.tracing import in_forward_mode, is_traced
 
 BLOCK = 1 << 18  # elements of noise worked on at once
 
@@ -38,7 +37,7 @@ def attach(surrogate: Surrogate, rows: Tensor, x: Tensor, noise: Tensor, tempera
 
     The surrogate itself serves under transforms and for double backward; else its gradient is computed by hand.
     """
-    if compiled.is_traced() or dispatch.in_forward_mode():
+    if is_traced() or in_forward_mode():
         return attach_gradient(x, surrogate(rows, noise=noise, x=x, temperature=temperature))
     return _GumbelRao.apply(rows, x, noise, temperature, surrogate) if rows.requires_grad else x
 

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from catreparam.kernels.torch.drawing import draw_by_blocks, normal_like
-from catreparam.validation import SERIAL
+from catreparam.threads import SERIAL
 
 WIDEST_COLUMNS = 10  # classes: up to here transposing costs less than it saves
 TWO_LEVELS = 512  # classes: above, a hard draw finds a block of classes first and then the class in it

@@ -22,45 +22,45 @@ from catreparam.kernels.triton.rows import (
 @triton.jit
 def backward_kernel(
     logits_ptr, upstream_ptr, noise_ptr, x_ptr, seed_ptr, plan_ptr, out_ptr, rows, classes, temperature, weight,
-    METHOD: tl.constexpr, CHAIN: tl.constexpr, EVALUATIONS: tl.constexpr, INTERVALS: tl.constexpr,
-    FROM_ZERO: tl.constexpr, NEEDS_X: tl.constexpr, NOISES: tl.constexpr, SECOND: tl.constexpr,
+    RULE: tl.constexpr, TEMPERED: tl.constexpr, EVALUATIONS: tl.constexpr, INTERVALS: tl.constexpr,
+    FROM_ZERO: tl.constexpr, NOISES: tl.constexpr, SECOND: tl.constexpr,
     GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """out [rows, classes] = the gradient with respect to logits. SECOND: whether weight is not zero.
-
-    CHAIN: whether the sample comes from the end of the diffusion. NEEDS_X: whether the gradient depends on the sample.
-    """
+    """out [rows, classes] = the gradient with respect to logits. RULE: name of a `Rule`. SECOND: whether weight is not zero."""
     element, exists = tile_elements(rows, classes, ROWS, CLASSES)
     logits = read_logits(logits_ptr, element, exists, classes, CLASSES)
     upstream = tl.load(upstream_ptr + element, mask=exists, other=0.0).to(tl.float32)
     seed = tl.load(seed_ptr)
-    if METHOD == "gumbel_softmax":
+    if RULE == "GUMBEL":
         noise = read_gumbel(noise_ptr, seed, element, exists, GIVEN_NOISE)
         gradient = covariance(softmax((logits + noise) / temperature), upstream) / temperature
-    elif CHAIN:
+    elif RULE == "MATCHED":
         noise = read_normal(noise_ptr, seed, element, exists, 0, 0, GIVEN_NOISE)
-        if METHOD == "redge_cov":
-            gradient = _matched_gradient(logits, upstream, noise, plan_ptr, EVALUATIONS)
-        else:
-            chain, shifts = run_chain(logits, noise, noise, plan_ptr, EVALUATIONS, False)
-            soft = chain[EVALUATIONS - 1]
-            direct = covariance(soft, upstream)
-            adjoint = tl.load(plan_ptr + 8 * (EVALUATIONS - 1)) * direct
-            if METHOD == "reindge":
-                x = read_sample(x_ptr, seed, element, exists, soft, GIVEN_X, CLASSES)
-                direct = _direct(soft, upstream, x, weight, SECOND)
-            gradient, _, _ = _adjoint_chain(direct, adjoint, noise, chain, shifts, plan_ptr, EVALUATIONS, False)
+        gradient = _matched_gradient(logits, upstream, noise, plan_ptr, EVALUATIONS)
+    elif RULE == "CHAIN":
+        noise = read_normal(noise_ptr, seed, element, exists, 0, 0, GIVEN_NOISE)
+        chain, shifts = run_chain(logits, noise, noise, plan_ptr, EVALUATIONS, False)
+        soft = chain[EVALUATIONS - 1]
+        direct = covariance(soft, upstream)
+        adjoint = tl.load(plan_ptr + 8 * (EVALUATIONS - 1)) * direct
+        if SECOND:
+            x = read_sample(x_ptr, seed, element, exists, soft, GIVEN_X, CLASSES)
+            direct = _direct(soft, upstream, x, weight, SECOND)
+        gradient, _, _ = _adjoint_chain(direct, adjoint, noise, chain, shifts, plan_ptr, EVALUATIONS, False)
+    elif RULE == "SWEEP":
+        probs = softmax(logits)
+        x = read_sample(x_ptr, seed, element, exists, probs, GIVEN_X, CLASSES)
+        gradient = _exact_gradient(
+            logits, upstream, probs, x, plan_ptr, weight, noise_ptr, seed, element, exists, rows * classes,
+            EVALUATIONS, INTERVALS, FROM_ZERO, NOISES, SECOND, GIVEN_NOISE,
+        )  # fmt: skip
     else:
+        tl.static_assert(RULE == "DIRECT", "no backward kernel for this rule")
         probs = softmax(logits)
         x = probs
-        if NEEDS_X:
+        if SECOND:
             x = read_sample(x_ptr, seed, element, exists, probs, GIVEN_X, CLASSES)
-        if METHOD == "exact_redge":
-            gradient = _exact_gradient(
-                logits, upstream, probs, x, plan_ptr, weight, noise_ptr, seed, element, exists, rows * classes,
-                EVALUATIONS, INTERVALS, FROM_ZERO, NOISES, SECOND, GIVEN_NOISE,
-            )  # fmt: skip
-        elif METHOD == "reinmax":  # at a temperature: 2 J(m) g - J(p) g / 2
+        if SECOND and TEMPERED:  # ReinMax at a temperature: 2 J(m) g - J(p) g / 2
             middle = 0.5 * (softmax(logits / temperature) + x)
             gradient = 2.0 * covariance(middle, upstream) - 0.5 * covariance(probs, upstream)
         else:
@@ -99,7 +99,7 @@ def _adjoint_chain(
 
 @triton.jit
 def _matched_gradient(logits, upstream, noise, plan_ptr, EVALUATIONS: tl.constexpr):
-    """redge_cov: the chain starts at N(p, v), v = max(p (1 - p), 0.1), and both p and v move with the logits."""
+    """The covariance-matched chain starts at N(p, v), v = max(p (1 - p), 0.1), and both p and v move with the logits."""
     mean = softmax(logits)
     variance = matched_variance(mean)
     inverse = 1.0 / variance
@@ -122,7 +122,7 @@ def _exact_gradient(
     EVALUATIONS: tl.constexpr, INTERVALS: tl.constexpr, FROM_ZERO: tl.constexpr, NOISES: tl.constexpr,
     SECOND: tl.constexpr, GIVEN_NOISE: tl.constexpr,
 ):  # fmt: skip
-    """exact_redge: z at lambda_1 given x, then the diffusion is swept back with the adjoint on the way."""
+    """The exact law: z at lambda_1 given x, then the diffusion is swept back with the adjoint on the way."""
     last = tl.load(plan_ptr + 8 * (EVALUATIONS - 1))
     half = NOISES if GIVEN_NOISE else (NOISES + 1) // 2
     total = tl.zeros_like(logits)

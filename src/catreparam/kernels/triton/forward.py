@@ -23,36 +23,34 @@ from catreparam.kernels.triton.rows import (
 @triton.jit
 def forward_kernel(
     logits_ptr, noise_ptr, x_ptr, seed_ptr, plan_ptr, out_ptr, flag_ptr, rows, classes, evaluations, temperature,
-    METHOD: tl.constexpr, CHAIN: tl.constexpr, NOISES: tl.constexpr, HARD: tl.constexpr,
+    RULE: tl.constexpr, NOISES: tl.constexpr, HARD: tl.constexpr,
     GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """out [rows, classes] = the sample; flag [1] = 1 if a row holds NaN or +inf or allows no class.
-
-    CHAIN: whether the sample comes from the end of the diffusion.
-    """
+    """out [rows, classes] = the sample; flag [1] = 1 if a row holds NaN or +inf or allows no class. RULE: name of a `Rule`."""
     element, exists = tile_elements(rows, classes, ROWS, CLASSES)
     logits = read_logits(logits_ptr, element, exists, classes, CLASSES)
     _flag_invalid(flag_ptr, logits)
     seed = tl.load(seed_ptr)
-    if METHOD == "gumbel_softmax":
+    if RULE == "GUMBEL":
         noise = read_gumbel(noise_ptr, seed, element, exists, GIVEN_NOISE)
         if HARD:
             out = one_hot_of_largest(logits + noise, CLASSES)
         else:
             out = softmax((logits + noise) / temperature)
-    elif CHAIN:
+    elif RULE == "CHAIN" or RULE == "MATCHED":
         z = read_normal(noise_ptr, seed, element, exists, 0, 0, GIVEN_NOISE)
         inverse = z
-        if METHOD == "redge_cov":
+        if RULE == "MATCHED":
             variance = matched_variance(softmax(logits))
             z *= tl.sqrt(variance)
             inverse = 1.0 / variance
-        out = run_to_sample(logits, z, inverse, plan_ptr, evaluations, METHOD == "redge_cov")
+        out = run_to_sample(logits, z, inverse, plan_ptr, evaluations, RULE == "MATCHED")
         if HARD:
             out = read_sample(x_ptr, seed, element, exists, out, GIVEN_X, CLASSES)
     else:
+        tl.static_assert(RULE == "DIRECT" or RULE == "SWEEP", "no forward kernel for this rule")
         out = read_sample(x_ptr, seed, element, exists, softmax(logits), GIVEN_X, CLASSES)
-        if METHOD == "exact_redge" and not HARD:
+        if RULE == "SWEEP" and not HARD:
             last = tl.load(plan_ptr + 8 * (evaluations - 1))
             out = _mean_soft(logits, out, last, noise_ptr, seed, element, exists, rows * classes, NOISES, GIVEN_NOISE)
     tl.store(out_ptr + element, out.to(out_ptr.dtype.element_ty), mask=exists)

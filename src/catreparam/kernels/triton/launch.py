@@ -6,18 +6,17 @@ Triton is imported on the first call only, so that a machine without it pays not
 from __future__ import annotations
 
 import functools
-import importlib
 import importlib.util
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from catreparam.kernels import plan as triton_plan
-from catreparam.kernels.compiled.library import DTYPES
-from catreparam.kernels.naive.twins import needs_sample
+from catreparam.kernels.methods import Rule
+from catreparam.kernels.plan import plan_of
 from catreparam.kernels.settings import Setting
 
 OLDEST = (3, 3)  # the first release whose kernels keep a chain of tiles in a tuple
@@ -25,7 +24,8 @@ MOST_CLASSES = 16384  # a row is held by one program
 MOST_WARPS = 32  # of a program
 MOST_EVALUATIONS = 33  # the chain is unrolled
 TILES = ((16, 256, 1), (1024, 1024, 4))  # (up to so many classes, elements of a tile, its warps); measured on an H200
-CHAINS = ("redge", "redge_cov", "reindge")
+RULES = frozenset({Rule.DIRECT, Rule.GUMBEL, Rule.CHAIN, Rule.MATCHED, Rule.SWEEP})
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def _why_unavailable() -> str:
@@ -43,20 +43,20 @@ def _why_unavailable() -> str:
 UNAVAILABLE = _why_unavailable()  # at import, so that traced code sees a constant
 
 
-def why_not(logits: Tensor) -> str:
-    """Why the Triton kernels do not take logits like these, whatever their number of classes; empty if they do."""
+def why_not(setting: Setting, logits: Tensor, num_classes: int) -> str:
+    """Why the Triton kernels do not take a call with plain logits; empty if they do."""
+    if setting.method.rule not in RULES:
+        return f"{setting.method} has no Triton kernel"
     if logits.device.type != "cuda":
         return f"logits are on {logits.device.type}, not on cuda"
-    return UNAVAILABLE or ("" if logits.dtype in DTYPES else f"{logits.dtype} takes the torch path")
-
-
-def why_too_large(setting: Setting, num_classes: int) -> str:
-    """Why a call is too large for the Triton kernels; empty if it is not."""
+    if UNAVAILABLE:
+        return UNAVAILABLE
+    if logits.dtype not in DTYPES:
+        return f"{logits.dtype} takes the torch path"
     if num_classes > MOST_CLASSES:
         return f"{num_classes} classes are more than the {MOST_CLASSES} that one program holds"
-    softmaxes = triton_plan.num_evaluations(setting.lambdas, setting.solver)
-    if softmaxes > MOST_EVALUATIONS:
-        return f"{softmaxes} softmaxes are more than the {MOST_EVALUATIONS} that a kernel unrolls"
+    if _softmaxes(setting) > MOST_EVALUATIONS:
+        return f"{_softmaxes(setting)} softmaxes are more than the {MOST_EVALUATIONS} that a kernel unrolls"
     return ""
 
 
@@ -73,10 +73,10 @@ def forward(
     tiles = _tiles(logits.shape)
     if tiles.programs:
         with _on(logits):
-            _kernels("forward").forward_kernel[(tiles.programs,)](
+            _forward_kernels().forward_kernel[(tiles.programs,)](
                 logits, _given(noise, logits), _given(x, logits), seed, _table(setting, logits), out, flag,
                 tiles.rows, tiles.classes, _softmaxes(setting), setting.temperature,
-                METHOD=setting.method, CHAIN=setting.method in CHAINS, NOISES=setting.num_noises, HARD=setting.hard,
+                RULE=_name(setting), NOISES=setting.num_noises, HARD=setting.hard,
                 GIVEN_NOISE=noise is not None, GIVEN_X=x is not None, **tiles.shape,
             )  # fmt: skip
     return out, flag
@@ -93,37 +93,44 @@ def backward(
     """The gradient with respect to logits of what `forward` returned for the same arguments."""
     logits, upstream = logits.contiguous(), upstream.to(logits.dtype).contiguous()
     out = torch.empty_like(logits)
-    tiles, (method, weight) = _tiles(logits.shape), _rule(setting)
+    tiles = _tiles(logits.shape)
     if tiles.programs:
         with _on(logits):
-            _kernels("backward").backward_kernel[(tiles.programs,)](
+            _backward_kernels().backward_kernel[(tiles.programs,)](
                 logits, upstream, _given(noise, logits), _given(x, logits), seed, _table(setting, logits), out,
-                tiles.rows, tiles.classes, setting.temperature, weight,
-                METHOD=method, CHAIN=method in CHAINS, EVALUATIONS=_softmaxes(setting),
-                INTERVALS=len(setting.lambdas) - 1, FROM_ZERO=setting.lambdas[0] == 0.0, NEEDS_X=needs_sample(setting),
-                NOISES=setting.num_noises, SECOND=weight != 0.0,
+                tiles.rows, tiles.classes, setting.temperature, setting.weight,
+                RULE=_name(setting), TEMPERED=setting.temperature != 1.0, EVALUATIONS=_softmaxes(setting),
+                INTERVALS=len(setting.lambdas) - 1, FROM_ZERO=setting.lambdas[0] == 0.0,
+                NOISES=setting.num_noises, SECOND=setting.weight != 0.0,
                 GIVEN_NOISE=noise is not None, GIVEN_X=x is not None, **tiles.shape,
             )  # fmt: skip
     return out
 
 
 def replay(setting: Setting, like: Tensor, seed: Tensor) -> Tensor:
-    """The noise that `forward` makes from this seed: float32 [*like.shape], or [num_noises, ...] for exact_redge."""
+    """The noise that `forward` makes from this seed: float32 [*like.shape], or [num_noises, ...] for a sweep."""
     tiles = _tiles(like.shape)
     streams = (setting.num_noises + 1) // 2
     out = torch.empty(streams, *like.shape, dtype=torch.float32, device=like.device)
     for stream in range(streams if tiles.programs else 0):
         with _on(like):
-            _kernels("forward").replay_kernel[(tiles.programs,)](
+            _forward_kernels().replay_kernel[(tiles.programs,)](
                 out[stream], seed, tiles.rows, tiles.classes, stream,
-                GUMBEL=setting.method == "gumbel_softmax", **tiles.shape,
+                GUMBEL=setting.method.rule == Rule.GUMBEL, **tiles.shape,
             )  # fmt: skip
-    return torch.cat([out, -out])[: setting.num_noises] if setting.method == "exact_redge" else out[0]
+    return torch.cat([out, -out])[: setting.num_noises] if setting.method.rule == Rule.SWEEP else out[0]
 
 
-def _kernels(name: str) -> Any:
-    """The module of kernels that needs triton at its import."""
-    return importlib.import_module(f"catreparam.kernels.triton.{name}")
+def _forward_kernels() -> ModuleType:
+    from catreparam.kernels.triton import forward
+
+    return forward
+
+
+def _backward_kernels() -> ModuleType:
+    from catreparam.kernels.triton import backward
+
+    return backward
 
 
 class _Tiles(NamedTuple):
@@ -145,20 +152,26 @@ def _tiles(shape: torch.Size) -> _Tiles:
     return _Tiles(rows, classes, -(-rows // height), sizes)
 
 
-def _rule(setting: Setting) -> tuple[str, float]:
-    """The kernel's name of a method's backward pass, and its second-order weight."""
-    if setting.method == "reinmax":
-        return ("lambda_reinmax", 1.0) if setting.temperature == 1.0 else ("reinmax", 0.0)
-    second_order = setting.method in ("lambda_reinmax", "reindge") or (setting.method == "exact_redge" and setting.hard)
-    return setting.method, setting.weight if second_order else 0.0
+def _name(setting: Setting) -> str:
+    """The rule as the kernels compare it."""
+    assert setting.method.rule is not None
+    return setting.method.rule.name
 
 
 def _softmaxes(setting: Setting) -> int:
-    return triton_plan.num_evaluations(setting.lambdas, setting.solver)
+    return len(plan_of(setting.lambdas, setting.solver).evaluations)
+
+
+@functools.lru_cache(maxsize=1024)
+def _numbers(lambdas: tuple[float, ...], solver: str, device: torch.device) -> Tensor:
+    """The evaluations of a plan, eight numbers each, then its intervals, as one float32 tensor."""
+    evaluations, intervals = plan_of(lambdas, solver)
+    numbers = [number for row in (*evaluations, *intervals) for number in row]
+    return torch.tensor(numbers, dtype=torch.float32).to(device)
 
 
 def _table(setting: Setting, logits: Tensor) -> Tensor:
-    return triton_plan.table(setting.lambdas, setting.solver, logits.device)
+    return _numbers(setting.lambdas, setting.solver, logits.device)
 
 
 def _given(tensor: Tensor | None, logits: Tensor) -> Tensor:

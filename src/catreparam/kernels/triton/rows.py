@@ -146,7 +146,7 @@ def evaluate(logits, z, inverse, lam, MATCHED: tl.constexpr):
 
 @triton.jit
 def run_to_sample(logits, z, inverse, plan_ptr, evaluations, MATCHED: tl.constexpr):
-    """The relaxed sample: the last softmax of `triton_plan.evaluations`."""
+    """The relaxed sample: the last softmax of `plan.plan_of`."""
     probs, before = tl.zeros_like(z), tl.zeros_like(z)
     for j in range(evaluations):
         z, peeked = _carry(z, probs, before, plan_ptr + 8 * j)

@@ -80,7 +80,7 @@ void adjoint_chain(Block<Along>& b) {
   }
 }
 
-// redge_cov: the last evaluation's share of the variances' gradient, and its adjoint in units of z.
+// The covariance-matched chain: the last evaluation's share of the variances' gradient, and its adjoint in units of z.
 template <bool Along>
 void begin_matched(Block<Along>& b) {
   const vf* shift = b.shift + (int64_t)(b.call.num_evaluations - 1) * b.n;
@@ -112,8 +112,8 @@ void backward_chain(Block<Along>& b) {
     b.read_chain_noise();
     q = b.run_chain(true);
   }
-  direct_term(b, q, call.method == kReindge ? call.weight : 0.0f, call.last, false, 1.0f);
-  if (call.method == kRedgeCov) {
+  direct_term(b, q, call.weight, call.last, false, 1.0f);
+  if (call.rule == kMatched) {
     begin_matched(b);
     adjoint_chain<Along, true>(b);
     end_matched(b);
@@ -131,7 +131,7 @@ void backward_gumbel(Block<Along>& b) {
 
 // ReinMax at a temperature: 2 J(m) g - J(p) g / 2 with m = (softmax(logits / temperature) + x) / 2.
 template <bool Along>
-void backward_reinmax(Block<Along>& b) {
+void backward_tempered(Block<Along>& b) {
   const Weights p = b.at_noise(b.ring[0]);
   const vi hot = b.hard_sample(p);
   for (int k = 0; k < b.n; ++k) b.scratch[k] = b.logits[k] * (1.0f / b.call.temperature);

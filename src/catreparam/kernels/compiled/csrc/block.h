@@ -36,7 +36,7 @@ struct Block {
 
   static int64_t bytes(const Call& call) {
     const int64_t vector_bytes = (int64_t)(vectors(call) + 1) * (int64_t)sizeof(vf) + 64;
-    const int64_t arrays = 16 + call.num_evaluations * (call.method == kRedgeCov ? 2 : 1);
+    const int64_t arrays = 16 + call.num_evaluations * (call.rule == kMatched ? 2 : 1);
     return arrays * vector_bytes + (call.classes / 64 + 2) * 8 + (int64_t)(vectors(call) + 2 * W) * W * 4 + 4096;
   }
 
@@ -50,7 +50,7 @@ struct Block {
       *array = arena.take<vf>(n);
     inverses = arena.take<vf>(c.num_evaluations);
     stored = arena.take<vf>((int64_t)n * c.num_evaluations);
-    shift = arena.take<vf>(c.method == kRedgeCov ? (int64_t)n * c.num_evaluations : 1);
+    shift = arena.take<vf>(c.rule == kMatched ? (int64_t)n * c.num_evaluations : 1);
   }
 
   // Floats that a block's chain takes: its softmaxes and one over the sum of each.
@@ -123,7 +123,7 @@ struct Block {
       read(call.noise, kFloat32, index * call.rows + row, call.rows * call.num_noises, 0.0f, to);
       return;
     }
-    const bool gumbels = call.method == kGumbelSoftmax;
+    const bool gumbels = call.rule == kGumbel;
     for (int group = 0; group < (Along ? n * W / 64 * 16 : (n + 3) / 4); group += Along ? W : 1) {
       const Words words = generator.words<Along>((uint64_t)group, (uint64_t)row, (uint32_t)index);
       const Two first = gumbels ? Two{gumbel(words.w[0]), gumbel(words.w[1])} : normals(words.w[0], words.w[1]);
@@ -181,7 +181,7 @@ struct Block {
     Weights before = {ring[2], vf{}}, now = {ring[1], vf{}};
     for (int j = 0; j < call.num_evaluations; ++j) {
       Matched matched = {nullptr, nullptr};
-      if (call.method == kRedgeCov) matched = {matched_inverse, shift + (keep ? (int64_t)j * n : 0)};
+      if (call.rule == kMatched) matched = {matched_inverse, shift + (keep ? (int64_t)j * n : 0)};
       vf* out = keep ? stored + (int64_t)j * n : ring[j % 3];
       const Weights next = weigh<Along>(n, logits, z, now, before, call.evaluations[j], matched, out);
       before = now;
@@ -206,7 +206,7 @@ struct Block {
 
   void read_chain_noise() {
     read_noise(0, z);
-    if (call.method == kRedgeCov) start_matched();
+    if (call.rule == kMatched) start_matched();
   }
 };
 

@@ -1,25 +1,9 @@
 // One call of the sampler: what to do, on which rows. Plain data, shared by the library and its per-CPU kernels.
 #pragma once
 
-#include <cstdint>
+#include "../interface.h"
 
 namespace catreparam {
-
-enum Method : int32_t {
-  kStraightThrough = 0,
-  kGumbelSoftmax = 1,
-  kReinmax = 2,
-  kLambdaReinmax = 3,
-  kRedge = 4,
-  kRedgeCov = 5,
-  kReindge = 6,
-  kExactRedge = 7,
-};
-
-enum Dtype : int32_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
-
-// Bits of the value that forward returns.
-enum Flag : int32_t { kFlagNan = 1, kFlagInfinite = 2, kFlagEmpty = 4 };
 
 // One softmax of the chain, softmax(logits + lambda z_eval), and how to get there from the one before.
 enum Reach : int32_t {
@@ -49,12 +33,12 @@ struct Interval {
 };
 
 struct Call {
-  Method method;
+  Rule rule;
   Dtype dtype;
   int32_t hard;
   int32_t num_noises;
   float temperature;
-  float weight;
+  float weight;  // of the second-order term; 0 for relaxed samples
   float last;  // lambda at t1
 
   int32_t num_evaluations;

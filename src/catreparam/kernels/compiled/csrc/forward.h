@@ -50,24 +50,23 @@ void write_mean_soft(Block<Along>& b, vi hot) {
 template <bool Along>
 void forward_block(Block<Along>& b) {
   const Call& call = b.call;
-  b.read_logits(call.method == kGumbelSoftmax);
-  switch (call.method) {
-    case kGumbelSoftmax:
+  b.read_logits(call.rule == kGumbel);
+  switch (call.rule) {
+    case kGumbel:
       add_gumbels(b);
       if (call.hard) return b.write_hot(largest_class<Along>(b.n, b.z));
       return write_soft(b, relaxed_gumbel(b));
-    case kRedge:
-    case kRedgeCov:
-    case kReindge: {
+    case kChain:
+    case kMatched: {
       b.read_chain_noise();
       const Weights q = b.run_chain(call.kept != nullptr);
       return call.hard ? b.write_hot(b.hard_sample(q)) : write_soft(b, q);
     }
-    case kExactRedge: {
+    case kSweep: {
       const vi hot = b.hard_sample(b.at_noise(b.ring[0]));
       return call.hard ? b.write_hot(hot) : write_mean_soft(b, hot);
     }
-    default:
+    case kDirect:
       return b.write_hot(b.hard_sample(b.at_noise(b.ring[0])));
   }
 }

@@ -12,7 +12,7 @@ int64_t scratch_bytes(const Call& call) {
   return in_pairs(call) ? Pairs::bytes(call) : along(call) ? Block<true>::bytes(call) : Block<false>::bytes(call);
 }
 
-bool has_chain(const Call& call) { return call.method == kRedge || call.method == kReindge; }
+bool has_chain(const Call& call) { return call.rule == kChain; }
 
 // Two classes: a row's Jacobian, one number. Else: the chain's softmaxes, which backward would have to make again.
 int64_t kept_floats(const Call& call) {
@@ -76,7 +76,7 @@ void backward(const Call& call, int64_t begin, int64_t end, void* scratch) {
     const auto again = [](Pairs& p) { backward_pair<false>(p); };
     if (call.kept) {
       for_pairs<false>(call, begin, end, scratch, [](Pairs& p) { backward_pair<true>(p); });
-    } else if (call.method == kStraightThrough || (call.noise && call.x)) {
+    } else if ((call.rule == kDirect && call.weight == 0.0f) || (call.noise && call.x)) {
       for_pairs<false>(call, begin, end, scratch, again);
     } else {
       for_pairs<true>(call, begin, end, scratch, again);
@@ -89,13 +89,13 @@ void backward(const Call& call, int64_t begin, int64_t end, void* scratch) {
 }
 
 // The noise that forward and backward make from the seed, written out: float32 [num_noises, rows, classes], the later
-// noises of exact_redge being those drawn (not their mirror images). For two classes, half the difference either way.
+// noises of a sweep being those drawn (not their mirror images). For two classes, half the difference either way.
 void replay(const Call& call, int64_t begin, int64_t end, void* scratch) {
-  const int noises = call.method == kExactRedge ? (call.num_noises + 1) / 2 : 1;
+  const int noises = call.rule == kSweep ? (call.num_noises + 1) / 2 : 1;
   if (in_pairs(call)) {
     for_pairs<true>(call, begin, end, scratch, [noises](Pairs& p) {
       for (int i = 0; i < noises; ++i) {
-        const Four half = 0.5f * (p.call.method == kGumbelSoftmax ? p.logistic_difference() : p.normal_difference(i));
+        const Four half = 0.5f * (p.call.rule == kGumbel ? p.logistic_difference() : p.normal_difference(i));
         p.write(-half, half, p.call.out, kFloat32, i * p.call.rows);
       }
     });

@@ -62,8 +62,6 @@ struct Task {
   std::atomic<int32_t> flags{0};
 };
 
-constexpr int32_t kFlagNoMemory = 8;
-
 void work_on_chunk(void* context, int64_t chunk) {
   Task& task = *static_cast<Task*>(context);
   const int64_t begin = chunk * task.rows_per_chunk;
@@ -102,7 +100,7 @@ void ask_for_large_pages(void* memory, int64_t bytes) {
 // About how many nanoseconds a row takes one thread: measured with AVX-512, which is what costs of splitting compare with.
 double row_cost(const Task& task) {
   const Call& call = task.call;
-  const double softmaxes = call.num_evaluations * (call.method == kExactRedge ? 2.0 * call.num_noises : 1.0);
+  const double softmaxes = call.num_evaluations * (call.rule == kSweep ? 2.0 * call.num_noises : 1.0);
   if (call.classes == 2) return task.pass == Pass::kBackward && call.kept ? 0.3 : 2.5 + 0.7 * softmaxes;
   const double noise = task.pass == Pass::kBackward && call.kept ? 0.0 : 1.1;
   return (double)call.classes * (0.5 + noise + 0.3 * softmaxes);
@@ -137,20 +135,12 @@ int32_t run(Task& task, int threads) {
 using namespace catreparam;
 
 // What stays the same from call to call; made once per estimator setting by the caller.
-struct CatreparamSetting {
-  int32_t method, solver, hard, num_noises;
-  float temperature, weight;
-  int32_t num_lambdas;
-  int32_t reserved;
-  const double* lambdas;
-};
-
 struct CatreparamPlan {
   Plan plan;
   Call call;
 };
 
-EXPORT int32_t catreparam_version() { return 3; }
+EXPORT int32_t catreparam_version() { return kVersion; }
 
 EXPORT const char* catreparam_instruction_set() { return active->name; }
 
@@ -169,14 +159,14 @@ EXPORT void catreparam_philox(const uint32_t* counter, const uint32_t* key, uint
 EXPORT CatreparamPlan* catreparam_make_plan(const CatreparamSetting* setting) {
   auto* made = new (std::nothrow) CatreparamPlan{};
   if (made == nullptr) return nullptr;
-  made->plan = make_plan(setting->lambdas, setting->num_lambdas, setting->solver);
+  made->plan = make_plan(*setting);
   Call& call = made->call;
-  call.method = (Method)setting->method;
+  call.rule = (Rule)setting->rule;
   call.hard = setting->hard;
   call.num_noises = setting->num_noises;
   call.temperature = setting->temperature;
   call.weight = setting->weight;
-  call.last = (float)setting->lambdas[setting->num_lambdas - 1];
+  call.last = made->plan.evaluations.back().lambda;
   call.num_evaluations = (int32_t)made->plan.evaluations.size();
   call.evaluations = made->plan.evaluations.data();
   call.adjoints = made->plan.adjoints.data();
@@ -202,7 +192,7 @@ EXPORT void catreparam_free_job(Call* job) { delete job; }
 // How many floats forward can leave for backward, so that it need not make the chain again. 0: nothing that would help.
 EXPORT int64_t catreparam_kept_floats(const Call* job) { return job ? active->kept_floats(*job) : 0; }
 
-// Returns the flags of call.h (and 8 if memory ran out). `kept`: null, or kept_floats of them, the same for both passes.
+// Returns the flags of interface.h. `kept`: null, or kept_floats of them, the same for both passes.
 EXPORT int32_t catreparam_forward(const Call* job, int32_t threads, uint64_t seed, const void* logits, float* kept, void* out,
                                   const float* noise, const float* x) {
   if (job == nullptr) return kFlagNoMemory;

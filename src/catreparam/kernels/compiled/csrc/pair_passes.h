@@ -61,7 +61,7 @@ INLINE Result pair_chain(Pairs& p, Four y0) {
   if (X) out.x = pair_sample(p, y, q);
   if (!Slope) return out;
   Four grad = q.variance, a = (2.0f * call.last) * q.variance;
-  if (call.method == kReindge) grad = Pairs::second_order(q, y, p.hard_sample(y, q.small), call.weight);
+  if (call.weight != 0.0f) grad = Pairs::second_order(q, y, p.hard_sample(y, q.small), call.weight);
   pair_adjoint_chain(p, false, all(1.0f), grad, a, unused);
   out.slope = grad;
   return out;
@@ -89,7 +89,7 @@ INLINE Result pair_matched(Pairs& p, Four y0) {
 INLINE Four pair_exact_slope(Pairs& p, Four y0, const Sigmoid& prior, Four x) {
   const Call& call = p.call;
   const int noises = call.num_noises, half = call.noise ? noises : (noises + 1) / 2;
-  const float weight = call.hard ? call.weight : 0.0f;
+  const float weight = call.weight;
   Four total = all(0.0f);
   for (int i = 0; i < half; ++i) {
     const Four noise = p.normal_difference(i);
@@ -122,8 +122,9 @@ INLINE Four pair_exact_slope(Pairs& p, Four y0, const Sigmoid& prior, Four x) {
   return total * (1.0f / (float)noises);
 }
 
-INLINE Four pair_reinmax_slope(Pairs& p, const Sigmoid& prior, Four y0, Four x) {
-  if (p.call.temperature == 1.0f) return Pairs::second_order(prior, y0, x, 1.0f);
+INLINE Four pair_direct_slope(Pairs& p, const Sigmoid& prior, Four y0, Four x) {
+  if (p.call.weight == 0.0f) return prior.variance;
+  if (p.call.temperature == 1.0f) return Pairs::second_order(prior, y0, x, p.call.weight);
   const Four y = y0 * (1.0f / p.call.temperature);
   const Four middle = 0.5f * (first_probability(y, sigmoid(y).small) + x);
   return 2.0f * middle * (1.0f - middle) - 0.5f * prior.variance;
@@ -140,29 +141,17 @@ INLINE Result pair_gumbel(Pairs& p, Four first, Four second) {
   return out;
 }
 
-// The methods whose sample is drawn from softmax(logits) itself.
+// The rules whose sample is drawn from softmax(logits) itself.
 template <bool X, bool Slope>
 INLINE Result pair_from_prior(Pairs& p, Four y0) {
   const Call& call = p.call;
   const Sigmoid prior = sigmoid(y0);
-  const bool drawn = X || call.method != kStraightThrough;
+  const bool drawn = X || call.rule != kDirect || call.weight != 0.0f;
   const Four x = drawn ? p.hard_sample(y0, prior.small) : all(0.0f);
   Result out = {};
-  if (X) out.x = call.method == kExactRedge && !call.hard ? pair_mean_soft(p, y0, x) : x;
+  if (X) out.x = call.rule == kSweep && !call.hard ? pair_mean_soft(p, y0, x) : x;
   if (!Slope) return out;
-  switch (call.method) {
-    case kStraightThrough:
-      out.slope = prior.variance;
-      break;
-    case kExactRedge:
-      out.slope = pair_exact_slope(p, y0, prior, x);
-      break;
-    case kReinmax:
-      out.slope = pair_reinmax_slope(p, prior, y0, x);
-      break;
-    default:
-      out.slope = Pairs::second_order(prior, y0, x, call.weight);
-  }
+  out.slope = call.rule == kSweep ? pair_exact_slope(p, y0, prior, x) : pair_direct_slope(p, prior, y0, x);
   return out;
 }
 
@@ -171,13 +160,12 @@ INLINE Result pair_result(Pairs& p) {
   Four first, second;
   p.read_logits(first, second);
   const Four y0 = second - first;
-  switch (p.call.method) {
-    case kGumbelSoftmax:
+  switch (p.call.rule) {
+    case kGumbel:
       return pair_gumbel<X, Slope>(p, first, second);
-    case kRedge:
-    case kReindge:
+    case kChain:
       return pair_chain<X, Slope>(p, y0);
-    case kRedgeCov:
+    case kMatched:
       return pair_matched<X, Slope>(p, y0);
     default:
       return pair_from_prior<X, Slope>(p, y0);

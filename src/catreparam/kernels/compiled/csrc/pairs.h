@@ -190,7 +190,7 @@ struct Pairs {
 
   template <bool Keep>
   INLINE Sigmoid run_chain(Four y0, Four& z, Four inverse_variance, Four& y) {
-    const bool matched = call.method == kRedgeCov;
+    const bool matched = call.rule == kMatched;
     Four slope1 = all(0.0f), slope2 = all(0.0f);
     Sigmoid s = {};
     for (int j = 0; j < call.num_evaluations; ++j) {

@@ -1,4 +1,4 @@
-// A schedule and a solver as a list of softmax evaluations, forward and backward.
+// The table of plan.py, one softmax evaluation a row, in the form in which the passes run it.
 #pragma once
 
 #include <vector>
@@ -7,45 +7,30 @@
 
 namespace catreparam {
 
-enum Solver : int32_t { kEuler = 0, kAb2 = 1, kHeun = 2 };
-
 struct Plan {
   std::vector<Evaluation> evaluations;
   std::vector<Adjoint> adjoints;
   std::vector<Interval> intervals;
 };
 
-inline Plan make_plan(const double* lambdas, int32_t count, int32_t solver) {
+inline Plan make_plan(const CatreparamSetting& setting) {
   Plan plan;
-  double step_before = 0, a = 0, b = 0;  // a, b: what the next evaluation adds of the last two
-  Reach reach = kHere;
-  for (int32_t i = 0; i + 1 < count; ++i) {
-    const double start = lambdas[i], end = lambdas[i + 1], step = end - start;
-    plan.intervals.push_back({(float)start, (float)end, (float)step});
-    plan.evaluations.push_back({reach, (float)start, (float)a, (float)b});
-    if (solver == kHeun) {
-      plan.evaluations.push_back({kPeek, (float)end, (float)step, 0});
-      plan.adjoints.push_back({kKeepNothing, (float)(step / 2), (float)(step / 2)});
-      plan.adjoints.push_back({kKeepStep, (float)(step / 2), 0});
-      a = b = step / 2;
-      reach = kTwoBefore;
-    } else if (solver == kAb2 && step_before > 0) {
-      const double ratio = step / step_before;
-      a = step * (1 + ratio / 2);
-      b = -step * (ratio / 2);
-      plan.adjoints.push_back({kKeepA, (float)a, 0});
-      plan.adjoints[(size_t)i - 1].beta = (float)b;
-      reach = kTwoBefore;
-    } else {
-      a = step;
-      b = 0;
-      plan.adjoints.push_back({solver == kAb2 ? kKeepA : kKeepNothing, (float)step, 0});
-      reach = kOneBefore;
-    }
-    step_before = step;
+  for (int32_t j = 0; j < setting.num_evaluations; ++j) {
+    const double* at = setting.evaluations + 8 * j;
+    const float lambda = (float)at[0], to_z1 = (float)at[1], to_z2 = (float)at[2], peek = (float)at[3];
+    const Reach reach = peek != 0     ? kPeek
+                        : to_z2 != 0  ? kTwoBefore
+                        : to_z1 != 0  ? kOneBefore
+                        : j == 0 && lambda == 0 ? kNoise
+                                      : kHere;
+    plan.evaluations.push_back({reach, lambda, reach == kPeek ? peek : to_z1, to_z2});
+    const Keep keep = at[6] != 0 ? kKeepA : at[7] != 0 ? kKeepStep : kKeepNothing;
+    if (j + 1 < setting.num_evaluations) plan.adjoints.push_back({keep, (float)at[4], (float)at[5]});
   }
-  plan.evaluations.push_back({reach, (float)lambdas[count - 1], (float)a, (float)b});
-  if (plan.evaluations[0].lambda == 0 && plan.evaluations[0].reach == kHere) plan.evaluations[0].reach = kNoise;
+  for (int32_t i = 0; i < setting.num_intervals; ++i) {
+    const double* at = setting.intervals + 3 * i;
+    plan.intervals.push_back({(float)at[0], (float)at[1], (float)at[2]});
+  }
   return plan;
 }
 

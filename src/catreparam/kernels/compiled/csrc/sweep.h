@@ -58,7 +58,7 @@ void backward_exact(Block<Along>& b) {
   const int noises = call.num_noises, half = call.noise ? noises : (noises + 1) / 2;
   const Weights p = b.at_noise(b.ring[0]);
   const vi hot = b.hard_sample(p);
-  const float scale = 1.0f / (float)noises, weight = call.hard ? call.weight : 0.0f;
+  const float scale = 1.0f / (float)noises, weight = call.weight;
   vf *total = b.matched_grad, *noise = b.matched_start;
   for (int k = 0; k < b.n; ++k) total[k] = vf{};
   const vf hot_upstream = b.at_hot(hot, b.upstream);
@@ -89,29 +89,25 @@ void backward_exact(Block<Along>& b) {
 template <bool Along>
 void backward_block(Block<Along>& b) {
   const Call& call = b.call;
-  if (!call.kept) b.read_logits(call.method == kGumbelSoftmax);  // what is kept is the chain itself
+  if (!call.kept) b.read_logits(call.rule == kGumbel);  // what is kept is the chain itself
   b.read(call.upstream, call.dtype, b.row, call.rows, 0.0f, b.upstream);
-  switch (call.method) {
-    case kGumbelSoftmax:
+  switch (call.rule) {
+    case kGumbel:
       backward_gumbel(b);
       break;
-    case kRedge:
-    case kRedgeCov:
-    case kReindge:
+    case kChain:
+    case kMatched:
       backward_chain(b);
       break;
-    case kExactRedge:
+    case kSweep:
       backward_exact(b);
       break;
-    case kReinmax:
-      if (call.temperature != 1.0f) {
-        backward_reinmax(b);
-        break;
+    case kDirect:
+      if (call.weight != 0.0f && call.temperature != 1.0f) {
+        backward_tempered(b);
+      } else {
+        direct_term(b, b.at_noise(b.ring[0]), call.weight, 0.0f, false, 1.0f);
       }
-      direct_term(b, b.at_noise(b.ring[0]), 1.0f, 0.0f, false, 1.0f);
-      break;
-    default:
-      direct_term(b, b.at_noise(b.ring[0]), call.method == kLambdaReinmax ? call.weight : 0.0f, 0.0f, false, 1.0f);
   }
   b.write(b.grad, call.dtype, b.row);
 }

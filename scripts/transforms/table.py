@@ -1,9 +1,9 @@
 """Runs every transform on every estimator and writes docs/transforms.md: yes, or a no that is explained and expected.
 
-python scripts/transforms_table.py [--only TRANSFORM ...] [--resume] [--output docs/transforms.md]
+python scripts/transforms/table.py [--only TRANSFORM ...] [--resume] [--output docs/transforms.md]
 
-Each finished column is kept under runs/transforms; --resume does not run those again. Ends with status 1 if anything fails
-that is not explained in EXCEPTIONS, or works although it is said to fail.
+Each finished column is kept under runs/transforms; --resume does not run those again. Ends with status 1 if anything
+fails that no estimator's facts explain, or works although it is said to fail.
 """
 
 import argparse
@@ -16,10 +16,11 @@ import warnings
 from pathlib import Path
 
 import torch
-from transforms_checks import CHECKS
-from transforms_processes import ddp, fsdp, in_child, in_two_processes
+from checks import CHECKS
+from processes import ddp, fsdp, in_child, in_two_processes
 
-from catreparam import ESTIMATORS, takes_objective
+from catreparam import ESTIMATORS
+from catreparam.estimators.facts import facts_of
 
 PROCESSES = {
     "DDP": lambda names: in_two_processes([ddp], names),
@@ -28,29 +29,17 @@ PROCESSES = {
     "fork": lambda names: in_child("fork", names),
 }
 COLUMNS = [*CHECKS, *PROCESSES]
-SCORE_FUNCTION = [name for name, function in ESTIMATORS.items() if takes_objective(function)]
-
-NOTES = {
-    1: "Takes your objective and gives a loss: there is no sampler to export. Export the model that it trained.",
-    2: "Differentiates inside its forward pass to learn its control variate. Use `rebar`, or run it outside the transform.",
-    3: "The replay sees the baseline that the first pass has updated: the gradient is unbiased, but not the plain run's bit "
-    "for bit. Give a number as `baseline`, or use `rloo`.",
-    4: "Carries the losses of its samples to the backward pass. Use `reinmax` or `rloo`, or run it outside the transform.",
-    5: "Works in float64, for which ONNX Runtime has no error function; the export itself succeeds.",
+NO_SAMPLER = "takes your objective and gives a loss: there is no sampler to export. Export the model that it trained"
+# What the error of an explained failure must say. Explanations stand beside the estimators, as `unsupported`.
+ERRORS = {
+    "compile": r"autograd\.grad|disable",
+    "export": "takes an objective",
+    "ONNX": r"takes an objective|NOT_IMPLEMENTED.*Erf",
+    "vmap": "relax|carries the losses",
+    "func.grad": "relax|carries the losses",
+    "checkpoint": "not the plain gradient",
 }
-# (estimator, transform) -> the note that explains it, and what the error must say
-EXCEPTIONS: dict[tuple[str, str], tuple[int, str]] = {
-    **{(name, column): (1, "takes an objective") for name in SCORE_FUNCTION for column in ("export", "ONNX")},
-    ("transport_redge", "ONNX"): (5, r"NOT_IMPLEMENTED.*Erf"),
-    ("relax", "compile"): (2, r"autograd\.grad"),
-    ("relax", "vmap"): (2, "relax"),
-    ("relax", "func.grad"): (2, "relax"),
-    ("reinforce", "checkpoint"): (3, "not the plain gradient"),
-    ("reinmax_rloo", "compile"): (4, "disable"),
-    ("reinmax_rloo", "vmap"): (4, "carries the losses"),
-    ("reinmax_rloo", "func.grad"): (4, "carries the losses"),
-}
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGE, KEPT = ROOT / "docs" / "transforms.md", ROOT / "runs" / "transforms"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
@@ -99,24 +88,32 @@ def surprises_in(column: str, errors: dict[str, str], names: list[str] | None = 
     """What failed without an explanation, for another reason than the explained one, or did not fail after all."""
     found = []
     for name in ESTIMATORS if names is None else names:
-        error, expected = errors.get(name), EXCEPTIONS.get((name, column))
-        if error is None and expected is not None:
-            found.append(f"{name}, {column}: works, though note {expected[0]} says that it does not")
-        elif error is not None and (expected is None or not re.search(expected[1], error)):
+        error, why_not = errors.get(name), unsupported(name).get(column)
+        if error is None and why_not is not None:
+            found.append(f"{name}, {column}: works, though it is said not to: {why_not}")
+        elif error is not None and (why_not is None or not re.search(ERRORS.get(column, ""), error)):
             found.append(f"{name}, {column}: {error[:400]}")
     return found
+
+
+def unsupported(name: str) -> dict[str, str]:
+    """The transforms that an estimator does not bear, and why."""
+    facts = facts_of(name)
+    no_sampler = dict.fromkeys(("export", "ONNX"), NO_SAMPLER) if facts.takes_objective else {}
+    return {**no_sampler, **facts.unsupported}
 
 
 def table(errors: dict[str, dict[str, str]]) -> str:
     """Markdown, one row an estimator."""
     lines = ["| estimator | " + " | ".join(errors) + " |", "|---|" + ":---:|" * len(errors)]
+    notes: dict[str, int] = {}  # every reason once, numbered in the order of the table
     for name in ESTIMATORS:
-        cells = [
-            f"no [{EXCEPTIONS[name, column][0]}]" if name in failed else "yes" for column, failed in errors.items()
-        ]
+        reasons = {column: unsupported(name)[column] for column, failed in errors.items() if name in failed}
+        numbers = {column: notes.setdefault(why, len(notes) + 1) for column, why in reasons.items()}
+        cells = [f"no [{numbers[column]}]" if column in numbers else "yes" for column in errors]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    notes = [f"[{number}] {text}" for number, text in NOTES.items()]
-    return "\n".join(lines) + "\n\n" + "\n\n".join(notes) + f"\n\nMade with torch {torch.__version__.split('+')[0]}."
+    texts = [f"[{number}] {why[0].upper()}{why[1:]}." for why, number in notes.items()]
+    return "\n".join(lines) + "\n\n" + "\n\n".join(texts) + f"\n\nMade with torch {torch.__version__.split('+')[0]}."
 
 
 def write(page: Path, text: str) -> None:

@@ -1,7 +1,7 @@
 """The figure on every estimator's page: expected gradient and spread, and its Jacobian or the law of one draw.
 
-    python scripts/estimator_figures.py            # all, to docs/assets/estimators/<name>.svg
-    python scripts/estimator_figures.py redge      # some
+    python scripts/site/figures.py            # all, to docs/assets/estimators/<name>.svg
+    python scripts/site/figures.py redge      # some
 
 Three classes with logits (s, 0, -s/2) and the loss f(x) = (w . x)^3: curved enough for
 the bias of second-order methods to show.
@@ -17,8 +17,9 @@ import matplotlib.pyplot as plt
 import torch
 
 from catreparam import ESTIMATORS, expectation, make_estimator, takes_objective
+from catreparam.estimators import fewest_samples
 
-FOLDER = Path(__file__).parent.parent / "docs" / "assets" / "estimators"
+FOLDER = Path(__file__).parents[2] / "docs" / "assets" / "estimators"
 NUM_DRAWS = 10_000
 WEIGHTS = torch.tensor([1.5, 0.3, 0.8])
 DIRECTION = torch.tensor([1.0, 0.0, -0.5])
@@ -50,7 +51,7 @@ def loss(x: torch.Tensor) -> torch.Tensor:
 def slopes(name: str, position: float) -> torch.Tensor:
     """The estimate of dE[f]/ds from each of NUM_DRAWS independent draws."""
     logits = (position * DIRECTION).expand(NUM_DRAWS, 3).clone().requires_grad_()
-    num_samples = {"rloo": 2, "reinmax_rloo": 4}.get(name, 1)
+    num_samples = {"reinmax_rloo": 4}.get(name, fewest_samples(name))
     generator = torch.Generator().manual_seed(0)
     estimator = make_estimator(name)
     value = expectation(loss, logits, estimator=estimator, num_samples=num_samples, generator=generator)

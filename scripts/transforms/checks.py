@@ -1,4 +1,5 @@
-"""What each transform has to do for an estimator: one check a transform, run in this process. A check raises if it fails."""
+"""What each transform has to do for an estimator: one check a transform, in this process. A check raises if it
+fails."""
 
 import contextlib
 import copy
@@ -14,20 +15,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from catreparam import ESTIMATORS, expectation, make_estimator, takes_objective
+from catreparam.estimators import fewest_samples
 from catreparam.kernels import dispatch
 
 WEIGHTS = torch.tensor([1.0, 2.0, -1.0, 0.5])
-SEVERAL_SAMPLES = ("rloo", "reinmax_rloo")
-
-
-def samples_of(name: str) -> int:
-    """The fewest samples that an estimator takes."""
-    return 2 if name in SEVERAL_SAMPLES else 1
 
 
 def loss_of(estimator, logits: Tensor, count: int | None = None) -> Tensor:
     """[*batch, 4] -> [*batch]: a curved objective through `expectation`, which takes every estimator."""
-    count = samples_of(estimator.name) if count is None else count
+    count = fewest_samples(estimator) if count is None else count
     weights = WEIGHTS.to(logits)
     return expectation(
         lambda x: (x * weights).sum(-1) ** 2 + (x * weights).sum(-1), logits, estimator=estimator, num_samples=count
@@ -168,7 +164,7 @@ CHECKS: dict[str, Callable[[str], None]] = {
 
 
 def _compile(name: str, backend: Callable) -> None:
-    estimator, count, graphs = make_estimator(name), samples_of(name), 0
+    estimator, count, graphs = make_estimator(name), fewest_samples(name), 0
     torch._dynamo.reset()
 
     def counting(graph, inputs):

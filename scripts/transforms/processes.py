@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 import torch.distributed
 import torch.multiprocessing
+from checks import Loss, loss_of
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from transforms_checks import Loss, loss_of
 
 from catreparam import make_estimator
 
@@ -69,7 +69,7 @@ def fsdp(name: str) -> None:
 
 
 def in_child(method: str, names: list[str]) -> Errors:
-    """Uses every estimator here (threads and all), then in a child started by `method`; errors, or a child that hangs."""
+    """Uses every estimator here (threads and all), then in a child started by `method`; errors, or that it hangs."""
     for name in names:
         _use(name)
     context = torch.multiprocessing.get_context(method)

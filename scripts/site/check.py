@@ -1,6 +1,6 @@
-"""Checks a built site: every link and anchor leads somewhere, nothing is loaded from elsewhere, no formula was left as TeX.
+"""Checks a built site: links and anchors lead somewhere, nothing is loaded from elsewhere, no formula is left as TeX.
 
-python scripts/check_site.py site
+python scripts/site/check.py site
 """
 
 import sys

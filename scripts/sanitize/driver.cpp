@@ -22,7 +22,8 @@ void* catreparam_make_job(const void*, int32_t, int64_t, int64_t);
 void catreparam_free_job(void*);
 int64_t catreparam_kept_floats(const void*);
 int32_t catreparam_forward(const void*, int32_t, uint64_t, const void*, float*, void*, const float*, const float*);
-int32_t catreparam_backward(const void*, int32_t, uint64_t, const void*, float*, void*, const float*, const float*, const void*);
+int32_t catreparam_backward(
+    const void*, int32_t, uint64_t, const void*, float*, void*, const float*, const float*, const void*);
 int32_t catreparam_replay(const void*, int64_t, int64_t, int32_t, uint64_t, float*);
 }
 
@@ -75,7 +76,8 @@ int main(int argc, char** argv) {
       for (int32_t solver = 0; solver < 3; ++solver)
         for (const auto& grid : grids) {
           if ((method < 4 && (solver > 0 || &grid != &grids[0])) || (method == 7 && solver > 0)) continue;
-          const Setting setting = {method, solver, solver != 1, method == 7 ? 3 : 1, 1.3f, 0.7f, (int32_t)grid.size(), 0, grid.data()};
+          const Setting setting = {
+              method, solver, solver != 1, method == 7 ? 3 : 1, 1.3f, 0.7f, (int32_t)grid.size(), 0, grid.data()};
           void* plan = catreparam_make_plan(&setting);
           for (int32_t dtype = 0; dtype < 3; ++dtype)
             for (int64_t rows : {1, 2, 15, 17, 33, 70})

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Runs every kernel over odd sizes under AddressSanitizer and UndefinedBehaviourSanitizer: sh scripts/sanitize.sh
+# Runs every kernel over odd sizes under AddressSanitizer and UndefinedBehaviourSanitizer: sh scripts/sanitize/run.sh
 set -eu
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(cd "$(dirname "$0")/../.." && pwd)
 sources=$root/src/catreparam/kernels/compiled/csrc
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -23,5 +23,5 @@ wait
 # shellcheck disable=SC2086
 $compiler $flags $define -c "$sources/library.cpp" -o "$folder/library.o"
 # shellcheck disable=SC2086
-$compiler $flags "$root/scripts/sanitize_kernels.cpp" "$folder"/*.o -o "$folder/driver"
+$compiler $flags "$root/scripts/sanitize/driver.cpp" "$folder"/*.o -o "$folder/driver"
 "$folder/driver" "$sets"

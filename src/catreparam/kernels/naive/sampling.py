@@ -1,0 +1,56 @@
+"""The naive path: noise and hard sample drawn as the method's rule says, the surrogate's ordinary gradient attached."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from catreparam.categorical import (
+    attach_gradient,
+    draw_antithetic_like,
+    draw_gumbel_like,
+    draw_normal_like,
+    draw_one_hot,
+    one_hot_like,
+)
+from catreparam.kernels.methods import Draw, Rule
+from catreparam.kernels.naive.twins import naive_surrogate
+from catreparam.kernels.settings import Setting
+
+
+def sample(setting: Setting, rows: Tensor, generator: Generator | None = None) -> Tensor:
+    """The sample for rows [*batch, num_classes] in float32 or wider, under any transform, with its gradient attached."""
+    draw = setting.method.draw or DRAWS.get(setting.method.rule)
+    if draw is None:
+        raise ValueError(f"{setting.method} does not say how its naive path draws: give its Method(draw=...)")
+    x, surrogate = draw(setting, rows, generator)
+    return attach_gradient(x, surrogate) if setting.hard else surrogate
+
+
+def _direct(setting: Setting, rows: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
+    x = draw_one_hot(torch.softmax(rows, -1), generator)
+    return x, naive_surrogate(setting, rows, None, x)
+
+
+def _gumbel(setting: Setting, rows: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
+    noise = draw_gumbel_like(rows, generator)
+    return one_hot_like((rows + noise).argmax(-1), rows), naive_surrogate(setting, rows, noise, None)
+
+
+def _chain(setting: Setting, rows: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
+    relaxed = naive_surrogate(setting, rows, draw_normal_like(rows, generator), None)
+    return draw_one_hot(relaxed, generator) if setting.hard else relaxed, relaxed
+
+
+def _sweep(setting: Setting, rows: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
+    x = draw_one_hot(torch.softmax(rows, -1), generator)
+    return x, naive_surrogate(setting, rows, draw_antithetic_like(rows, setting.num_noises, generator), x)
+
+
+DRAWS: dict[Rule | None, Draw] = {
+    Rule.DIRECT: _direct,
+    Rule.GUMBEL: _gumbel,
+    Rule.CHAIN: _chain,
+    Rule.MATCHED: _chain,
+    Rule.SWEEP: _sweep,
+}
