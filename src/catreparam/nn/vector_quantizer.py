@@ -7,13 +7,17 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from catreparam.categorical import one_hot_like
-from catreparam.estimators.registry import ESTIMATORS
+from catreparam.estimators.facts import ESTIMATORS, facts_of
 from catreparam.estimators.sampling import Sampler, sampling_estimator
 from catreparam.schedules import ExponentialSchedule, Schedule
 from catreparam.validation import check_count
 
 # Methods whose `temperature` is a relaxation's: they get the module's annealed one. Others keep their own settings.
-_RELAXATIONS = tuple(ESTIMATORS[name] for name in ("gumbel_softmax", "gumbel_rao", "gapped_straight_through"))
+_RELAXATIONS = tuple(
+    facts.function
+    for facts in map(facts_of, ESTIMATORS)
+    if facts.family == "Gumbel" and "temperature" in facts.hyperparameters
+)
 
 
 class GumbelVectorQuantizer(nn.Module):

@@ -3,8 +3,6 @@
 Seven shapes, then cost against rows, classes and steps. A path whose gradient differs from the naive twin's is not timed.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random
