@@ -70,7 +70,7 @@ def draw_normal_like(rows: Tensor, generator: Generator | None = None) -> Tensor
 
 
 def draw_antithetic_like(rows: Rows, num_noises: int, generator: Generator | None = None) -> Tensor:
-    """Standard normal noise [num_noises, *batch, num_classes] in pairs (eps, -eps); an odd count leaves one unpaired."""
+    """Normal noise [num_noises, *batch, num_classes] in pairs (eps, -eps); an odd count leaves one unpaired."""
     half = draw_normal_like(rows.expand((num_noises + 1) // 2, *rows.shape), generator)
     return torch.cat([half, -half])[:num_noises] if num_noises > 1 else half
 

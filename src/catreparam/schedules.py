@@ -29,7 +29,8 @@ __all__ = [
 class Schedule(ABC):
     """A number that `step()` moves along a curve. `value` is the current one, also as float(schedule).
 
-    `state_dict` holds the number of steps taken and what the curve is, so that a resumed run cannot silently follow another.
+    `state_dict` holds the number of steps taken and what the curve is, so that a resumed run cannot silently follow
+    another.
     """
 
     num_taken: int = 0
@@ -180,9 +181,9 @@ class PiecewiseSchedule(Schedule):
 class ScheduledEstimator:
     """The estimator called `name` with hyperparameters of which some are Schedules; called like the estimator itself.
 
-    Every call uses the schedules' current values; `step()` moves them. It goes wherever an estimator goes: `expectation`,
-    `ReparameterizedCategorical`, the modules of `catreparam.nn`. A compiled function recompiles when a value changes: step
-    once an epoch there, or in a few stages.
+    Every call uses the schedules' current values; `step()` moves them. It goes wherever an estimator goes:
+    `expectation`, `ReparameterizedCategorical`, the modules of `catreparam.nn`. A compiled function recompiles when a
+    value changes: step once an epoch there, or in a few stages.
 
     Raises: what `make_estimator` raises, for the schedules' first values.
 

@@ -12,7 +12,7 @@ from catreparam.estimators.joint import leave_one_out
 
 @dataclass
 class BatchAxes:
-    """How many leading axes of x are examples: known once the objective has been evaluated, read by the backward pass."""
+    """How many leading axes of x are examples: known once the objective is evaluated, read by the backward pass."""
 
     count: int = 0
 
@@ -21,8 +21,9 @@ def with_baselines(samples: Tensor, probs: Tensor, weight: float | None, axes: B
     """Samples [n, *batch, *variables, num_classes] whose Jacobians A_i see g_i - w b_i, b_i the mean of the others' g.
 
     The gradient becomes A_i (g_i - w b_i) + w J(p) b_i: since b_i is independent of x_i and A_i has mean J(p), its
-    expectation stays. `weight` None regresses w from the gradients themselves, by cross-fitting: one half of the examples
-    uses the weight fitted on the other half, so that w too is independent of x_i. With a single example w is 0.
+    expectation stays. `weight` None regresses w from the gradients themselves, by cross-fitting: one half of the
+    examples uses the weight fitted on the other half, so that w too is independent of x_i. With a single example w is
+    0.
     """
     return _Baselined.apply(samples, probs, weight, axes)
 
@@ -55,8 +56,8 @@ class _Baselined(torch.autograd.Function):
 def cross_fitted_weight(upstream: Tensor, others: Tensor, samples: Tensor, probs: Tensor, batch_axes: int) -> Tensor:
     """The weight that minimises the variance of the summed gradient: [*batch, 1, …], each half fitted on the other.
 
-    Least squares of sum_i A_i g_i on sum_i (A_i - J) b_i with ReinMax's A_i = J + D_i / 2, D_i u = d <d, u> - J u, d = x - p;
-    the deviations of the other methods are close to multiples of D_i.
+    Least squares of sum_i A_i g_i on sum_i (A_i - J) b_i with ReinMax's A_i = J + D_i / 2, D_i u = d <d, u> - J u, d =
+    x - p; the deviations of the other methods are close to multiples of D_i.
     """
     d = samples - probs
     along = (d * (d * upstream).sum(-1, keepdim=True) + covariance_product(probs, upstream)) / 2

@@ -124,9 +124,9 @@ def unbiased_redge(
     """E[objective(x)] with REINFORCE whose control variate is eta times f at ReDGE's relaxed sample.
 
     Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)), all variables of a loss jointly.
-    By:        [f(x) - c(x_soft)] grad log p(x) + the gradient of c(x_soft) along the exact transport of z, where
-               c = eta f, z ~ N(lambda_1 x, I) and x_soft = softmax(logits + lambda_1 z). The direct dependence of x_soft
-               on the logits drops out, since z given x does not depend on them.
+    By:        [f(x) - c(x_soft)] grad log p(x) + the gradient of c(x_soft) along the exact transport of z, where c =
+               eta f, z ~ N(lambda_1 x, I) and x_soft = softmax(logits + lambda_1 z). The direct dependence of x_soft on
+               the logits drops out, since z given x does not depend on them.
     Bias:      none, whatever t1, for any f defined inside the simplex.
     Cost:      per sample 2 evaluations of f, 1 of its gradient.
     Raises:    ValueError unless t1 lies in (0, 1] and num_samples >= 1; TypeError or ValueError for bad input.

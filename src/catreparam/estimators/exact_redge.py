@@ -53,9 +53,9 @@ def exact_redge(
     """Draws x ~ Categorical(softmax(logits)) exactly; its gradient is ReDGE's, averaged over noises given x.
 
     Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)).
-    By:        z ~ N(lambda_1 x, I), swept back along the diffusion with the adjoint on the way; the mean over `num_noises`
-               draws of z in antithetic pairs. `second_order_weight` w in [0, 2] mixes ReinMax's rule into the last step,
-               (1 - w/2) J(q) + (w/2)(x - q)(x - q)^T, for the direct and the path dependence alike.
+    By:        z ~ N(lambda_1 x, I), swept back along the diffusion with the adjoint on the way; the mean over
+               `num_noises` draws of z in antithetic pairs. `second_order_weight` w in [0, 2] mixes ReinMax's rule into
+               the last step, (1 - w/2) J(q) + (w/2)(x - q)(x - q)^T, for the direct and the path dependence alike.
     Bias:      none for linear f, and at w = 1 none for quadratic f (up to the sweep's second-order error). t1 -> 1 is
                straight-through (w = 0) or ReinMax (w = 1). The law of x is exact for any num_steps and t1.
     Cost:      about 3 (num_steps - 1) + 1 softmaxes per noise, one evaluation of f.
@@ -114,7 +114,8 @@ def transport_redge(
                from p to every vertex; the relaxed sample softmax(logits + lambda_1 z) is differentiated through it.
     Bias:      none for linear f, and at second_order_weight = 1 none for quadratic f. The law of x is exact.
     Cost:      a few error functions per class and noise in float64; one evaluation of f.
-    Raises:    ValueError for num_noises < 1, t1 outside (0, 1], weight outside [0, 2]; TypeError or ValueError for bad input.
+    Raises:    ValueError for num_noises < 1, t1 outside (0, 1], weight outside [0, 2]; TypeError or ValueError for bad
+               input.
 
     >>> x = transport_redge(torch.zeros(8, 3), generator=torch.Generator().manual_seed(0))
     >>> x.sum(-1).tolist() == [1.0] * 8

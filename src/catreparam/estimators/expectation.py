@@ -25,21 +25,22 @@ def expectation(
     dim: int = -1,
     generator: Generator | None = None,
 ) -> Float[Tensor, "*losses"]:
-    """E[objective(x)], x ~ Categorical(softmax(logits)): the mean of `num_samples` draws, with the estimator's gradient.
+    """E[objective(x)], x ~ Categorical(softmax(logits)): a mean of `num_samples` draws with the estimator's gradient.
 
     `objective` maps x [*batch, *variables, num_classes], one-hot and in the dtype of logits, to a loss [*batch] (or a
     scalar); the result has that shape. The axes between are variables, drawn jointly. Parameters inside the objective
     get their ordinary gradient. `estimator` is a name in ESTIMATORS, a made estimator, any function logits -> x, or any
     function (objective, logits, *, num_samples, mask, generator) -> loss.
 
-    Several samples: reinmax, lambda_reinmax, exact_redge and transport_redge use leave-one-out baselines on the gradient
-    of the objective. They act on A - J(p) only, whose mean is zero (A the method's Jacobian), so that the expected
-    gradient stays. `baseline_weight` None fits their weight on the gradients themselves (cross-fitted over examples; 0 with
-    a single example), 0 is the plain mean. For other methods a weight other than 0 or None is a ValueError.
+    Several samples: reinmax, lambda_reinmax, exact_redge and transport_redge use leave-one-out baselines on the
+    gradient of the objective. They act on A - J(p) only, whose mean is zero (A the method's Jacobian), so that the
+    expected gradient stays. `baseline_weight` None fits their weight on the gradients themselves (cross-fitted over
+    examples; 0 with a single example), 0 is the plain mean. For other methods a weight other than 0 or None is a
+    ValueError.
 
     Cost:   num_samples evaluations of the objective, times the method's own factor.
-    Raises: ValueError for an unknown name, num_samples < 1, or an objective whose loss has the wrong shape; TypeError or
-            ValueError for bad logits, masks and generators.
+    Raises: ValueError for an unknown name, num_samples < 1, or an objective whose loss has the wrong shape; TypeError
+            or ValueError for bad logits, masks and generators.
 
     >>> logits = torch.zeros(5, 3, requires_grad=True)
     >>> loss = expectation(lambda x: x[..., 0], logits, estimator="reinmax", generator=torch.Generator().manual_seed(0))
@@ -78,7 +79,7 @@ def _allows_baselines(resolved: Resolved, weight: float | None) -> bool:
     if weight is not None and check_number("baseline_weight", weight, least=0.0, most=1.0) and not allowed:
         others = ", ".join(name for name in ESTIMATORS if facts_of(name).mean_jacobian({}))
         raise ValueError(
-            f"baseline_weight={weight} would bias {resolved.facts.name}; it applies to {others} (ReinMax at temperature 1) "
-            "only, pass 0 or None"
+            f"baseline_weight={weight} would bias {resolved.facts.name}; it applies to {others} "
+            "(ReinMax at temperature 1) only, pass 0 or None"
         )
     return allowed

@@ -57,8 +57,8 @@ class Facts:
     law: str = "exact"  # of the hard sample; anything else says how it differs
     takes_objective: bool = False  # (objective, logits, ...) -> loss, instead of logits -> x
     fewest_samples: int = 1
-    # Whether its Jacobian, at these hyperparameters, has mean J(p): then a baseline on the upstream gradient leaves the mean
-    # of the gradient alone.
+    # Whether its Jacobian, at these hyperparameters, has mean J(p): then a baseline on the upstream gradient leaves the
+    # mean of the gradient alone.
     mean_jacobian: Callable[[Mapping[str, Any]], bool] = field(default=lambda hyperparameters: False, repr=False)
     search: Space = field(default_factory=dict)  # where sweeps and `tune` look
     tuned: bool = True  # whether `tune` tries it unasked

@@ -33,7 +33,8 @@ def gapped_straight_through(
     Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)).
     By:        softmax((logits + m1 - m2) / temperature) with constants m1, m2 that lift x to the top and push the rest
                `gap` below it. gap=1.0 is GST-1.0; gap="p" is GST-p, -log(1 - p_x).
-    Bias:      as straight-through Gumbel-Softmax, with less variance, since no noise is left once x is known. Exact law.
+    Bias:      as straight-through Gumbel-Softmax, with less variance, since no noise is left once x is known. Exact
+               law.
     Cost:      two softmaxes forward, one backward.
     Raises:    ValueError unless temperature > 0 and gap >= 0 or "p"; TypeError or ValueError for bad input.
 
@@ -53,7 +54,7 @@ def gapped_straight_through(
 def gapped_straight_through_surrogate(
     logits: Rows, *, x: Rows, temperature: float = 1.0, gap: float | str = 1.0
 ) -> Rows:
-    """The relaxed sample for a given hard sample x: a softmax in which x leads every other class by at least the gap."""
+    """The relaxed sample for a hard sample x: a softmax in which x leads every other class by at least the gap."""
     temperature = check_number("temperature", temperature, above=0.0)
     constant = logits.detach()
     if isinstance(gap, str):

@@ -38,18 +38,19 @@ def gumbel_softmax(
     Bias:      grows with temperature; variance grows as temperature falls. The law of the hard x is exact;
                hard=False returns the relaxed sample, whose own expectation has an unbiased gradient.
     Cost:      one softmax forward, one backward.
-    Raises:    ValueError unless temperature > 0, or if both tau and temperature are given; TypeError or ValueError for bad
-               logits, masks and generators.
+    Raises:    ValueError unless temperature > 0, or if both tau and temperature are given; TypeError or ValueError for
+               bad logits, masks and generators.
 
-    `tau` and `eps`, and positions, are those of torch.nn.functional.gumbel_softmax, so that its calls run unchanged. A call
-    that gives `tau` also gets torch's default hard=False; one that does not draws hard, as every estimator here. `eps` has
-    no effect, in torch neither.
+    `tau` and `eps`, and positions, are those of torch.nn.functional.gumbel_softmax, so that its calls run unchanged. A
+    call that gives `tau` also gets torch's default hard=False; one that does not draws hard, as every estimator here.
+    `eps` has no effect, in torch neither.
 
     >>> x = gumbel_softmax(torch.zeros(8, 3), temperature=0.5, generator=torch.Generator().manual_seed(0))
     >>> x.sum(-1).tolist() == [1.0] * 8
     True
 
-    References: Jang et al. 2017, https://arxiv.org/abs/1611.01144; Maddison et al. 2017, https://arxiv.org/abs/1611.00712.
+    References: Jang et al. 2017, https://arxiv.org/abs/1611.01144; Maddison et al. 2017,
+                https://arxiv.org/abs/1611.00712.
     """
     hard = tau is None if hard is None else check_flag("hard", hard)
     temperature = _one_temperature(tau, temperature)
@@ -59,7 +60,7 @@ def gumbel_softmax(
 
 
 def gumbel_softmax_surrogate(logits: Rows, *, noise: Rows, temperature: float = 1.0) -> Rows:
-    """The relaxed sample softmax((logits + noise) / temperature) for given standard Gumbel noise [*batch, num_classes]."""
+    """The relaxed sample softmax((logits + noise) / temperature) for standard Gumbel noise [*batch, num_classes]."""
     temperature = check_number("temperature", temperature, above=0.0)
     return torch.softmax((logits + noise) / temperature, -1)
 

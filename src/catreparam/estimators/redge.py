@@ -40,10 +40,12 @@ def redge(
 
     Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)).
     By:        grad f(x) . d x0_hat / d logits, with x ~ Categorical(x0_hat) and x0_hat the last denoiser output.
-    Bias:      in the gradient, and in x itself: P(x) nears softmax(logits) as num_steps grows. t1 -> 1 is straight-through.
-               Total variation .26 at t1 = .1 and 2 steps, .003 at t1 = .5 (10 classes); `exact_redge` has none.
+    Bias:      in the gradient, and in x itself: P(x) nears softmax(logits) as num_steps grows. t1 -> 1 is
+               straight-through. Total variation .26 at t1 = .1 and 2 steps, .003 at t1 = .5 (10 classes); `exact_redge`
+               has none.
     Cost:      num_steps softmaxes forward and as many backward (solver="heun": 2 num_steps - 1). No model is trained.
-    Raises:    ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad input.
+    Raises:    ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
+               input.
 
     `grid` is alpha | lambda | quadratic, `solver` euler (the paper) | ab2 | heun. hard=False returns x0_hat.
 
@@ -90,7 +92,8 @@ def redge_cov(
     By:        as `redge`, from z = p + sqrt(v) noise, v = max(p (1 - p), 0.1), both differentiable in the logits.
     Bias:      in the gradient and, more than `redge`, in x itself: total variation .46 at 64 classes, t1 = .3, 2 steps.
     Cost:      num_steps softmaxes forward and as many backward. No model is trained.
-    Raises:    ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad input.
+    Raises:    ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
+               input.
 
     >>> x = redge_cov(torch.zeros(8, 3), generator=torch.Generator().manual_seed(0))
     >>> x.sum(-1).tolist() == [1.0] * 8
@@ -123,7 +126,7 @@ REDGE_COV = Method(redge_cov_surrogate, Rule.MATCHED)
 def chain_setting(
     method: Method, num_steps: int, t1: float, grid: str, solver: str, hard: bool, weight: float = 0.0
 ) -> Setting:
-    """Of the methods that draw x at the end of the diffusion. Raises TypeError or ValueError for bad hyperparameters."""
+    """Of methods that draw x at the end of the diffusion. Raises TypeError or ValueError for bad hyperparameters."""
     check_flag("hard", hard)
     lambdas = make_schedule(grid, num_steps, t1).lambdas
     return Setting(method, lambdas, check_choice("solver", solver, SOLVERS), hard, weight=weight)

@@ -37,9 +37,9 @@ class Estimator(functools.partial):
 def make_estimator(name: str, **hyperparameters: Any) -> Estimator:
     """The estimator called `name` with hyperparameters bound, checked against its signature by one trial call.
 
-    `reinforce` gets a MovingAverageBaseline and `relax` a RelaxControlVariate of its own unless one is given.
-    Raises ValueError for an unknown name or hyperparameter (naming the valid ones) or a value out of range; TypeError for
-    a value of the wrong type.
+    `reinforce` gets a MovingAverageBaseline and `relax` a RelaxControlVariate of its own unless one is given. Raises
+    ValueError for an unknown name or hyperparameter (naming the valid ones) or a value out of range; TypeError for a
+    value of the wrong type.
 
     >>> make_estimator("redge", num_steps=2, t1=0.9)
     make_estimator('redge', num_steps=2, t1=0.9)

@@ -41,10 +41,12 @@ def reindge(
     """Draws a one-hot x by ReDGE; at the last step the direct dependence on the logits uses ReinMax's Jacobian.
 
     Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)).
-    By:        straight-through along the path through z, [J(q) + (x - q)(x - q)^T] / 2 on the direct dependence, q = x0_hat.
+    By:        straight-through along the path through z, [J(q) + (x - q)(x - q)^T] / 2 on the direct dependence, q =
+               x0_hat.
     Bias:      less than `redge` for curved objectives; the law of x is redge's.
     Cost:      num_steps softmaxes forward and as many backward. No model is trained.
-    Raises:    ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad input.
+    Raises:    ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
+               input.
 
     >>> x = reindge(torch.zeros(8, 3), generator=torch.Generator().manual_seed(0))
     >>> x.sum(-1).tolist() == [1.0] * 8
@@ -56,7 +58,7 @@ def reindge(
 
 
 def reindge_surrogate(logits: Rows, *, noise: Rows, x: Rows, schedule: NoiseSchedule, solver: str = "euler") -> Rows:
-    """Value: the relaxed sample for standard normal noise [*batch, num_classes]. Gradient: ReinDGE's for the hard sample x."""
+    """Value: the relaxed sample for normal noise [*batch, num_classes]. Gradient: ReinDGE's for the hard sample x."""
     z = _last_z(logits, noise, schedule, solver)
     return attach_gradient(denoise(z, logits, schedule.last), _surrogate_at(logits, z, x, schedule.last))
 

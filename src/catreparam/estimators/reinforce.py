@@ -50,8 +50,8 @@ class MovingAverageBaseline:
     bias="none",
     owned={"baseline": MovingAverageBaseline},
     unsupported={
-        "checkpoint": "the replay sees the baseline that the first pass has updated: the gradient is unbiased, but not the "
-        "plain run's bit for bit. Give a number as `baseline`, or use `rloo`",
+        "checkpoint": "the replay sees the baseline that the first pass has updated: the gradient is unbiased, but not "
+        "the plain run's bit for bit. Give a number as `baseline`, or use `rloo`",
     },
     tuned=False,
 )

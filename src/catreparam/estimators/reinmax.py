@@ -35,8 +35,8 @@ def reinmax(
     """Draws a one-hot x whose gradient is second-order accurate in the objective.
 
     Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)).
-    By:        2 J(m) g - J(p) g / 2 with g = grad f(x) and m = (softmax(logits / temperature) + x) / 2; at temperature 1
-               this is [J(p) + (x - p)(x - p)^T] g / 2.
+    By:        2 J(m) g - J(p) g / 2 with g = grad f(x) and m = (softmax(logits / temperature) + x) / 2; at temperature
+               1 this is [J(p) + (x - p)(x - p)^T] g / 2.
     Bias:      none for quadratic f at temperature 1; third order otherwise. The law of x is exact.
     Cost:      one softmax forward (two if temperature is not 1), a few O(num_classes) products backward.
     Raises:    ValueError unless temperature > 0; TypeError or ValueError for bad logits, masks and generators.
@@ -51,7 +51,7 @@ def reinmax(
 
 
 def reinmax_surrogate(logits: Rows, *, x: Rows, temperature: float = 1.0) -> Rows:
-    """A tensor whose ordinary gradient is ReinMax's for the hard sample x [*batch, num_classes]. Its value means nothing."""
+    """A tensor with ReinMax's gradient for the hard sample x [*batch, num_classes]. Its value means nothing."""
     middle = (tempered(logits, temperature) + x) / 2
     return 2 * covariance_product(middle, finite(logits)) - torch.softmax(logits, -1) / 2
 

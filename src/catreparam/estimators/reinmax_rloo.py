@@ -1,4 +1,4 @@
-"""ReinMax and the score function from the same stratified samples, mixed by weights that the samples themselves show."""
+"""ReinMax and the score function from the same stratified samples, mixed by weights that the samples show."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +20,8 @@ from catreparam.validation import check_count, check_number, inside_transform
     search={"second_order_weight": Range(0.0, 1.5, 1.0)},
     unsupported={
         "compile": "carries the losses of its samples to the backward pass; without fullgraph it runs uncompiled",
-        "vmap": "carries the losses of its samples to the backward pass. Use `reinmax` or `rloo`, or run it outside",
-        "func.grad": "carries the losses of its samples to the backward pass. Use `reinmax` or `rloo`, or run it outside",
+        "vmap": "carries the losses of its samples to the backward pass. Use `reinmax` or `rloo`, or run outside",
+        "func.grad": "carries the losses of its samples to the backward pass. Use `reinmax` or `rloo`, or run outside",
     },
     tuned=False,
 )
@@ -37,17 +37,19 @@ def reinmax_rloo(
     """E[objective(x)] with the mixture w ReinMax + (1 - w) score function that has the least error.
 
     Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)), all variables of a loss jointly.
-    By:        two independent halves of the samples, each stratified: within a half every variable's uniforms are evenly
-               spaced, with an offset and an order of their own, so that each sample alone follows the law. ReinMax (its
-               second-order part times `second_order_weight`) and the score function, whose baseline is the other half's
-               mean loss, are taken from the same samples. w in [0, 1] is the least-squares weight of ReinMax against the
-               other half's score function, which is independent and unbiased; examples of even place use the weight of
-               those of odd place and the reverse: w is independent of what it weighs. A single example uses w = 1.
-    Bias:      w times ReinMax's. Where ReinMax is good (many variables, each of little weight) w is near 1 and stratification
-               leaves four fifths of its variance; where its bias is large (few variables, peaked laws) w is near 0.
+    By:        two independent halves of the samples, each stratified: within a half every variable's uniforms are
+               evenly spaced, with an offset and an order of their own, so that each sample alone follows the law.
+               ReinMax (its second-order part times `second_order_weight`) and the score function, whose baseline is the
+               other half's mean loss, are taken from the same samples. w in [0, 1] is the least-squares weight of
+               ReinMax against the other half's score function, which is independent and unbiased; examples of even
+               place use the weight of those of odd place and the reverse: w is independent of what it weighs. A single
+               example uses w = 1.
+    Bias:      w times ReinMax's. Where ReinMax is good (many variables, each of little weight) w is near 1 and
+               stratification leaves four fifths of its variance; where its bias is large (few variables, peaked laws) w
+               is near 0.
     Cost:      num_samples >= 2 evaluations of f and of its gradient, as ReinMax with as many samples.
-    Raises:    ValueError for num_samples < 2 or a weight outside [0, 2]; TypeError or ValueError for bad input and losses
-               of the wrong shape.
+    Raises:    ValueError for num_samples < 2 or a weight outside [0, 2]; TypeError or ValueError for bad input and
+               losses of the wrong shape.
 
     >>> logits = torch.zeros(4, 3, requires_grad=True)
     >>> reinmax_rloo(lambda x: x[..., 0], logits, generator=torch.Generator().manual_seed(0)).shape
@@ -60,10 +62,10 @@ def reinmax_rloo(
         raise ValueError(f"reinmax_rloo needs num_samples of at least 2, one in each half, got {num_samples}")
     if inside_transform():
         raise RuntimeError(
-            "reinmax_rloo carries the losses to the backward pass and cannot run inside torch.func transforms or torch.vmap; "
-            "call it outside, or use reinmax or rloo"
+            "reinmax_rloo carries the losses to the backward pass and cannot run inside torch.func transforms or "
+            "torch.vmap; call it outside, or use reinmax or rloo"
         )
-    return _loss(objective, logits, second_order_weight, num_samples, mask, generator)  # pyright: ignore[reportCallIssue]
+    return _loss(objective, logits, second_order_weight, num_samples, mask, generator)  # type: ignore[call-arg]
 
 
 @torch.compiler.disable  # a compiler would run the two halves of the backward pass without what they tell each other
@@ -86,10 +88,10 @@ def _loss(
 
 
 def draw_stratified(probs: Rows, num_samples: int, generator: Generator | None = None) -> Tensor:
-    """One-hot x [num_samples, *batch, num_classes] by systematic sampling: a row's uniforms are num_samples evenly spaced ones.
+    """One-hot x [num_samples, *batch, num_classes] by systematic sampling: a row's uniforms are evenly spaced.
 
-    One offset and one order a row. Each x alone follows probs, rows independent of each other; across samples every class
-    comes up within one of num_samples times its probability.
+    One offset and one order a row. Each x alone follows probs, rows independent of each other; across samples every
+    class comes up within one of num_samples times its probability.
     """
     shape = (num_samples + 1, *probs.shape[:-1])
     uniforms = torch.rand(shape, generator=generator, dtype=probs.dtype, device=probs.device)
@@ -102,7 +104,7 @@ def draw_stratified(probs: Rows, num_samples: int, generator: Generator | None =
 
 @dataclass
 class _Record:
-    """What the backward pass of the samples needs to know of the losses: their values, and the gradient that reached them."""
+    """What the backward pass of the samples needs of the losses: their values, and the gradient that reached them."""
 
     losses: Tensor | None = None
     upstream: Tensor | None = None

@@ -1,4 +1,4 @@
-"""An estimator as modules and distributions call it: any spelling of it, hyperparameters that may differ from row to row."""
+"""An estimator as modules and distributions call it: any spelling of it, hyperparameters that may differ by row."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -22,11 +22,11 @@ class GradientStats:
     """How one estimator's gradient of one objective compares with the reference; every figure is for one draw.
 
     squared_bias, variance, mse: relative to |reference|^2 (absolute where the reference vanishes). squared_bias is
-    unbiased, so that it may fall below 0. cosine: of the mean gradient; mean_cosine: mean over draws.
-    law_error: mean total variation between the law of the hard sample and softmax(logits), and law_noise what an exact law
-    would show at this number of draws; both 0 for methods that take the objective and draw exactly.
-    z_score: largest |mean - reference| over its standard error, over entries. memory: bytes a draw kept for backward.
-    (For time see `seconds_per_draw`, which measures several estimators in turn.)
+    unbiased, so that it may fall below 0. cosine: of the mean gradient; mean_cosine: mean over draws. law_error: mean
+    total variation between the law of the hard sample and softmax(logits), and law_noise what an exact law would show
+    at this number of draws; both 0 for methods that take the objective and draw exactly. z_score: largest |mean -
+    reference| over its standard error, over entries. memory: bytes a draw kept for backward. (For time see
+    `seconds_per_draw`, which measures several estimators in turn.)
     """
 
     num_draws: int

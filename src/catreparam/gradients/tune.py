@@ -31,8 +31,8 @@ class TuneRow:
     """One setting: its statistics, objective evaluations a draw, cost-adjusted errors, and its score (lower is better).
 
     mse_per_evaluation = squared_bias + variance * evaluations: the error when every method gets as many evaluations.
-    mse_per_second: the same with wall time relative to the fastest setting. final_loss and its standard error: the exact
-    expected loss after a short training, for criterion="training" only.
+    mse_per_second: the same with wall time relative to the fastest setting. final_loss and its standard error: the
+    exact expected loss after a short training, for criterion="training" only.
     """
 
     estimator: Estimator
@@ -76,10 +76,11 @@ def tune(
 ) -> TuneResult:
     """Measures every setting and orders them by a criterion.
 
-    criterion: `mse`, the error at equal objective evaluations; `bias`, squared bias weighted by `bias_weight`; `training`,
-    the exact expected loss after `training_steps` of Adam from `logits`, averaged over 16 runs. Per-step MSE is a poor
-    proxy for training: variance averages out over steps and bias does not, so prefer the other two when you train.
-    A name is expanded over `search_space`; a made estimator is tried as it is. `progress` may wrap the list of settings.
+    criterion: `mse`, the error at equal objective evaluations; `bias`, squared bias weighted by `bias_weight`;
+    `training`, the exact expected loss after `training_steps` of Adam from `logits`, averaged over 16 runs. Per-step
+    MSE is a poor proxy for training: variance averages out over steps and bias does not, so prefer the other two when
+    you train. A name is expanded over `search_space`; a made estimator is tried as it is. `progress` may wrap the list
+    of settings.
 
     Bias is measured against the exact gradient where it can be enumerated, else against a long RLOO mean.
     Raises ValueError for unknown names or criteria, or (training) if the loss cannot be enumerated.

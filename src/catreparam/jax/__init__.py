@@ -1,4 +1,4 @@
-"""The core estimators for JAX: pure functions of (logits, *, key, …), under jit, vmap and grad. Extra: catreparam[jax]."""
+"""The core estimators for JAX: pure functions of (logits, *, key, …), under jit, vmap and grad."""
 
 try:
     import jax  # noqa: F401

@@ -41,7 +41,8 @@ def redge(
 ) -> Float[Array, "*batch num_classes"]:
     """Draws a one-hot x whose gradient flows back through a diffusion sampler: see `catreparam.redge`.
 
-    Raises ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad input.
+    Raises ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
+    input.
 
     >>> import jax, jax.numpy as jnp
     >>> redge(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
@@ -77,7 +78,8 @@ def redge_cov(
 ) -> Float[Array, "*batch num_classes"]:
     """ReDGE whose diffusion ends in a Gaussian with the mean and variances of x: see `catreparam.redge_cov`.
 
-    Raises ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad input.
+    Raises ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
+    input.
 
     >>> import jax, jax.numpy as jnp
     >>> redge_cov(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
@@ -119,7 +121,8 @@ def reindge(
 ) -> Float[Array, "*batch num_classes"]:
     """Draws x by ReDGE; the direct dependence at the last step uses ReinMax's Jacobian: see `catreparam.reindge`.
 
-    Raises ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad input.
+    Raises ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
+    input.
 
     >>> import jax, jax.numpy as jnp
     >>> reindge(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
@@ -134,7 +137,7 @@ def reindge(
 
 
 def reindge_surrogate(logits: Rows, *, noise: Rows, x: Rows, schedule: NoiseSchedule, solver: str = "euler") -> Rows:
-    """Value: the relaxed sample for standard normal noise [*batch, num_classes]. Gradient: ReinDGE's for the hard sample x."""
+    """Value: the relaxed sample for normal noise [*batch, num_classes]. Gradient: ReinDGE's for the hard sample x."""
     z = solve(lambda z, lam: denoise(z, logits, lam), noise, schedule, solver)
     return attach_gradient(denoise(z, logits, schedule.last), _reindge_at(logits, z, x, schedule.last))
 
@@ -159,8 +162,8 @@ def exact_redge(
 ) -> Float[Array, "*batch num_classes"]:
     """Draws x ~ Categorical(softmax(logits)) exactly, with ReDGE's gradient given x: see `catreparam.exact_redge`.
 
-    Raises ValueError for num_steps < 1, num_noises < 1, t1 outside (0, 1], weight outside [0, 2]; TypeError or ValueError
-    for bad input.
+    Raises ValueError for num_steps < 1, num_noises < 1, t1 outside (0, 1], weight outside [0, 2]; TypeError or
+    ValueError for bad input.
 
     >>> import jax, jax.numpy as jnp
     >>> exact_redge(jnp.zeros((8, 3)), key=jax.random.key(0), num_noises=4).sum(-1).tolist() == [1.0] * 8

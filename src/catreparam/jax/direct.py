@@ -68,7 +68,7 @@ def reinmax(
 
 
 def reinmax_surrogate(logits: Rows, *, x: Rows, temperature: float = 1.0) -> Rows:
-    """An array whose ordinary gradient is ReinMax's for the hard sample x [*batch, num_classes]. Its value means nothing."""
+    """An array with ReinMax's gradient for the hard sample x [*batch, num_classes]. Its value means nothing."""
     temperature = check_number("temperature", temperature, above=0.0)
     middle = (jax.nn.softmax(stop_gradient(logits) / temperature, -1) + stop_gradient(x)) / 2
     return 2 * covariance_product(middle, finite(logits)) - jax.nn.softmax(logits, -1) / 2
@@ -127,7 +127,7 @@ def gumbel_softmax(
 
 
 def gumbel_softmax_surrogate(logits: Rows, *, noise: Rows, temperature: float = 1.0) -> Rows:
-    """The relaxed sample softmax((logits + noise) / temperature) for given standard Gumbel noise [*batch, num_classes]."""
+    """The relaxed sample softmax((logits + noise) / temperature) for standard Gumbel noise [*batch, num_classes]."""
     temperature = check_number("temperature", temperature, above=0.0)
     return jax.nn.softmax((logits + noise) / temperature, -1)
 
@@ -171,7 +171,7 @@ def gumbel_rao_surrogate(logits: Rows, *, noise: Array, x: Rows, temperature: fl
 
 
 def _conditional_gumbel(log_probs: Rows, x: Rows, exponentials: Array) -> Array:
-    """Gumbel-perturbed log-probabilities given that x is their argmax: -log E_x on top, -log(E_k / p_k + E_x) elsewhere."""
+    """Perturbed log-probabilities given that x is their argmax: -log E_x on top, -log(E_k / p_k + E_x) elsewhere."""
     impossible = log_probs == -jnp.inf
     log_noise = jnp.log(exponentials)
     log_top = (x * log_noise).sum(-1, keepdims=True)

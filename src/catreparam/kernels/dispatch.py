@@ -22,7 +22,8 @@ from catreparam.kernels.triton import launch
 from catreparam.validation import check_choice
 
 ENVIRONMENT = "CATREPARAM_KERNELS"
-# In order of preference: each module has `why_not(setting, logits, num_classes)` and `sample(setting, rows, generator)`.
+# In order of preference: each module has `why_not(setting, logits, num_classes)` and `sample(setting, rows,
+# generator)`.
 PATHS: dict[str, ModuleType] = {
     "compiled": compiled_path,
     "triton": triton_path,
@@ -49,7 +50,8 @@ def sample(logits: Tensor, mask: Tensor | None, dim: int, generator: Generator |
         if x is not None:
             return x
     path = choose_path(setting, logits, dim)
-    # torch operations want the dtype of `to_rows`, which looks at the values; kernels take any dtype and look themselves.
+    # torch operations want the dtype of `to_rows`, which looks at the values; kernels take any dtype and look
+    # themselves.
     rows = (to_rows if path in ("torch", "naive") else lay_out)(logits, mask, dim, generator)
     x = PATHS[path].sample(setting, rows, generator)
     return x if dim == -1 and x.dtype == logits.dtype else from_rows(x, logits, dim)
@@ -95,7 +97,7 @@ def wanted() -> str:
 
 @contextmanager
 def using(path: str) -> Iterator[None]:
-    """Inside, calls of this process take `path` (compiled | triton | torch | naive) or a slower one; empty: the fastest."""
+    """Inside, this process takes `path` (compiled | triton | torch | naive) or a slower one; empty: the fastest."""
     global _wanted
     before, _wanted = _wanted, check_choice("path", path, NAMES) if path else ""
     try:

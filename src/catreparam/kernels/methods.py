@@ -1,4 +1,4 @@
-"""What the paths know of a method: its deterministic half, what that takes, and the rule by which kernels compute it."""
+"""What the paths know of a method: its surrogate, what that takes, and the rule by which kernels compute it."""
 
 import inspect
 from collections.abc import Callable
@@ -23,8 +23,8 @@ Draw = Callable[..., tuple[Tensor, Tensor]]  # (setting, rows, generator) -> har
 class Method:
     """An estimator as the paths see it. Its surrogate's keyword-only arguments say what it needs.
 
-    `rule`: how fast paths compute it; None, or one that a path does not know: it goes without. `draw`: how the naive path
-    draws, if not as the rule says.
+    `rule`: how fast paths compute it; None, or one that a path does not know: it goes without. `draw`: how the naive
+    path draws, if not as the rule says.
     """
 
     def __init__(self, surrogate: Callable[..., Tensor], rule: Rule | None, draw: Draw | None = None) -> None:

@@ -4,7 +4,8 @@ Every solver becomes the same loop. Evaluation j, forward, with p1 and p2 the so
 
     z += to_z1 p1 + to_z2 p2;  p = softmax(logits + lambda (z + peek p1))
 
-and backward, from the last but one to the first, with A the gradient with respect to z and B what an earlier one kept of it:
+and backward, from the last but one to the first, with A the gradient with respect to z and B what an earlier one kept
+of it:
 
     v = J(p)(from_z A + from_kept B);  gradient += v;  B = keep_z A + keep_step lambda v;  A += lambda v
 

@@ -1,4 +1,4 @@
-"""What kind of call this is: eager, traced, or one that asks for forward-mode derivatives. And whether logits are plain."""
+"""What kind of call this is: eager, traced, in forward mode. And whether logits are plain."""
 
 from typing import Any
 

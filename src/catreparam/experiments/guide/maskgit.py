@@ -46,7 +46,7 @@ class Config:
     prompt: str = ""
     """What the images should show; needs --scorer."""
     scorer: str = ""
-    """Text-image model: a folder with a CLIP model, open_clip:ARCHITECTURE:FILE, or stand-in (no weights, no meaning)."""
+    """Text-image model: a folder with a CLIP model, open_clip:ARCHITECTURE:FILE, or stand-in (no meaning)."""
     judge: str = ""
     """Another text-image model that only scores the result."""
     reward: str = ""

@@ -28,7 +28,7 @@ class Config:
     """What to solve, and how hard to try."""
 
     puzzle: str = ""
-    """One puzzle to solve and show: 81 characters, row by row, `.` or 0 for a blank. Takes the first prior and estimator."""
+    """One puzzle to solve and show: 81 characters by rows, `.` or 0 for blanks. Takes the first prior and estimator."""
     estimators: tuple[str, ...] = ESTIMATORS
     """Names, each with hyperparameters if wanted: redge:num_steps=4,t1=0.5."""
     priors: tuple[str, ...] = ("long", "medium", "short", "untrained", "none_excluded", "none")

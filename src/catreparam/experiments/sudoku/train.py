@@ -49,7 +49,7 @@ class Config:
     lr: float = 2e-3
     """Constant after a warm-up of 100 steps, then falling to zero over the last quarter."""
     num_puzzles: int = 2000
-    """Puzzles dug for training, as hard as the digging makes them; shuffled by the symmetries of Sudoku in every batch."""
+    """Puzzles dug for training, as hard as digging makes them; shuffled by Sudoku's symmetries in every batch."""
     seed: int = 0
     folder: Path | None = None
     """Run folder; default runs/sudoku-prior. The same command resumes there."""

@@ -1,7 +1,7 @@
-"""The compiled kernels with gradients attached: by the C++ node or its Python twin for eager calls, as operators for others.
+"""The compiled kernels with gradients: by the C++ node or its Python twin for eager calls, else as operators.
 
-Both save the logits and a seed: the backward pass makes noise, sample and chain again, unless the chain was so small that it
-was kept (`library.KEPT_BYTES`).
+Both save the logits and a seed: the backward pass makes noise, sample and chain again, unless the chain was so small
+that it was kept (`library.KEPT_BYTES`).
 """
 
 import ctypes
@@ -87,7 +87,7 @@ def _draw_seed(generator: Generator | None) -> int:
 
 
 def is_usual(setting: Setting, rows: Tensor, generator: Generator | None) -> bool:
-    """Whether nothing but the kernels has to be thought of. What the caller has to notice: traced calls, forward mode."""
+    """Whether nothing but the kernels has to be thought of. The caller has to notice traced calls and forward mode."""
     return (
         (type(rows) is Tensor or type(rows) is Parameter)
         and rows.dtype in library.DTYPES
@@ -118,7 +118,7 @@ def _connect_node() -> Callable[[Setting, Tensor, Generator | None], Tensor | No
 
 
 def _make_owner(setting: Setting, rows: Tensor) -> tuple[Setting, library.Job] | None:
-    """What the node looks up once for a setting, a shape and a dtype, and keeps alive; None for a method without a kernel."""
+    """What the node looks up once for a setting, a shape and a dtype, and keeps; None for a method without a kernel."""
     if setting.method.rule not in library.RULES:
         return None
     return setting, library.job_of(setting, rows.shape, rows.dtype)

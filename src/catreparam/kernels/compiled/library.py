@@ -73,7 +73,8 @@ def forward(
     """The sample for rows [*batch, num_classes] of a dtype in DTYPES, and the flags of `INVALID`.
 
     `noise` (float32, [*batch, num_classes] or [num_noises, *batch, num_classes]) and `x` (float32, one-hot) replace
-    what is drawn from the seed. `kept`, from `room_to_keep`, is filled with what spares `backward` making the chain again.
+    what is drawn from the seed. `kept`, from `room_to_keep`, is filled with what spares `backward` making the chain
+    again.
     """
     return _run(setting, logits, None, seed, noise, x, kept)
 

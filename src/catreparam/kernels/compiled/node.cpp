@@ -1,6 +1,6 @@
-// The usual call with its autograd node in C++: what `compiled.autograd` does in Python, with fewer steps (stands twice since
-// not everybody can build this; `tests/test_kernels_node.py` holds the two together).
-// Optional, compiled by `catreparam build` against the torch that is installed; calls the kernels through their C interface.
+// The usual call with its autograd node in C++: what `compiled.autograd` does in Python, with fewer steps (stands twice
+// since not everybody can build this; `tests/test_kernels_node.py` holds the two together). Optional, compiled by
+// `catreparam build` against the torch that is installed; calls the kernels through their C interface.
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Parallel.h>
@@ -39,8 +39,8 @@ PyObject* make_owner = nullptr;       // (setting, rows) -> (setting, job), whos
 PyObject* check_rows = nullptr;       // rows -> raises the right error, unless validation is off
 PyObject* naive_gradient = nullptr;   // (owner, rows, upstream, seed) -> the gradient by the naive twin, differentiable
 
-// What forward leaves for backward; `library.Room` does the same in Python, by the same rules. Memory beyond kSmall is handed
-// out again: fresh pages cost more than filling them.
+// What forward leaves for backward; `library.Room` does the same in Python, by the same rules. Memory beyond kSmall is
+// handed out again: fresh pages cost more than filling them.
 class Room {
  public:
   explicit Room(int64_t floats) {
@@ -169,7 +169,8 @@ struct Key {
 struct KeyHash {
   size_t operator()(const Key& key) const {
     size_t hash = reinterpret_cast<size_t>(key.setting) >> 4;
-    for (const size_t part : {(size_t)key.rows, (size_t)key.classes, (size_t)key.dtype}) hash = hash * 0x9E3779B97F4A7C15u + part;
+    for (const size_t part : {(size_t)key.rows, (size_t)key.classes, (size_t)key.dtype})
+      hash = hash * 0x9E3779B97F4A7C15u + part;
     return hash ^ (hash >> 32);
   }
 };
@@ -209,8 +210,8 @@ Job job_for(PyObject* setting, PyObject* rows_object, const Tensor& rows) {
 
 // Whether nothing but the kernels has to be thought of. What the caller has to notice: compiled code and torch.func.
 bool is_usual(PyObject* rows, PyObject* generator) {
-  if (!THPVariable_CheckExact(rows) || (generator != Py_None && Py_TYPE(generator) != reinterpret_cast<PyTypeObject*>(THPGeneratorClass)))
-    return false;
+  if (!THPVariable_CheckExact(rows)) return false;
+  if (generator != Py_None && Py_TYPE(generator) != reinterpret_cast<PyTypeObject*>(THPGeneratorClass)) return false;
   const Tensor& tensor = THPVariable_Unpack(rows);
   const auto dtype = tensor.scalar_type();
   return (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf) && tensor.device().is_cpu() &&

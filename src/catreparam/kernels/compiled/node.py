@@ -1,8 +1,8 @@
-"""The autograd node of the compiled kernels in C++: built on request against the torch that is installed, found, loaded.
+"""The autograd node of the compiled kernels in C++: built on request for the torch that is installed, then loaded.
 
-torch's C++ interface changes with every release, so that no wheel can bring the node: `catreparam build` compiles it on the
-machine, for this torch and this Python. Without it `compiled` does the same in Python; small calls then take 1.2 to 1.7 times
-as long.
+torch's C++ interface changes with every release, so that no wheel can bring the node: `catreparam build` compiles it on
+the machine, for this torch and this Python. Without it `compiled` does the same in Python; small calls then take 1.2 to
+1.7 times as long.
 """
 
 import importlib.util
@@ -37,7 +37,7 @@ def find_compiler() -> list[str]:
 
 
 def build() -> Path:
-    """Compiles the node; a process started later uses it. Returns the file. Raises OSError saying what stood in the way."""
+    """Compiles the node for processes started later; returns the file. Raises OSError saying what stood in the way."""
     compiler = find_compiler()
     if not compiler:
         raise OSError("no C++ compiler found; set CXX, or install g++ or clang++")

@@ -1,8 +1,8 @@
 """How z at lambda_1 moves with the logits when the hard sample is drawn first: two ways, as linear maps. Naive twins.
 
 Given x ~ Categorical(p), z(lambda_1) is N(lambda_1 x, I). Both functions take such a z and a `tangent`, a change of the
-logits, and return the change of z at fixed noise. All coefficients are constants: the maps are linear in the tangent, and
-their ordinary gradient is the pathwise part of the estimator.
+logits, and return the change of z at fixed noise. All coefficients are constants: the maps are linear in the tangent,
+and their ordinary gradient is the pathwise part of the estimator.
 """
 
 import math
@@ -49,8 +49,9 @@ def sweep(
 def transport_tangent(logits: BroadcastRows, z: BroadcastRows, tangent: BroadcastRows, lam: float) -> BroadcastRows:
     """Along straight paths from m = softmax(logits) to each vertex: exact, closed form, no steps.
 
-    z has density q = sum_k p_k N(z; lambda e_k, I). Moving mass along the segment from lambda m to lambda e_k at the rate
-    at which p_k changes solves div(q v) = -dq; the flow through z is the line integral of the Gaussian over the segment.
+    z has density q = sum_k p_k N(z; lambda e_k, I). Moving mass along the segment from lambda m to lambda e_k at the
+    rate at which p_k changes solves div(q v) = -dq; the flow through z is the line integral of the Gaussian over the
+    segment.
     """
     if lam == 0.0:
         return 0.0 * tangent

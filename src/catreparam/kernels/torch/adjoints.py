@@ -1,7 +1,7 @@
 """The estimators' values and hand-derived gradients in any layout: fast twins of the surrogates in `estimators`.
 
-The chain and its adjoint run the table of `plan`. An object stands for a few rows; kept until backward it does not evaluate
-again.
+The chain and its adjoint run the table of `plan`. An object stands for a few rows; kept until backward it does not
+evaluate again.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Noise = Callable[[], Tensor]  # packed on demand
 
 
 class Direct:
-    """No steps, no noise: straight-through (weight 0), ReinMax (weight 1, or at a temperature), and what lies between."""
+    """No steps, no noise: straight-through (weight 0), ReinMax (weight 1, or at a temperature), what lies between."""
 
     def __init__(self, layout: Layout, setting: Setting, logits: Tensor, noise: Noise, drawn: bool) -> None:
         self.layout, self.setting, self.logits = layout, setting, logits
@@ -78,7 +78,7 @@ class Chain:
 
 
 class MatchedChain:
-    """Covariance-matched: z = p + w with w(0) = sqrt(v) noise, evaluated as softmax(logits + (lambda w - lambda^2 / 2) / v)."""
+    """Covariance-matched: z = p + w, w(0) = sqrt(v) noise; softmax(logits + (lambda w - lambda^2 / 2) / v)."""
 
     def __init__(self, layout: Layout, setting: Setting, logits: Tensor, noise: Noise, drawn: bool) -> None:
         self.layout, self.logits, self.noise = layout, logits, noise()
@@ -119,7 +119,7 @@ class MatchedChain:
 
 
 class Sweep:
-    """Exact law: the hard sample first, then z = lambda_1 x + noise, swept back to lambda_0 with the adjoint on the way."""
+    """Exact law: the hard sample first, then z = lambda_1 x + noise, swept back to lambda_0 with the adjoint."""
 
     def __init__(self, layout: Layout, setting: Setting, logits: Tensor, noise: Noise, drawn: bool) -> None:
         self.layout, self.setting, self.noise = layout, setting, noise
@@ -218,7 +218,7 @@ def _pull_back(
     at_z: Tensor,
     take: Callable[[int, Tensor, float], None],
 ) -> None:
-    """Carries the cotangent of z from the last evaluation to the first; `take` gets J(p_j) u of each one and its factor."""
+    """Carries the cotangent of z from the last evaluation to the first; `take` gets each J(p_j) u and its factor."""
     kept = at_z  # of no use to the first
     for j in range(len(plan) - 2, -1, -1):
         at = plan[j]

@@ -1,7 +1,7 @@
 """The pure-torch fast path, for any device: draws, values and gradients of the estimators, attached to autograd.
 
-`sample` draws, `surrogate` takes noise and sample as given. Both save the logits, the noise and, where the method needs it,
-the hard sample; the chain is run again in backward, unless it is so small that keeping it costs nothing.
+`sample` draws, `surrogate` takes noise and sample as given. Both save the logits, the noise and, where the method needs
+it, the hard sample; the chain is run again in backward, unless it is so small that keeping it costs nothing.
 """
 
 import functools
@@ -50,8 +50,8 @@ def sample(setting: Setting, rows: Tensor, generator: Generator | None = None) -
 def surrogate(setting: Setting, rows: Tensor, *, noise: Tensor | None = None, x: Tensor | None = None) -> Tensor:
     """Fast twin of `<method>_surrogate`, where its value means something: the relaxed sample, with the same gradient.
 
-    noise: [*batch, num_classes], for exact_redge also [num_noises, *batch, num_classes]. x: one-hot [*batch, num_classes].
-    For reinmax and lambda_reinmax the value is softmax(rows).
+    noise: [*batch, num_classes], for exact_redge also [num_noises, *batch, num_classes]. x: one-hot [*batch,
+    num_classes]. For reinmax and lambda_reinmax the value is softmax(rows).
     """
     setting = setting._replace(hard=setting.method.rule == Rule.SWEEP, num_noises=1)
     if noise is not None and noise.ndim > rows.ndim:
@@ -94,7 +94,7 @@ class _Sample(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, noise, x = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True
             x = None if x is None else x.to(rows.dtype)
@@ -120,7 +120,7 @@ class _Transformed(torch.autograd.Function):
         ctx.save_for_backward(rows, noise, output if x is None and ctx.setting.method.needs_sample else x)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         return _Gradient.apply(*ctx.saved_tensors, upstream, ctx.setting, ctx.drawn), None, None, None, None, None
 
     @staticmethod
@@ -143,7 +143,7 @@ class _Gradient(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, direction: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, noise, x, upstream = ctx.saved_tensors
         setting = ctx.setting
         noise = None if noise is None else _by_class(noise, rows, setting, ctx.drawn)
@@ -230,7 +230,8 @@ def _pack_noise(layout: Layout, setting: Setting, noise: Tensor | None, place: s
 def _value(parts: Iterable[_Part], rows: Tensor, x: Tensor | None, ticket: Tensor | None) -> Tensor:
     """The hard sample if there is a ticket to draw with, else the relaxed one."""
     layout = choose_layout(rows.shape[-1])
-    # Made whole, filled through views: autograd forbids callers to change a view made inside a custom function in place.
+    # Made whole, filled through views: autograd forbids callers to change a view made inside a custom function in
+    # place.
     flat = out = torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
     if rows.ndim != 2:
         flat = out.view(-1, rows.shape[-1])
@@ -269,7 +270,7 @@ def _pack_sample(layout: Layout, rows: Tensor, x: Tensor | None, place: slice | 
 def _traced(
     rows: Tensor, noise: Tensor | None, x: Tensor | None, ticket: Tensor | None, setting: Setting, drawn: bool
 ) -> Tensor:
-    """For torch.compile and export: the same draws, and the naive twin's gradient, which the compiler fuses by itself."""
+    """For torch.compile and export: the same draws, and the naive twin's gradient, which the compiler fuses."""
     if ticket is not None:
         x = _value(_parts(rows.detach(), noise, setting, drawn), rows, x, ticket)
     noise = None if noise is None else _by_class(noise, rows, setting, drawn)

@@ -32,7 +32,7 @@ def draw_by_blocks(probs: Tensor, ticket: Tensor) -> Tensor:
 
 
 def _first_above(weights: Tensor, ticket: Tensor) -> tuple[Tensor, Tensor]:
-    """The first entry whose cumulated weight exceeds ticket * total, and how far into its weight that lies, in [0, 1)."""
+    """The first entry whose cumulated weight exceeds ticket * total, and how far into its weight, in [0, 1)."""
     cumulated = weights.double().cumsum(1)
     wanted = ticket * cumulated[:, -1:]
     index = (cumulated <= wanted).sum(1, keepdim=True).clamp_(max=weights.shape[1] - 1)

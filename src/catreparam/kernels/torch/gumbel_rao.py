@@ -1,7 +1,7 @@
 """Gumbel-Rao's noise and gradient by hand: classes first where they are few, a block of noises at a time.
 
-Given x, the softmax at temperature T of the conditional Gumbels is r / sum(r) with r_k = (1 + E_k / (E_x p_k))^(-1/T) for
-k other than x and r_x = 1: one power an element, and no other logarithm.
+Given x, the softmax at temperature T of the conditional Gumbels is r / sum(r) with r_k = (1 + E_k / (E_x p_k))^(-1/T)
+for k other than x and r_x = 1: one power an element, and no other logarithm.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ BLOCK = 1 << 18  # elements of noise worked on at once
 
 
 def draw_noise(rows: Tensor, num_noises: int, generator: Generator | None = None) -> Tensor:
-    """Exponential(1) noise [num_noises, *batch, num_classes], never zero; in memory as `gumbel_rao_gradient` wants it."""
+    """Exponential(1) noise [num_noises, *batch, num_classes], never zero, laid out for `gumbel_rao_gradient`."""
     few = rows.shape[-1] <= WIDEST_COLUMNS
     lead = (rows.shape[-1], num_noises) if few else (num_noises,)
     noise = rows.detach().new_empty((*lead, *rows.shape[:-1]) if few else (*lead, *rows.shape))
@@ -49,7 +49,7 @@ class _GumbelRao(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, x, noise = ctx.saved_tensors
         given = {"noise": noise, "x": x.to(rows.dtype), "temperature": ctx.temperature}
         if torch.is_grad_enabled():  # create_graph=True
@@ -60,7 +60,7 @@ class _GumbelRao(torch.autograd.Function):
 
 
 def gumbel_rao_gradient(logits: Tensor, upstream: Tensor, *, noise: Tensor, x: Tensor, temperature: float) -> Tensor:
-    """The gradient of <upstream, gumbel_rao_surrogate> with respect to logits [*batch, num_classes]; arguments are its."""
+    """The gradient of <upstream, gumbel_rao_surrogate> with respect to logits [*batch, num_classes]."""
     few = logits.shape[-1] <= WIDEST_COLUMNS
     classes, noises = (0, 1) if few else (-1, 0)  # axes
 

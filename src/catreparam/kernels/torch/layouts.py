@@ -1,4 +1,4 @@
-"""How rows lie in memory for the torch path: torch reduces few classes slowly along the last axis, fast along the first.
+"""How rows lie in memory: torch reduces few classes slowly along the last axis, fast along the first.
 
 Both layouts offer the same operations. Probabilities, noises, states and gradients are all "packed" the same way.
 """
@@ -20,10 +20,10 @@ LOG2_E = math.log2(math.e)  # exp2 is vectorised in torch, exp and softmax wake 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Two classes: a vector (u_0, u_1) is its difference u_1 - u_0, probabilities are those of class 1. [(noises,) rows].
+    """Two classes: a vector (u_0, u_1) is its difference u_1 - u_0, a law is P(class 1). Shapes [(noises,) rows].
 
-    Noise, states, gradients with respect to the sample and -inf logits all act through their difference alone. A gradient
-    with respect to logits sums to zero: it stands as its entry for class 1, half its difference.
+    Noise, states, gradients with respect to the sample and -inf logits all act through their difference alone. A
+    gradient with respect to logits sums to zero: it stands as its entry for class 1, half its difference.
     """
 
     noise_axis = 0
@@ -165,7 +165,7 @@ class Table:
 
     def covariance(self, probs: Tensor, u: Tensor) -> Tensor:
         if probs.numel() == u.numel():
-            return torch._softmax_backward_data(u, probs, self.axis, probs.dtype)  # pyright: ignore[reportPrivateImportUsage]
+            return torch._softmax_backward_data(u, probs, self.axis, probs.dtype)  # type: ignore[attr-defined]
         product = probs * u
         return product.addcmul_(probs, product.sum(self.axis, keepdim=True), value=-1)
 
@@ -175,7 +175,7 @@ class Table:
         return torch.addcmul(self.covariance(probs, u).mul_(1 - weight / 2), away, one_sample, value=weight / 2)
 
     def draw(self, probs: Tensor, ticket: Tensor, out: Tensor) -> None:
-        """One-hot rows into `out` [rows, num_classes] for `ticket`: uniform numbers [rows], or clocks [rows, num_classes].
+        """One-hot rows into `out` [rows, num_classes] for a ticket: uniforms [rows], or clocks [rows, num_classes].
 
         The class is the first whose cumulated probability exceeds ticket * total: its own probability is not zero.
         """
@@ -226,7 +226,7 @@ def draw_ticket(rows: Tensor, generator: Generator | None) -> Tensor:
 
 
 def _dense(view: Tensor) -> Tensor:
-    """`view`, copied unless its last axis is dense. Adding zeros on the way takes half as long as a plain transposing copy."""
+    """`view`, copied unless its last axis is dense. Adding zeros takes half as long as a plain transposing copy."""
     if view.stride(-1) == 1 or not view.is_cpu or torch.compiler.is_compiling():
         return view if view.stride(-1) == 1 else view.contiguous()
     out = view.new_empty(view.shape)

@@ -22,9 +22,9 @@ LARGEST_SEED = 2**63 - 1
 def sample(setting: Setting, rows: Tensor, generator: Generator | None = None) -> Tensor:
     """The sample of `setting.method` for rows [*batch, num_classes], with the method's gradient attached.
 
-    rows: float32, bfloat16 or float16 on a CUDA device, impossible classes at -inf; the sample has their dtype. The seed of
-    all noise comes from `generator` and advances it.
-    Raises ValueError for rows with NaN or +inf or without an allowed class, if validation is on: that reads one value back.
+    rows: float32, bfloat16 or float16 on a CUDA device, impossible classes at -inf; the sample has their dtype. The
+    seed of all noise comes from `generator` and advances it. Raises ValueError for rows with NaN or +inf or without an
+    allowed class, if validation is on: that reads one value back.
     """
     seed = torch.randint(LARGEST_SEED, (), generator=generator, device=rows.device)
     return ops.sample_traced(setting, rows, seed) if is_traced() else attach(PASSES, setting, rows, seed)

@@ -26,7 +26,7 @@ def backward_kernel(
     FROM_ZERO: tl.constexpr, NOISES: tl.constexpr, SECOND: tl.constexpr,
     GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """out [rows, classes] = the gradient with respect to logits. RULE: name of a `Rule`. SECOND: whether weight is not zero."""
+    """out [rows, classes] = the gradient with respect to logits. RULE: name of a `Rule`. SECOND: weight is not 0."""
     element, exists = tile_elements(rows, classes, ROWS, CLASSES)
     logits = read_logits(logits_ptr, element, exists, classes, CLASSES)
     upstream = tl.load(upstream_ptr + element, mask=exists, other=0.0).to(tl.float32)
@@ -99,7 +99,7 @@ def _adjoint_chain(
 
 @triton.jit
 def _matched_gradient(logits, upstream, noise, plan_ptr, EVALUATIONS: tl.constexpr):
-    """The covariance-matched chain starts at N(p, v), v = max(p (1 - p), 0.1), and both p and v move with the logits."""
+    """The covariance-matched chain starts at N(p, v), v = max(p (1 - p), 0.1); p and v move with the logits."""
     mean = softmax(logits)
     variance = matched_variance(mean)
     inverse = 1.0 / variance

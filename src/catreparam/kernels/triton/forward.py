@@ -26,7 +26,7 @@ def forward_kernel(
     RULE: tl.constexpr, NOISES: tl.constexpr, HARD: tl.constexpr,
     GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """out [rows, classes] = the sample; flag [1] = 1 if a row holds NaN or +inf or allows no class. RULE: name of a `Rule`."""
+    """out [rows, classes] = the sample; flag [1] = 1 if a row is invalid. RULE: name of a `Rule`."""
     element, exists = tile_elements(rows, classes, ROWS, CLASSES)
     logits = read_logits(logits_ptr, element, exists, classes, CLASSES)
     _flag_invalid(flag_ptr, logits)

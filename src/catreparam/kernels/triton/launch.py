@@ -63,8 +63,8 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """The sample for rows [*batch, num_classes] of a dtype in DTYPES, and an int32 flag: 1 if a row is invalid.
 
-    seed: int64 scalar on the device of logits, so that nothing waits for the device. `noise` (float32,
-    [*batch, num_classes] or [num_noises, *batch, num_classes]) and `x` (float32, one-hot) replace what is drawn from it.
+    seed: int64 scalar on the device of logits, so that nothing waits for the device. `noise` (float32, [*batch,
+    num_classes] or [num_noises, *batch, num_classes]) and `x` (float32, one-hot) replace what is drawn from it.
     """
     logits = logits.contiguous()
     out, flag = torch.empty_like(logits), torch.zeros((), dtype=torch.int32, device=logits.device)

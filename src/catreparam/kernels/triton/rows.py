@@ -134,7 +134,7 @@ def matched_variance(probs):
 
 @triton.jit
 def evaluate(logits, z, inverse, lam, MATCHED: tl.constexpr):
-    """softmax(logits + lambda z), or with the shift of the covariance-matched chain (z from the mean); and that shift."""
+    """softmax(logits + lambda z), or with the covariance-matched chain's shift (z from the mean); and that shift."""
     if MATCHED:
         shift = lam * z - lam * lam * 0.5
         probs = softmax(logits + shift * inverse)

@@ -28,13 +28,15 @@ void direct_term(Block<Along>& b, const Weights& p, float weight, float slope, b
   }
 }
 
-// One evaluation of the chain, backwards. Returns what the evaluation before it needs: sum of its weights times its input.
+// One evaluation of the chain, backwards. Returns what the evaluation before it needs: sum of its weights times its
+// input.
 template <bool Along, Keep K, bool Second, bool M>
 vf adjoint_step(Block<Along>& b, int j, vf mean) {
   const Adjoint now = b.call.adjoints[j], next = b.call.adjoints[j > 0 ? j - 1 : 0];
   const vf *__restrict weight = b.stored + (int64_t)j * b.n, *weight_next = b.stored + (int64_t)(j > 0 ? j - 1 : 0) * b.n;
   const vf *__restrict shift = b.shift + (int64_t)(M ? j : 0) * b.n, *__restrict matched_inverse = b.matched_inverse;
-  vf *__restrict grad = b.grad, *__restrict adjoint = b.adjoint, *__restrict saved = b.kept, *__restrict matched_grad = b.matched_grad;
+  vf *__restrict grad = b.grad, *__restrict adjoint = b.adjoint, *__restrict saved = b.kept;
+  vf* __restrict matched_grad = b.matched_grad;
   const vf inverse = b.inverses[j];
   const float lambda = b.call.evaluations[j].lambda;
   return sum_over<Along>(b.n, [&](int k) __attribute__((always_inline)) {
@@ -135,7 +137,8 @@ void backward_tempered(Block<Along>& b) {
   const Weights p = b.at_noise(b.ring[0]);
   const vi hot = b.hard_sample(p);
   for (int k = 0; k < b.n; ++k) b.scratch[k] = b.logits[k] * (1.0f / b.call.temperature);
-  const Weights tempered = weigh<Along>(b.n, b.scratch, b.z, no_weights(), no_weights(), {kNoise, 0, 0, 0}, {nullptr, nullptr}, b.ring[1]);
+  const Evaluation once = {kNoise, 0, 0, 0};
+  const Weights tempered = weigh<Along>(b.n, b.scratch, b.z, no_weights(), no_weights(), once, {nullptr, nullptr}, b.ring[1]);
   for (int k = 0; k < b.n; ++k) b.scratch[k] = 0.5f * (tempered.weight[k] * tempered.inverse + b.one_hot(hot, k));
   const auto upstream = [&](int k) { return b.upstream[k]; };
   const vf mean = mean_under<Along>(b.n, p, upstream);

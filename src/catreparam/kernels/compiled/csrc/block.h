@@ -168,7 +168,9 @@ struct Block {
 
   // --- the chain ---
 
-  Weights at_noise(vf* out) { return weigh<Along>(n, logits, z, no_weights(), no_weights(), {kNoise, 0, 0, 0}, {nullptr, nullptr}, out); }
+  Weights at_noise(vf* out) {
+    return weigh<Along>(n, logits, z, no_weights(), no_weights(), {kNoise, 0, 0, 0}, {nullptr, nullptr}, out);
+  }
 
   // The chain as forward left it.
   Weights kept_chain() const {

@@ -1,6 +1,7 @@
-// The chain of softmaxes on a block: n vectors that hold W rows side by side (vector k = class k of every row) or, Along, one
-// row (vector k = classes k W ... k W + W - 1). Sums over classes are sums over vectors, and over lanes too when Along.
-// `logits` here are (logits - max) * log2(e), so that a softmax is one fused multiply-add and one 2^y per class.
+// The chain of softmaxes on a block: n vectors that hold W rows side by side (vector k = class k of every row) or,
+// Along, one row (vector k = classes k W ... k W + W - 1). Sums over classes are sums over vectors, and over lanes too
+// when Along. `logits` here are (logits - max) * log2(e), so that a softmax is one fused multiply-add and one 2^y per
+// class.
 #pragma once
 
 #include <type_traits>
@@ -68,8 +69,10 @@ vf weigh_with(int n, const vf* __restrict logits, vf* __restrict z, const Weight
     matched.shift[k] = shift;
     return logits[k] + (shift * kLog2e) * matched.inverse_variance[k];
   };
-  vf total = sum_over<Along>(n, [&](int k) __attribute__((always_inline)) { return weight[k] = exp2_lanes(exponent(k, move(k))); });
-  // The maximum was taken off the logits, not off the exponents: nearly always good enough. Otherwise once more, with it.
+  const auto weigh_one = [&](int k) __attribute__((always_inline)) { return weight[k] = exp2_lanes(exponent(k, move(k))); };
+  vf total = sum_over<Along>(n, weigh_one);
+  // The maximum was taken off the logits, not off the exponents: nearly always good enough. Otherwise once more, with
+  // it.
   if (__builtin_expect(any(~((total > 0x1p-60f) & (total < 0x1p60f))), 0)) {
     vf top = splat(-INFINITY);
     const auto again = [&](int i) { return exponent(i, carries ? z[i] : move(i)); };
@@ -85,8 +88,8 @@ vf weigh_with(int n, const vf* __restrict logits, vf* __restrict z, const Weight
 
 // Weights of the softmax of one evaluation; carries z there. Not inlined: forward and backward must round alike.
 template <bool Along>
-__attribute__((noinline)) Weights weigh(int n, const vf* logits, vf* z, const Weights& p1, const Weights& p2, const Evaluation& e,
-                                        Matched matched, vf* out) {
+__attribute__((noinline)) Weights weigh(int n, const vf* logits, vf* z, const Weights& p1, const Weights& p2,
+                                        const Evaluation& e, Matched matched, vf* out) {
   const auto by_reach = [&](auto m) {
     constexpr bool M = decltype(m)::value;
     switch (e.reach) {

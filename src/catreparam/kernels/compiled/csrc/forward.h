@@ -40,7 +40,8 @@ void write_mean_soft(Block<Along>& b, vi hot) {
     b.read_noise(i < half ? i : i - half, b.z);
     const float sign = i < half ? 1.0f : -1.0f;
     for (int k = 0; k < b.n; ++k) b.z[k] = sign * b.z[k] + b.call.last * b.one_hot(hot, k);
-    const Weights q = weigh<Along>(b.n, b.logits, b.z, no_weights(), no_weights(), {kHere, b.call.last, 0, 0}, {nullptr, nullptr}, b.ring[1]);
+    const Evaluation at = {kHere, b.call.last, 0, 0};
+    const Weights q = weigh<Along>(b.n, b.logits, b.z, no_weights(), no_weights(), at, {nullptr, nullptr}, b.ring[1]);
     const vf scale = q.inverse * (1.0f / (float)noises);
     for (int k = 0; k < b.n; ++k) b.grad[k] += q.weight[k] * scale;
   }

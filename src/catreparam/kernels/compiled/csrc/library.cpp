@@ -90,14 +90,16 @@ void ask_for_large_pages(void* memory, int64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kPage = uintptr_t{2} << 20;
   if (bytes < (int64_t)(4 * kPage)) return;
-  const uintptr_t begin = ((uintptr_t)memory + kPage - 1) / kPage * kPage, end = ((uintptr_t)memory + (uintptr_t)bytes) / kPage * kPage;
+  const uintptr_t begin = ((uintptr_t)memory + kPage - 1) / kPage * kPage;
+  const uintptr_t end = ((uintptr_t)memory + (uintptr_t)bytes) / kPage * kPage;
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #else
   (void)memory, (void)bytes;
 #endif
 }
 
-// About how many nanoseconds a row takes one thread: measured with AVX-512, which is what costs of splitting compare with.
+// About how many nanoseconds a row takes one thread: measured with AVX-512, which is what costs of splitting compare
+// with.
 double row_cost(const Task& task) {
   const Call& call = task.call;
   const double softmaxes = call.num_evaluations * (call.rule == kSweep ? 2.0 * call.num_noises : 1.0);
@@ -209,7 +211,8 @@ EXPORT int32_t catreparam_run(const Call* job, int32_t threads, uint64_t seed, c
 }
 
 // The noise of a seed, float32 [num_noises drawn, rows, classes].
-EXPORT int32_t catreparam_replay(const CatreparamPlan* plan, int64_t rows, int64_t classes, int32_t threads, uint64_t seed, float* out) {
+EXPORT int32_t catreparam_replay(const CatreparamPlan* plan, int64_t rows, int64_t classes, int32_t threads, uint64_t seed,
+                                 float* out) {
   Task task{plan->call, Pass::kReplay, 0, 0};
   task.call.dtype = kFloat32;
   task.call.rows = rows;

@@ -9,7 +9,8 @@ namespace {
 
 // Both halves of one interval's adjoint (a Heun step carries the tangent; this is its transpose).
 template <bool Along>
-vf interval_adjoint(Block<Along>& b, const Interval& at, const Weights& upper, const Weights& lower, vf mean, vf* __restrict total) {
+vf interval_adjoint(Block<Along>& b, const Interval& at, const Weights& upper, const Weights& lower, vf mean,
+                    vf* __restrict total) {
   const float half = at.step / 2, end = at.end, step = at.step, start = at.start;
   const vf *upper_weight = upper.weight, *lower_weight = lower.weight;
   vf *__restrict adjoint = b.adjoint, *__restrict input = b.kept;
@@ -23,7 +24,8 @@ vf interval_adjoint(Block<Along>& b, const Interval& at, const Weights& upper, c
     adjoint[k] = a + end * first;
     return lower_weight[k] * into;
   });
-  return lower_inverse * sum_over<Along>(b.n, [&](int k) __attribute__((always_inline)) {  // <lower, adjoint>: the next interval's mean
+  // <lower, adjoint>: the next interval's mean
+  return lower_inverse * sum_over<Along>(b.n, [&](int k) __attribute__((always_inline)) {
     const vf second = lower_weight[k] * lower_inverse * (input[k] - lower_mean);
     total[k] += second;
     const vf a = adjoint[k] + start * second;
