@@ -1,5 +1,6 @@
 """A study that costs nothing, writes down what happens to it, and can kill the process it runs in."""
 
+import collections
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from math import log
 from pathlib import Path
 
+from catreparam.experiments.runs.folder import RunFolder
 from catreparam.experiments.runs.training import Diverged
 from catreparam.experiments.sweep.config import SweepConfig
 from catreparam.experiments.sweep.study import run_sweep
@@ -64,6 +66,49 @@ class BedStudy:
 def bed_config(folder, **changes):
     values = {"estimators": ("straight_through", "redge:num_steps=2"), "num_trials": 3, "seeds": (0, 1)}
     return SweepConfig(**{**values, "folder": folder, **changes}).checked()
+
+
+def finished_sweep(tmp_path_factory):
+    """The folder and the report of a sweep that went through; its events lie beside the folder."""
+    folder = tmp_path_factory.mktemp("sweep") / "run"
+    return folder, run_sweep(bed_config(folder), BedStudy(folder.with_name("events")))
+
+
+def records_of(folder):
+    """All lines, in an order that does not depend on interruptions."""
+    records = RunFolder(folder).read_metrics()
+    return sorted(records, key=lambda r: (r["phase"], r["estimator"], r["number"]))
+
+
+def assert_whole(folder, trials=10):
+    """Every trial has one line, and there is no second truth beside the lines."""
+    counts = collections.Counter((r["phase"], r["estimator"], r["number"]) for r in records_of(folder))
+    assert len(counts) == trials
+    assert set(counts.values()) == {1}
+    names = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert names == {"locks"}
+
+
+def stop_after(patch, count, error=None):
+    """Makes the line after the next `count` ones raise instead of being written."""
+    original, left = RunFolder.append_metrics, [count]
+
+    def append_metrics(self, record):
+        left[0] -= 1
+        if left[0] < 0:
+            raise error or SystemError("stopped")
+        original(self, record)
+
+    patch.setattr(RunFolder, "append_metrics", append_metrics)
+
+
+def wait_for_lines(folder, count, seconds=120):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if len(RunFolder(folder).read_metrics()) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{folder} did not reach {count} lines in {seconds} s")
 
 
 def main(folder, seconds, jobs, engine="processes", address=""):

@@ -1,13 +1,7 @@
-"""Sweeps: what is searched, what is measured, and that nothing is lost or made twice."""
+"""Sweeps: what is searched, what is measured, and what the report says."""
 
 import collections
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,39 +10,19 @@ from catreparam.cli import main
 from catreparam.data import load_dataset
 from catreparam.estimators import ESTIMATORS, make_estimator
 from catreparam.experiments.runs.estimator_specs import parse_spec
-from catreparam.experiments.runs.folder import RunFolder, RunFolderError, WriteFailed, open_run_folder
 from catreparam.experiments.sweep import vae as sweep_vae
 from catreparam.experiments.sweep.chosen import best_of
-from catreparam.experiments.sweep.run import run_trial
 from catreparam.experiments.sweep.search import Pruned, Search
 from catreparam.experiments.sweep.spaces import space_of, spec_at, start_of
 from catreparam.experiments.sweep.study import run_sweep
 from catreparam.experiments.sweep.trial import Sweep, Trial
 from catreparam.experiments.vae.config import Config as VaeConfig
-from sweep_bed import BedStudy, bed_config
-
-BED = Path(__file__).with_name("sweep_bed.py")
-
-
-def records_of(folder):
-    """All lines, in an order that does not depend on interruptions."""
-    records = RunFolder(folder).read_metrics()
-    return sorted(records, key=lambda r: (r["phase"], r["estimator"], r["number"]))
-
-
-def assert_whole(folder, trials=10):
-    """Every trial has one line, and there is no second truth beside the lines."""
-    counts = collections.Counter((r["phase"], r["estimator"], r["number"]) for r in records_of(folder))
-    assert len(counts) == trials
-    assert set(counts.values()) == {1}
-    names = {path.name for path in folder.iterdir() if path.is_dir()}
-    assert names == {"locks"}
+from sweep_bed import BedStudy, assert_whole, bed_config, finished_sweep, records_of
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sweep") / "run"
-    return folder, run_sweep(bed_config(folder), BedStudy(folder.with_name("events")))
+    return finished_sweep(tmp_path_factory)
 
 
 def test_a_sweep_searches_then_runs_the_best_setting_with_fresh_seeds(finished):
@@ -83,103 +57,6 @@ def test_the_report_has_paired_differences_sensitivity_and_every_trial(finished)
     assert "Search trials" in (folder / "report.html").read_text()
 
 
-def test_a_sweep_is_repeatable_and_resumes_to_the_same_numbers(finished, tmp_path):
-    lines = (finished[0] / "metrics.jsonl").read_text().splitlines(keepends=True)
-    for kept in (0, 1, 5, 7):
-        folder = tmp_path / str(kept) / "run"
-        study = BedStudy(tmp_path / str(kept) / "events")
-        folder.parent.mkdir()
-        with pytest.MonkeyPatch.context() as patch:
-            stop_after(patch, kept)
-            with pytest.raises(SystemError):
-                run_sweep(bed_config(folder), study)
-        with (folder / "metrics.jsonl").open("a") as file:
-            file.write(lines[kept][:30])  # killed while writing
-        run_sweep(bed_config(folder), study)
-        assert records_of(folder) == records_of(finished[0])
-        assert_whole(folder)
-
-
-def stop_after(patch, count, error=None):
-    """Makes the line after the next `count` ones raise instead of being written."""
-    original, left = RunFolder.append_metrics, [count]
-
-    def append_metrics(self, record):
-        left[0] -= 1
-        if left[0] < 0:
-            raise error or SystemError("stopped")
-        original(self, record)
-
-    patch.setattr(RunFolder, "append_metrics", append_metrics)
-
-
-def test_a_full_disk_is_one_clear_error_and_the_same_command_goes_on(finished, tmp_path):
-    study = BedStudy(tmp_path / "events")
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, 4, WriteFailed(28, "cannot write: No space left on device"))
-        with pytest.raises(WriteFailed, match="No space left"):
-            run_sweep(bed_config(tmp_path / "run"), study)
-    assert len(records_of(tmp_path / "run")) == 4
-    run_sweep(bed_config(tmp_path / "run"), study)
-    assert records_of(tmp_path / "run") == records_of(finished[0])
-    assert_whole(tmp_path / "run")
-
-
-def test_two_sweeps_in_one_folder_are_refused(finished):
-    folder, _ = finished
-    content = RunFolder(folder).read_config()
-    with (
-        open_run_folder(folder, experiment="sweep-bed", config=content["config"], facts={}),
-        pytest.raises(RunFolderError, match="another process is running in"),
-    ):
-        run_sweep(bed_config(folder), BedStudy(folder))
-
-
-def test_another_sweep_in_the_same_folder_is_refused_with_the_difference(finished):
-    with pytest.raises(RunFolderError, match="num_trials: 3 there, 4 here"):
-        run_sweep(bed_config(finished[0], num_trials=4), BedStudy(finished[0]))
-
-
-def test_a_trial_that_another_worker_finished_meanwhile_is_not_made_again(finished):
-    folder, _ = finished
-    events = folder.with_name("events")
-    before = events.read_text()
-    sweep = Sweep(bed_config(folder), BedStudy(events), folder)
-    assert run_trial(Trial(sweep, "search", "straight_through", 0)) == "done before"
-    assert events.read_text() == before
-
-
-def test_a_killed_worker_is_replaced_and_its_trial_made_again(tmp_path):
-    study = BedStudy(tmp_path / "events", kill_at="search redge")
-    run_sweep(bed_config(tmp_path / "run", jobs=2, pruner="none"), study)
-    assert (tmp_path / "killed").exists()
-    assert_whole(tmp_path / "run")
-
-
-def test_a_killed_driver_loses_at_most_the_trials_in_flight(tmp_path):
-    folder = tmp_path / "run"
-    command = [sys.executable, str(BED), str(folder), "0.1", "2"]
-    driver = subprocess.Popen(command)
-    wait_for_lines(folder, 3)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    survived = len(records_of(folder))
-    subprocess.run(command, check=True)  # at once: workers of the dead driver may still be at it
-    assert_whole(folder)
-    ends = [line for line in (tmp_path / "events").read_text().splitlines() if line.startswith("end")]
-    assert survived >= 3
-    assert 10 <= len(ends) <= 12  # two were in flight at most
-
-
-def wait_for_lines(folder, count, seconds=120):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if len(RunFolder(folder).read_metrics()) >= count:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{folder} did not reach {count} lines in {seconds} s")
-
-
 def test_diverged_trials_are_named_and_an_estimator_without_any_other_gets_no_final_run(tmp_path):
     study = BedStudy(tmp_path / "events", diverge_at="search redge")
     report = run_sweep(bed_config(tmp_path / "run"), study)
@@ -199,21 +76,6 @@ def test_trials_that_fall_behind_are_pruned(tmp_path):
     assert all("validation" not in r for r in records if r["state"] == "pruned")
 
 
-@pytest.mark.parametrize("pruner", ["median", "hyperband"])
-def test_what_the_search_learns_is_all_in_its_lines(tmp_path, pruner):
-    """A sweep stopped in the middle draws the points of one that went through, and prunes as it does."""
-    changes = {"num_trials": 14, "seeds": (), "estimators": ("gumbel_softmax",), "pruner": pruner}
-    run_sweep(bed_config(tmp_path / "whole", **changes), BedStudy(tmp_path / "events"))
-    with pytest.MonkeyPatch.context() as patch:
-        stop_after(patch, 9)
-        with pytest.raises(SystemError):
-            run_sweep(bed_config(tmp_path / "resumed", **changes), BedStudy(tmp_path / "events"))
-    run_sweep(bed_config(tmp_path / "resumed", **changes), BedStudy(tmp_path / "events"))
-    records = records_of(tmp_path / "whole")
-    assert records_of(tmp_path / "resumed") == records
-    assert {r["state"] for r in records} == {"complete", "pruned"}
-
-
 def test_a_trial_is_pruned_by_trials_that_end_while_it_runs(tmp_path):
     folder, events = tmp_path / "run", tmp_path / "events"
     run_sweep(bed_config(folder, num_trials=4, seeds=(), estimators=("straight_through",)), BedStudy(events))
@@ -226,19 +88,6 @@ def test_a_trial_is_pruned_by_trials_that_end_while_it_runs(tmp_path):
     with pytest.raises(Pruned):
         search.say(2, 1e6)
     assert search.said() == {"reported": [[1, 1e6], [2, 1e6]]}
-
-
-def test_lines_without_values_on_the_way_and_points_of_another_space_do_not_stop_a_search(tmp_path):
-    folder, events = tmp_path / "run", tmp_path / "events"
-    run_sweep(bed_config(folder, num_trials=8, seeds=(), estimators=("straight_through",)), BedStudy(events))
-    records = records_of(folder)
-    for record in records:
-        del record["reported"]
-    records[1]["point"] = {"lr": 5.0}
-    records[2]["point"] = {"temperature": 1.0}
-    RunFolder(folder).replace_metrics(records[:6])
-    run_sweep(bed_config(folder, num_trials=8, seeds=(), estimators=("straight_through",)), BedStudy(events))
-    assert [record["number"] for record in records_of(folder)] == list(range(8))
 
 
 def test_points_of_a_random_search_do_not_depend_on_the_order(tmp_path):
@@ -315,81 +164,3 @@ def test_mistakes_give_one_line(words, message, tmp_path, capsys):
     assert main(["sweep", "vae", *words, "--folder", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_a_sweep_on_two_ray_nodes_survives_a_lost_node_and_a_killed_driver(tmp_path):
-    pytest.importorskip("ray", reason="needs pip install 'catreparam[distributed]'")
-    script = BED.with_name("ray_bed.py")
-    environment = {**os.environ, "RAY_DISABLE_IMPORT_WARNING": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "run")], env=environment, timeout=400, check=True
-    )
-    assert done.returncode == 0
-    assert_whole(tmp_path / "run")
-    assert (tmp_path / "lost-a-node").exists()
-    assert (tmp_path / "killed-the-driver").exists()
-
-
-def test_a_search_alone_and_its_settings_make_the_runs_of_a_whole_sweep(finished, tmp_path):
-    study = BedStudy(tmp_path / "events")
-    report = run_sweep(bed_config(tmp_path / "search", seeds=()), study)
-    assert {record["phase"] for record in records_of(tmp_path / "search")} == {"search"}
-    assert [row["estimator"] for row in report.table.rows] == ["straight_through", "redge:num_steps=2"]
-    assert not report.warning
-    settings = tmp_path / "search" / "settings.json"
-    report = run_sweep(bed_config(tmp_path / "final", settings=settings), study)
-    assert records_of(tmp_path / "final") == [r for r in records_of(finished[0]) if r["phase"] == "final"]
-    assert report.table.rows == finished[1].table.rows
-    assert not (tmp_path / "final" / "settings.json").exists()
-
-
-def write_settings(path, **content):
-    path.write_text(json.dumps({"study": "bed", "settings": {}} | content))
-    return path
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ({"study": "vae"}, "settings of the vae study, not of bed"),
-        ({}, "has no setting for straight_through, redge:num_steps=2"),
-        ({"settings": []}, "has no setting for"),
-        ({"settings": 3}, "is not the settings.json of a sweep"),
-        (
-            {"settings": {"straight_through": {"spec": "redge", "lr": 1.0}, "redge:num_steps=2": 0}},
-            "of another estimator",
-        ),
-        ({"settings": {"straight_through": 0, "redge:num_steps=2": 0}}, "must be an object with spec and lr"),
-        ({"settings": {"straight_through": {"spec": "straight_through", "lr": -1}, "redge:num_steps=2": 0}}, "lr"),
-    ],
-)
-def test_bad_settings_get_one_clear_error_before_anything_runs(tmp_path, content, message):
-    config = bed_config(tmp_path / "run", settings=write_settings(tmp_path / "settings.json", **content))
-    with pytest.raises(ValueError, match=message):
-        run_sweep(config, BedStudy(tmp_path / "events"))
-    assert not (tmp_path / "run").exists()
-
-
-def test_missing_or_damaged_settings_are_named(tmp_path):
-    config = bed_config(tmp_path / "run", settings=tmp_path / "none.json")
-    with pytest.raises(ValueError, match=r"none\.json cannot be read: No such file"):
-        run_sweep(config, BedStudy(tmp_path / "events"))
-    (tmp_path / "none.json").write_text('{"study": "bed", "sett')
-    with pytest.raises(ValueError, match=r"is not the settings\.json of a sweep"):
-        run_sweep(config, BedStudy(tmp_path / "events"))
-
-
-def test_settings_that_change_between_two_runs_of_a_sweep_are_refused(tmp_path):
-    settings = {name: {"spec": name, "lr": 0.01} for name in ("straight_through", "redge:num_steps=2")}
-    path = write_settings(tmp_path / "settings.json", settings=settings)
-    run_sweep(bed_config(tmp_path / "run", settings=path), BedStudy(tmp_path / "events"))
-    settings["straight_through"]["lr"] = 0.02
-    write_settings(path, settings=settings)
-    with pytest.raises(RunFolderError, match=r"learning rate 0\.01, the settings now say straight_through at 0\.02"):
-        run_sweep(bed_config(tmp_path / "run", settings=path), BedStudy(tmp_path / "events"))
-
-
-def test_a_sweep_without_search_and_final_runs_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="nothing to do"):
-        bed_config(tmp_path / "run", settings=tmp_path / "settings.json", seeds=())

@@ -1,8 +1,7 @@
-"""The VAE experiment: what is trained, what is measured, and what survives a kill."""
+"""The VAE experiment: what is trained, what is measured, and what is refused."""
 
 import dataclasses
 import json
-import multiprocessing
 
 import pytest
 import torch
@@ -11,13 +10,13 @@ from catreparam.data import load_dataset
 from catreparam.estimators import ESTIMATORS
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.estimator_specs import build_estimator
-from catreparam.experiments.runs.folder import Interrupted, RunFolder, RunFolderError, WriteFailed, open_run_folder
+from catreparam.experiments.runs.folder import RunFolder
 from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.runs.training import Diverged
-from catreparam.experiments.vae import run as vae_runs
 from catreparam.experiments.vae import training as vae_training
-from catreparam.experiments.vae.study import PRESETS, Config, report_folder, run
+from catreparam.experiments.vae.study import PRESETS, Config, run
 from catreparam.experiments.vae.training import evaluate, new_state
+from vae_bed import finished_run, metrics, stop_after, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -29,46 +28,9 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-def tiny(folder, **changes):
-    values = {
-        "estimators": ("straight_through", "redge:num_steps=2,t1=0.9"),
-        "dataset": "digits8",
-        "num_latents": 4,
-        "num_classes": 3,
-        "hidden_sizes": (16,),
-        "batch_size": 400,
-        "num_epochs": 3,
-        "num_evaluation_samples": 1,
-        "iwae_samples": 2,
-        "lr": 5e-3,
-        "folder": folder,
-    }
-    return Config(**{**values, **changes})
-
-
-def metrics(folder):
-    """All records without timings, in an order that does not depend on interruptions."""
-    records = [{k: v for k, v in record.items() if "seconds" not in k} for record in RunFolder(folder).read_metrics()]
-    return sorted(records, key=lambda record: (record["estimator"], record["seed"], record["epoch"]))
-
-
-def stop_after(monkeypatch, epochs, error):
-    """Makes the training of the epoch after the next `epochs` ones raise."""
-    original, left = vae_runs.train_epoch, [epochs]
-
-    def train_epoch(*arguments, **keywords):
-        left[0] -= 1
-        if left[0] < 0:
-            raise error
-        return original(*arguments, **keywords)
-
-    monkeypatch.setattr(vae_runs, "train_epoch", train_epoch)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vae") / "run"
-    return folder, run(tiny(folder, seeds=(0, 1)))
+    return finished_run(tmp_path_factory)
 
 
 def test_a_run_leaves_config_metrics_checkpoints_tables_and_page(finished):
@@ -151,141 +113,6 @@ def test_evaluation_agrees_with_the_exact_expectation_of_the_elbo():
 def test_every_estimator_trains_through_the_same_call(tmp_path, name):
     config = tiny(tmp_path / "run", estimators=(name,), num_samples=2, num_epochs=1, batch_size=700)
     assert run(config).table.rows[0]["seeds"] == 1
-
-
-@pytest.mark.parametrize("spec", ["redge", "relax", "reinforce"])
-@pytest.mark.parametrize("epochs_before", [1, 2])
-def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path, monkeypatch, spec, epochs_before):
-    changes = {"estimators": (spec, "reinmax"), "binarisation": "dynamic"}
-    monkeypatch.setattr(vae_runs, "CHECKPOINT_SECONDS", 0.0)
-    run(tiny(tmp_path / "whole", **changes))
-    with monkeypatch.context() as patch:
-        stop_after(patch, epochs_before, KeyboardInterrupt())
-        with pytest.raises(Interrupted):
-            run(tiny(tmp_path / "parts", **changes))
-    assert len(metrics(tmp_path / "parts")) == epochs_before
-    run(tiny(tmp_path / "parts", **changes))
-    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
-
-
-def test_ctrl_c_leaves_a_report_that_says_how_to_go_on(tmp_path, monkeypatch):
-    stop_after(monkeypatch, 2, KeyboardInterrupt())
-    with pytest.raises(Interrupted, match="the same command resumes") as caught:
-        run(tiny(tmp_path))
-    assert caught.value.report.table.rows[0]["state"] == "2 of 3 epochs"
-    assert "Unfinished" in (tmp_path / "report.html").read_text()
-
-
-def test_ctrl_c_before_the_first_epoch_leaves_a_report_too(tmp_path, monkeypatch):
-    stop_after(monkeypatch, 0, KeyboardInterrupt())
-    with pytest.raises(Interrupted):
-        run(tiny(tmp_path))
-    assert "not started" in (tmp_path / "table.md").read_text()
-
-
-def test_a_finished_run_only_rebuilds_its_table(finished, monkeypatch):
-    folder, report = finished
-    monkeypatch.setattr(vae_runs, "train_epoch", None)
-    assert run(tiny(folder, seeds=(0, 1))).table == report.table
-    assert report_folder(folder).table == report.table
-
-
-def test_metrics_written_after_the_last_checkpoint_are_made_again(tmp_path):
-    run(tiny(tmp_path / "whole"))
-    run(tiny(tmp_path / "killed", num_epochs=3))
-    folder = RunFolder(tmp_path / "killed")
-    tensors, _ = folder.load_checkpoint("straight_through-seed0")
-    (folder.path / "checkpoints/straight_through-seed0.safetensors").unlink()
-    run(tiny(tmp_path / "killed"))
-    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
-    assert all(map(torch.equal, folder.load_checkpoint("straight_through-seed0")[0].values(), tensors.values()))
-
-
-def test_a_last_line_cut_short_by_a_kill_is_tolerated(tmp_path, monkeypatch):
-    run(tiny(tmp_path / "whole"))
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2, KeyboardInterrupt())
-        with pytest.raises(Interrupted):
-            run(tiny(tmp_path / "cut"))
-    with (tmp_path / "cut/metrics.jsonl").open("a") as file:
-        file.write('{"estimator": "straight_thr')
-    run(tiny(tmp_path / "cut"))
-    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
-
-
-def test_a_damaged_line_in_the_middle_is_an_error_that_names_it(tmp_path):
-    run(tiny(tmp_path))
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "metrics.jsonl").write_text(lines[0] + "garbage\n" + "".join(lines[1:]))
-    with pytest.raises(RunFolderError, match="line 2"):
-        run(tiny(tmp_path))
-
-
-def test_a_damaged_checkpoint_is_an_error_that_names_the_file(tmp_path):
-    run(tiny(tmp_path))
-    path = tmp_path / "checkpoints/straight_through-seed0.safetensors"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(RunFolderError, match="straight_through-seed0"):
-        run(tiny(tmp_path))
-
-
-def test_another_config_in_the_same_folder_is_refused_with_the_difference(finished):
-    folder, _ = finished
-    with pytest.raises(RunFolderError, match=r"lr: 0.005 there, 0.1 here.*another --folder"):
-        run(tiny(folder, seeds=(0, 1), lr=0.1))
-
-
-def test_a_folder_with_other_files_is_not_written_into(tmp_path):
-    (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(RunFolderError, match="other files"):
-        run(tiny(tmp_path))
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name != ".lock") == ["thesis.tex"]
-
-
-def hold_folder(path, ready, die):
-    with open_run_folder(path, experiment="vae", config={}, facts={}):
-        ready.set()
-        die.wait(20)
-        import os
-
-        os._exit(1)  # no clean-up, as after kill -9
-
-
-def test_a_second_process_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    ready, die = context.Event(), context.Event()
-    process = context.Process(target=hold_folder, args=(tmp_path, ready, die))
-    process.start()
-    assert ready.wait(60)
-    with (
-        pytest.raises(RunFolderError, match="another process"),
-        open_run_folder(tmp_path, experiment="vae", config={}, facts={}),
-    ):
-        pass
-    die.set()
-    process.join(20)
-    with open_run_folder(tmp_path, experiment="vae", config={}, facts={}) as folder:
-        assert folder.read_config()["experiment"] == "vae"
-
-
-def test_a_full_disk_is_one_clear_error_and_the_run_can_be_resumed(tmp_path, monkeypatch):
-    monkeypatch.setattr(vae_runs, "CHECKPOINT_SECONDS", 0.0)
-    run(tiny(tmp_path / "whole"))
-    original, calls = RunFolder.save_checkpoint, []
-
-    def save_checkpoint(*arguments):
-        calls.append(arguments)
-        if len(calls) == 3:
-            monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-        original(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "save_checkpoint", save_checkpoint)
-        with pytest.raises(WriteFailed, match="No space left on device"):
-            run(tiny(tmp_path / "full"))
-    monkeypatch.undo()
-    run(tiny(tmp_path / "full"))
-    assert metrics(tmp_path / "full") == metrics(tmp_path / "whole")
 
 
 def test_a_run_that_diverges_is_named_and_does_not_stop_the_others(tmp_path, monkeypatch):

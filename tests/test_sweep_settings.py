@@ -1,0 +1,78 @@
+"""settings.json: what a search has chosen, for a sweep that only makes the final runs."""
+
+import json
+
+import pytest
+
+from catreparam.experiments.runs.folder import RunFolderError
+from catreparam.experiments.sweep.study import run_sweep
+from sweep_bed import BedStudy, bed_config, finished_sweep, records_of
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return finished_sweep(tmp_path_factory)
+
+
+def test_a_search_alone_and_its_settings_make_the_runs_of_a_whole_sweep(finished, tmp_path):
+    study = BedStudy(tmp_path / "events")
+    report = run_sweep(bed_config(tmp_path / "search", seeds=()), study)
+    assert {record["phase"] for record in records_of(tmp_path / "search")} == {"search"}
+    assert [row["estimator"] for row in report.table.rows] == ["straight_through", "redge:num_steps=2"]
+    assert not report.warning
+    settings = tmp_path / "search" / "settings.json"
+    report = run_sweep(bed_config(tmp_path / "final", settings=settings), study)
+    assert records_of(tmp_path / "final") == [r for r in records_of(finished[0]) if r["phase"] == "final"]
+    assert report.table.rows == finished[1].table.rows
+    assert not (tmp_path / "final" / "settings.json").exists()
+
+
+def write_settings(path, **content):
+    path.write_text(json.dumps({"study": "bed", "settings": {}} | content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"study": "vae"}, "settings of the vae study, not of bed"),
+        ({}, "has no setting for straight_through, redge:num_steps=2"),
+        ({"settings": []}, "has no setting for"),
+        ({"settings": 3}, "is not the settings.json of a sweep"),
+        (
+            {"settings": {"straight_through": {"spec": "redge", "lr": 1.0}, "redge:num_steps=2": 0}},
+            "of another estimator",
+        ),
+        ({"settings": {"straight_through": 0, "redge:num_steps=2": 0}}, "must be an object with spec and lr"),
+        ({"settings": {"straight_through": {"spec": "straight_through", "lr": -1}, "redge:num_steps=2": 0}}, "lr"),
+    ],
+)
+def test_bad_settings_get_one_clear_error_before_anything_runs(tmp_path, content, message):
+    config = bed_config(tmp_path / "run", settings=write_settings(tmp_path / "settings.json", **content))
+    with pytest.raises(ValueError, match=message):
+        run_sweep(config, BedStudy(tmp_path / "events"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_or_damaged_settings_are_named(tmp_path):
+    config = bed_config(tmp_path / "run", settings=tmp_path / "none.json")
+    with pytest.raises(ValueError, match=r"none\.json cannot be read: No such file"):
+        run_sweep(config, BedStudy(tmp_path / "events"))
+    (tmp_path / "none.json").write_text('{"study": "bed", "sett')
+    with pytest.raises(ValueError, match=r"is not the settings\.json of a sweep"):
+        run_sweep(config, BedStudy(tmp_path / "events"))
+
+
+def test_settings_that_change_between_two_runs_of_a_sweep_are_refused(tmp_path):
+    settings = {name: {"spec": name, "lr": 0.01} for name in ("straight_through", "redge:num_steps=2")}
+    path = write_settings(tmp_path / "settings.json", settings=settings)
+    run_sweep(bed_config(tmp_path / "run", settings=path), BedStudy(tmp_path / "events"))
+    settings["straight_through"]["lr"] = 0.02
+    write_settings(path, settings=settings)
+    with pytest.raises(RunFolderError, match=r"learning rate 0\.01, the settings now say straight_through at 0\.02"):
+        run_sweep(bed_config(tmp_path / "run", settings=path), BedStudy(tmp_path / "events"))
+
+
+def test_a_sweep_without_search_and_final_runs_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="nothing to do"):
+        bed_config(tmp_path / "run", settings=tmp_path / "settings.json", seeds=())
