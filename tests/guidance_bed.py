@@ -33,3 +33,10 @@ def product(logits: torch.Tensor) -> Denoiser:
     """Independent positions with the given logits [L, V], whatever is revealed."""
     length, vocab_size = logits.shape
     return as_denoiser(lambda tokens: logits.expand(tokens.shape[0], length, vocab_size), mask_token=vocab_size)
+
+
+ONE_BY_ONE = {"num_rounds": 3, "order": "random"}  # one position a round: the sampler's law is the table's
+
+
+def masked(batch: int, length: int = 3) -> torch.Tensor:
+    return torch.full((batch, length), 3)

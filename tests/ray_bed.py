@@ -2,12 +2,12 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
 from catreparam.experiments.runs.folder import RunFolder
-from sweep_bed import wait_for_lines
 
 
 def main(folder):
@@ -28,6 +28,14 @@ def main(folder):
         subprocess.run([*command, cluster.address], check=True)
     finally:
         cluster.shutdown()
+
+
+def wait_for_lines(folder, count, seconds=180):
+    until = time.monotonic() + seconds
+    while len(RunFolder(folder).read_metrics()) < count:
+        if time.monotonic() > until:
+            raise SystemExit(f"{folder} did not reach {count} lines in {seconds} s")
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def commands(title: str) -> list[str]:
 
 def run(root: Path, command: str) -> subprocess.CompletedProcess[str]:
     """A shell command in the copy, which `catreparam`, `python` and imports come from."""
-    shell = f'set -e\ncatreparam() {{ "{sys.executable}" -m catreparam.cli "$@"; }}\npython() {{ "{sys.executable}" "$@"; }}\n'
+    shell = f'set -e\npython() {{ "{sys.executable}" "$@"; }}\ncatreparam() {{ python -m catreparam.cli "$@"; }}\n'
     environment = {**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         ["bash", "-c", shell + command], cwd=root, env=environment, capture_output=True, text=True, check=False

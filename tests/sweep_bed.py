@@ -1,6 +1,5 @@
 """A study that costs nothing, writes down what happens to it, and can kill the process it runs in."""
 
-import collections
 import os
 import signal
 import sys
@@ -68,25 +67,10 @@ def bed_config(folder, **changes):
     return SweepConfig(**{**values, "folder": folder, **changes}).checked()
 
 
-def finished_sweep(tmp_path_factory):
-    """The folder and the report of a sweep that went through; its events lie beside the folder."""
-    folder = tmp_path_factory.mktemp("sweep") / "run"
-    return folder, run_sweep(bed_config(folder), BedStudy(folder.with_name("events")))
-
-
 def records_of(folder):
     """All lines, in an order that does not depend on interruptions."""
     records = RunFolder(folder).read_metrics()
     return sorted(records, key=lambda r: (r["phase"], r["estimator"], r["number"]))
-
-
-def assert_whole(folder, trials=10):
-    """Every trial has one line, and there is no second truth beside the lines."""
-    counts = collections.Counter((r["phase"], r["estimator"], r["number"]) for r in records_of(folder))
-    assert len(counts) == trials
-    assert set(counts.values()) == {1}
-    names = {path.name for path in folder.iterdir() if path.is_dir()}
-    assert names == {"locks"}
 
 
 def stop_after(patch, count, error=None):
@@ -100,15 +84,6 @@ def stop_after(patch, count, error=None):
         original(self, record)
 
     patch.setattr(RunFolder, "append_metrics", append_metrics)
-
-
-def wait_for_lines(folder, count, seconds=120):
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if len(RunFolder(folder).read_metrics()) >= count:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{folder} did not reach {count} lines in {seconds} s")
 
 
 def main(folder, seconds, jobs, engine="processes", address=""):

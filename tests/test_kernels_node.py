@@ -177,3 +177,7 @@ def test_a_file_that_is_no_module_is_refused_with_the_remedy(monkeypatch, tmp_pa
     module, why = node._load()
     assert module is None
     assert re.search("cannot be loaded .*catreparam build", why)
+
+
+def test_a_node_of_another_interface_or_torch_has_another_name():
+    assert node.FILE.name.startswith(f"_node{library.VERSION}-torch{torch.__version__}-")

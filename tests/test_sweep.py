@@ -1,28 +1,45 @@
-"""Sweeps: what is searched, what is measured, and what the report says."""
+"""Sweeps: what is searched, what is measured, and that nothing is lost or made twice."""
 
 import collections
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from catreparam.cli import main
 from catreparam.data import load_dataset
-from catreparam.estimators import ESTIMATORS, make_estimator
-from catreparam.experiments.runs.estimator_specs import parse_spec
+from catreparam.experiments.runs.folder import RunFolder, RunFolderError, WriteFailed, open_run_folder
 from catreparam.experiments.sweep import vae as sweep_vae
 from catreparam.experiments.sweep.chosen import best_of
-from catreparam.experiments.sweep.search import Pruned, Search
+from catreparam.experiments.sweep.run import run_trial
 from catreparam.experiments.sweep.spaces import space_of, spec_at, start_of
 from catreparam.experiments.sweep.study import run_sweep
 from catreparam.experiments.sweep.trial import Sweep, Trial
 from catreparam.experiments.vae.config import Config as VaeConfig
-from sweep_bed import BedStudy, assert_whole, bed_config, finished_sweep, records_of
+from sweep_bed import BedStudy, bed_config, records_of, stop_after
+
+BED = Path(__file__).with_name("sweep_bed.py")
+
+
+def assert_whole(folder, trials=10):
+    """Every trial has one line, and there is no second truth beside the lines."""
+    counts = collections.Counter((r["phase"], r["estimator"], r["number"]) for r in records_of(folder))
+    assert len(counts) == trials
+    assert set(counts.values()) == {1}
+    names = {path.name for path in folder.iterdir() if path.is_dir()}
+    assert names == {"locks"}
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return finished_sweep(tmp_path_factory)
+    folder = tmp_path_factory.mktemp("sweep") / "run"
+    return folder, run_sweep(bed_config(folder), BedStudy(folder.with_name("events")))
 
 
 def test_a_sweep_searches_then_runs_the_best_setting_with_fresh_seeds(finished):
@@ -57,57 +74,88 @@ def test_the_report_has_paired_differences_sensitivity_and_every_trial(finished)
     assert "Search trials" in (folder / "report.html").read_text()
 
 
-def test_diverged_trials_are_named_and_an_estimator_without_any_other_gets_no_final_run(tmp_path):
-    study = BedStudy(tmp_path / "events", diverge_at="search redge")
-    report = run_sweep(bed_config(tmp_path / "run"), study)
-    states = {row["estimator"]: row["state"] for row in report.table.rows}
-    assert states == {"straight_through": "done", "redge:num_steps=2": "every trial diverged"}
-    found = [r["state"] for r in records_of(tmp_path / "run") if r["phase"] == "search" and "redge" in r["estimator"]]
-    assert found == ["diverged"] * 3
+def test_a_sweep_is_repeatable_and_resumes_to_the_same_numbers(finished, tmp_path):
+    lines = (finished[0] / "metrics.jsonl").read_text().splitlines(keepends=True)
+    for kept in (0, 1, 5, 7):
+        folder = tmp_path / str(kept) / "run"
+        study = BedStudy(tmp_path / str(kept) / "events")
+        folder.parent.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(patch, kept)
+            with pytest.raises(SystemError):
+                run_sweep(bed_config(folder), study)
+        with (folder / "metrics.jsonl").open("a") as file:
+            file.write(lines[kept][:30])  # killed while writing
+        run_sweep(bed_config(folder), study)
+        assert records_of(folder) == records_of(finished[0])
+        assert_whole(folder)
 
 
-def test_trials_that_fall_behind_are_pruned(tmp_path):
-    config = bed_config(tmp_path / "run", num_trials=25, seeds=(0,), estimators=("straight_through",))
-    run_sweep(config, BedStudy(tmp_path / "events"))
-    records = [r for r in records_of(tmp_path / "run") if r["phase"] == "search"]
-    states = collections.Counter(r["state"] for r in records)
-    assert states["pruned"] >= 3
-    assert states["complete"] >= 4
-    assert all("validation" not in r for r in records if r["state"] == "pruned")
+def test_a_full_disk_is_one_clear_error_and_the_same_command_goes_on(finished, tmp_path):
+    study = BedStudy(tmp_path / "events")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 4, WriteFailed(28, "cannot write: No space left on device"))
+        with pytest.raises(WriteFailed, match="No space left"):
+            run_sweep(bed_config(tmp_path / "run"), study)
+    assert len(records_of(tmp_path / "run")) == 4
+    run_sweep(bed_config(tmp_path / "run"), study)
+    assert records_of(tmp_path / "run") == records_of(finished[0])
+    assert_whole(tmp_path / "run")
 
 
-def test_a_trial_is_pruned_by_trials_that_end_while_it_runs(tmp_path):
-    folder, events = tmp_path / "run", tmp_path / "events"
-    run_sweep(bed_config(folder, num_trials=4, seeds=(), estimators=("straight_through",)), BedStudy(events))
-    sweep = Sweep(bed_config(folder, num_trials=5, estimators=("straight_through",)), BedStudy(events), folder)
-    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (folder / "metrics.jsonl").write_text("".join(lines[:1]))
-    search = Search(Trial(sweep, "search", "straight_through", 4))
-    search.say(1, 1e6)  # one trial has ended: too few to judge
-    (folder / "metrics.jsonl").write_text("".join(lines))
-    with pytest.raises(Pruned):
-        search.say(2, 1e6)
-    assert search.said() == {"reported": [[1, 1e6], [2, 1e6]]}
+def test_two_sweeps_in_one_folder_are_refused(finished):
+    folder, _ = finished
+    content = RunFolder(folder).read_config()
+    with (
+        open_run_folder(folder, experiment="sweep-bed", config=content["config"], facts={}),
+        pytest.raises(RunFolderError, match="another process is running in"),
+    ):
+        run_sweep(bed_config(folder), BedStudy(folder))
 
 
-def test_points_of_a_random_search_do_not_depend_on_the_order(tmp_path):
-    for jobs in (1, 2):
-        config = bed_config(tmp_path / str(jobs) / "run", jobs=jobs, sampler="random", pruner="none")
-        config.folder.parent.mkdir()
-        run_sweep(config, BedStudy(config.folder.with_name("events")))
-    assert records_of(tmp_path / "1/run") == records_of(tmp_path / "2/run")
+def test_another_sweep_in_the_same_folder_is_refused_with_the_difference(finished):
+    with pytest.raises(RunFolderError, match="num_trials: 3 there, 4 here"):
+        run_sweep(bed_config(finished[0], num_trials=4), BedStudy(finished[0]))
 
 
-@pytest.mark.parametrize("name", sorted(ESTIMATORS))
-def test_the_search_space_of_every_estimator_starts_at_a_valid_setting(name):
-    spec = spec_at(name, start_of(space_of(name, (1e-3, 1e-2), 1e-3)))
-    parsed, hyperparameters = parse_spec(spec)
-    make_estimator(parsed, **hyperparameters)
+def test_a_trial_that_another_worker_finished_meanwhile_is_not_made_again(finished):
+    folder, _ = finished
+    events = folder.with_name("events")
+    before = events.read_text()
+    sweep = Sweep(bed_config(folder), BedStudy(events), folder)
+    assert run_trial(Trial(sweep, "search", "straight_through", 0)) == "done before"
+    assert events.read_text() == before
 
 
-def test_what_a_spec_fixes_is_not_searched():
-    assert set(space_of("redge:num_steps=2", (1e-3, 1e-2), 1e-3)) == {"t1", "lr"}
-    assert space_of("straight_through", (1e-3, 1e-3), 1e-3) == {}
+def test_a_killed_worker_is_replaced_and_its_trial_made_again(tmp_path):
+    study = BedStudy(tmp_path / "events", kill_at="search redge")
+    run_sweep(bed_config(tmp_path / "run", jobs=2, pruner="none"), study)
+    assert (tmp_path / "killed").exists()
+    assert_whole(tmp_path / "run")
+
+
+def test_a_killed_driver_loses_at_most_the_trials_in_flight(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, str(BED), str(folder), "0.1", "2"]
+    driver = subprocess.Popen(command)
+    wait_for_lines(folder, 3)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    survived = len(records_of(folder))
+    subprocess.run(command, check=True)  # at once: workers of the dead driver may still be at it
+    assert_whole(folder)
+    ends = [line for line in (tmp_path / "events").read_text().splitlines() if line.startswith("end")]
+    assert survived >= 3
+    assert 10 <= len(ends) <= 12  # two were in flight at most
+
+
+def wait_for_lines(folder, count, seconds=120):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if len(RunFolder(folder).read_metrics()) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"{folder} did not reach {count} lines in {seconds} s")
 
 
 VAE = VaeConfig(dataset="digits8", num_latents=4, num_classes=3, hidden_sizes=(16,), num_epochs=2, iwae_samples=2)
@@ -164,3 +212,30 @@ def test_mistakes_give_one_line(words, message, tmp_path, capsys):
     assert main(["sweep", "vae", *words, "--folder", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_on_two_ray_nodes_survives_a_lost_node_and_a_killed_driver(tmp_path):
+    pytest.importorskip("ray", reason="needs pip install 'catreparam[distributed]'")
+    script = BED.with_name("ray_bed.py")
+    environment = {**os.environ, "RAY_DISABLE_IMPORT_WARNING": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "run")], env=environment, timeout=400, check=True
+    )
+    assert done.returncode == 0
+    assert_whole(tmp_path / "run")
+    assert (tmp_path / "lost-a-node").exists()
+    assert (tmp_path / "killed-the-driver").exists()
+
+
+def test_a_search_alone_and_its_settings_make_the_runs_of_a_whole_sweep(finished, tmp_path):
+    study = BedStudy(tmp_path / "events")
+    report = run_sweep(bed_config(tmp_path / "search", seeds=()), study)
+    assert {record["phase"] for record in records_of(tmp_path / "search")} == {"search"}
+    assert [row["estimator"] for row in report.table.rows] == ["straight_through", "redge:num_steps=2"]
+    assert not report.warning
+    settings = tmp_path / "search" / "settings.json"
+    report = run_sweep(bed_config(tmp_path / "final", settings=settings), study)
+    assert records_of(tmp_path / "final") == [r for r in records_of(finished[0]) if r["phase"] == "final"]
+    assert report.table.rows == finished[1].table.rows
+    assert not (tmp_path / "final" / "settings.json").exists()

@@ -1,4 +1,4 @@
-"""settings.json: what a search has chosen, for a sweep that only makes the final runs."""
+"""settings.json of a sweep: refused where it is bad, missing or changes."""
 
 import json
 
@@ -6,25 +6,7 @@ import pytest
 
 from catreparam.experiments.runs.folder import RunFolderError
 from catreparam.experiments.sweep.study import run_sweep
-from sweep_bed import BedStudy, bed_config, finished_sweep, records_of
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    return finished_sweep(tmp_path_factory)
-
-
-def test_a_search_alone_and_its_settings_make_the_runs_of_a_whole_sweep(finished, tmp_path):
-    study = BedStudy(tmp_path / "events")
-    report = run_sweep(bed_config(tmp_path / "search", seeds=()), study)
-    assert {record["phase"] for record in records_of(tmp_path / "search")} == {"search"}
-    assert [row["estimator"] for row in report.table.rows] == ["straight_through", "redge:num_steps=2"]
-    assert not report.warning
-    settings = tmp_path / "search" / "settings.json"
-    report = run_sweep(bed_config(tmp_path / "final", settings=settings), study)
-    assert records_of(tmp_path / "final") == [r for r in records_of(finished[0]) if r["phase"] == "final"]
-    assert report.table.rows == finished[1].table.rows
-    assert not (tmp_path / "final" / "settings.json").exists()
+from sweep_bed import BedStudy, bed_config
 
 
 def write_settings(path, **content):

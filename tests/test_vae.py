@@ -1,4 +1,4 @@
-"""The VAE experiment: what is trained, what is measured, and what is refused."""
+"""The VAE experiment: what is trained, what is measured, and what survives a kill."""
 
 import dataclasses
 import json
@@ -10,27 +10,20 @@ from catreparam.data import load_dataset
 from catreparam.estimators import ESTIMATORS
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.estimator_specs import build_estimator
-from catreparam.experiments.runs.folder import RunFolder
+from catreparam.experiments.runs.folder import RunFolder, RunFolderError
 from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.runs.training import Diverged
+from catreparam.experiments.vae import run as vae_runs
 from catreparam.experiments.vae import training as vae_training
-from catreparam.experiments.vae.study import PRESETS, Config, run
+from catreparam.experiments.vae.study import PRESETS, Config, report_folder, run
 from catreparam.experiments.vae.training import evaluate, new_state
-from vae_bed import finished_run, metrics, stop_after, tiny
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny networks are fastest on one thread, above all beside other work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from vae_bed import metrics, one_thread, stop_after, tiny  # noqa: F401
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return finished_run(tmp_path_factory)
+    folder = tmp_path_factory.mktemp("vae") / "run"
+    return folder, run(tiny(folder, seeds=(0, 1)))
 
 
 def test_a_run_leaves_config_metrics_checkpoints_tables_and_page(finished):
@@ -113,6 +106,19 @@ def test_evaluation_agrees_with_the_exact_expectation_of_the_elbo():
 def test_every_estimator_trains_through_the_same_call(tmp_path, name):
     config = tiny(tmp_path / "run", estimators=(name,), num_samples=2, num_epochs=1, batch_size=700)
     assert run(config).table.rows[0]["seeds"] == 1
+
+
+def test_a_finished_run_only_rebuilds_its_table(finished, monkeypatch):
+    folder, report = finished
+    monkeypatch.setattr(vae_runs, "train_epoch", None)
+    assert run(tiny(folder, seeds=(0, 1))).table == report.table
+    assert report_folder(folder).table == report.table
+
+
+def test_another_config_in_the_same_folder_is_refused_with_the_difference(finished):
+    folder, _ = finished
+    with pytest.raises(RunFolderError, match=r"lr: 0.005 there, 0.1 here.*another --folder"):
+        run(tiny(folder, seeds=(0, 1), lr=0.1))
 
 
 def test_a_run_that_diverges_is_named_and_does_not_stop_the_others(tmp_path, monkeypatch):

@@ -1,8 +1,20 @@
-"""A VAE study of seconds, its records without timings, and how to stop it."""
+"""A tiny VAE run, for the tests of the study and of what survives a kill."""
+
+import pytest
+import torch
 
 from catreparam.experiments.runs.folder import RunFolder
 from catreparam.experiments.vae import run as vae_runs
-from catreparam.experiments.vae.study import Config, run
+from catreparam.experiments.vae.study import Config
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny networks are fastest on one thread, above all beside other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def tiny(folder, **changes):
@@ -39,9 +51,3 @@ def stop_after(monkeypatch, epochs, error):
         return original(*arguments, **keywords)
 
     monkeypatch.setattr(vae_runs, "train_epoch", train_epoch)
-
-
-def finished_run(tmp_path_factory):
-    """The folder and the report of a run that went through, with two seeds."""
-    folder = tmp_path_factory.mktemp("vae") / "run"
-    return folder, run(tiny(folder, seeds=(0, 1)))

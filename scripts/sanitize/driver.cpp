@@ -7,12 +7,14 @@
 #include <string>
 #include <vector>
 
-struct Setting {
-  int32_t method, solver, hard, num_noises;
-  float temperature, weight;
-  int32_t num_lambdas, reserved;
-  const double* lambdas;
+#include "../../src/catreparam/kernels/compiled/interface.h"
+
+using Setting = catreparam::CatreparamSetting;
+
+struct Table {
+  std::vector<double> evaluations, intervals;
 };
+#include "tables.h"
 
 extern "C" {
 int32_t catreparam_choose_instruction_set(const char*);
@@ -21,8 +23,7 @@ void catreparam_free_plan(void*);
 void* catreparam_make_job(const void*, int32_t, int64_t, int64_t);
 void catreparam_free_job(void*);
 int64_t catreparam_kept_floats(const void*);
-int32_t catreparam_forward(const void*, int32_t, uint64_t, const void*, float*, void*, const float*, const float*);
-int32_t catreparam_backward(
+int32_t catreparam_run(
     const void*, int32_t, uint64_t, const void*, float*, void*, const float*, const float*, const void*);
 int32_t catreparam_replay(const void*, int64_t, int64_t, int32_t, uint64_t, float*);
 }
@@ -51,14 +52,14 @@ static void check(void* plan, const Setting& setting, int32_t dtype, int64_t row
     const float* n = explicit_noise ? noise.data() : nullptr;
     const float* h = explicit_noise ? x.data() : nullptr;
     for (int32_t threads : {1, 3}) {
-      catreparam_forward(job, threads, 7, logits.data(), nullptr, out.data(), n, h);
-      catreparam_backward(job, threads, 7, logits.data(), nullptr, gradient.data(), n, h, upstream.data());
+      catreparam_run(job, threads, 7, logits.data(), nullptr, out.data(), n, h, nullptr);
+      catreparam_run(job, threads, 7, logits.data(), nullptr, gradient.data(), n, h, upstream.data());
       const size_t floats = (size_t)catreparam_kept_floats(job);
       void* kept = nullptr;
       if (floats == 0 || posix_memalign(&kept, 64, 4 * floats) != 0) continue;
       float* room = static_cast<float*>(kept);
-      catreparam_forward(job, threads, 7, logits.data(), room, out.data(), n, h);
-      catreparam_backward(job, threads, 7, logits.data(), room, gradient.data(), n, h, upstream.data());
+      catreparam_run(job, threads, 7, logits.data(), room, out.data(), n, h, nullptr);
+      catreparam_run(job, threads, 7, logits.data(), room, gradient.data(), n, h, upstream.data());
       std::free(kept);
     }
   }
@@ -68,16 +69,18 @@ static void check(void* plan, const Setting& setting, int32_t dtype, int64_t row
 }
 
 int main(int argc, char** argv) {
-  const std::vector<std::vector<double>> grids = {{0.0}, {1.0}, {0.0, 1.0}, {0.0, 0.3, 0.3, 1.0}, {0.2, 0.5, 9.0}};
   const std::string sets = argc > 1 ? argv[1] : "generic";
   for (const char* set : {"generic", "avx2", "avx512"}) {
     if (sets.find(set) == std::string::npos || catreparam_choose_instruction_set(set) != 0) continue;
-    for (int32_t method = 0; method < 8; ++method)
-      for (int32_t solver = 0; solver < 3; ++solver)
-        for (const auto& grid : grids) {
-          if ((method < 4 && (solver > 0 || &grid != &grids[0])) || (method == 7 && solver > 0)) continue;
+    for (int32_t rule = catreparam::kDirect; rule <= catreparam::kSweep; ++rule)
+      for (const Table& table : tables) {
+        const bool chained = rule == catreparam::kChain || rule == catreparam::kMatched, sweeps = rule == catreparam::kSweep;
+        if (!chained && &table - tables.data() >= (sweeps ? 5 : 1)) continue;  // the solver, or the grid too, does not matter
+        for (int32_t variant = 0; variant < 4; ++variant) {
+          const int32_t evaluations = (int32_t)table.evaluations.size() / 8, intervals = (int32_t)table.intervals.size() / 3;
           const Setting setting = {
-              method, solver, solver != 1, method == 7 ? 3 : 1, 1.3f, 0.7f, (int32_t)grid.size(), 0, grid.data()};
+              rule, variant % 2, sweeps ? 3 : 1, evaluations, variant < 2 ? 1.0f : 1.3f, variant > 0 ? 0.7f : 0.0f,
+              intervals, 0, table.evaluations.data(), table.intervals.data()};
           void* plan = catreparam_make_plan(&setting);
           for (int32_t dtype = 0; dtype < 3; ++dtype)
             for (int64_t rows : {1, 2, 15, 17, 33, 70})
@@ -85,6 +88,7 @@ int main(int argc, char** argv) {
                 check(plan, setting, dtype, rows, classes, rows == 17);
           catreparam_free_plan(plan);
         }
+      }
     std::printf("%s: no error found\n", set);
   }
 }

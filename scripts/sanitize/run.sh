@@ -22,6 +22,7 @@ done
 wait
 # shellcheck disable=SC2086
 $compiler $flags $define -c "$sources/library.cpp" -o "$folder/library.o"
+${PYTHON:-python3} "$root/scripts/sanitize/tables.py" "$root/src/catreparam/kernels/plan.py" > "$folder/tables.h"
 # shellcheck disable=SC2086
-$compiler $flags "$root/scripts/sanitize/driver.cpp" "$folder"/*.o -o "$folder/driver"
+$compiler $flags -I"$folder" "$root/scripts/sanitize/driver.cpp" "$folder"/*.o -o "$folder/driver"
 "$folder/driver" "$sets"

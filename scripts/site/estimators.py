@@ -1,8 +1,8 @@
 """mkdocs hook: the pages that list estimators follow the facts beside each of them (catreparam.estimators.facts).
 
 It adds every estimator's page to the navigation, under its family, and fills in two places: the table of
-docs/estimators.md and the signatures of docs/api/estimators.md. A page that is missing or incomplete stops the build with
-a message that says what to write.
+docs/estimators.md and the signatures of docs/api/estimators.md. A page that is missing or incomplete stops the build
+with a message that says what to write.
 """
 
 import inspect
@@ -32,7 +32,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Called by mkdocs with the text of every page: replaces a line `<!-- estimators: WHAT -->`, and what follows on it."""
+    """Called by mkdocs with the text of every page: replaces a line that starts with `<!-- estimators: WHAT -->`."""
     return MARK.sub(lambda found: FILLED[found[1]](), markdown)
 
 
@@ -41,7 +41,8 @@ def problem_with_page(name: str, docs: Path) -> str:
     page = docs / "estimators" / f"{name}.md"
     wanted = (
         f"a title that starts with `{name}`; the headings {', '.join(HEADINGS)}; under Gradient a table with the rows "
-        f"{', '.join(ROWS)}, and the figure assets/estimators/{name}.svg, made by `python scripts/site/figures.py {name}`"
+        f"{', '.join(ROWS)}, and the figure assets/estimators/{name}.svg, made by "
+        f"`python scripts/site/figures.py {name}`"
     )
     if not page.exists():
         return f"{page} is missing. Write it, with {wanted}. {docs / 'estimators' / 'redge.md'} shows how."

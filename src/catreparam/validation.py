@@ -1,7 +1,5 @@
 """Checks on what callers pass in: every message names the value and the remedy."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Iterable

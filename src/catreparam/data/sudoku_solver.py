@@ -52,8 +52,8 @@ def random_solution(rng: random.Random) -> Board:
 def dig(solution: Sequence[int], num_clues: int, rng: random.Random) -> Board:
     """Blanks cells of a full board in random order while the solution stays the only one, down to `num_clues` clues.
 
-    The result may have more clues than asked for: where no cell can be blanked the digging ends. From random boards, 24 clues
-    are typical for that end and 22 are rare. Cost: one search per cell, about a tenth of a second in all.
+    The result may have more clues than asked for: where no cell can be blanked the digging ends. From random boards, 24
+    clues are typical for that end and 22 are rare. Cost: one search per cell, about a tenth of a second in all.
 
     >>> sum(digit > 0 for digit in dig(solve([0] * 81), 40, random.Random(0)))
     40

@@ -16,8 +16,8 @@ from catreparam.estimators.sampling import Sampler, name_of
 class ReparameterizedBernoulli(PyroMethods, Distribution):
     """Bernoulli distribution over x in {0, 1}, event_shape []; `rsample` has the gradient of `estimator`.
 
-    `probs` (in [0, 1]) or `logits` of x = 1, [*batch]. Everything else as for `ReparameterizedCategorical`, of which this is
-    the case of two classes: the estimator sees class logits (0, logits).
+    `probs` (in [0, 1]) or `logits` of x = 1, [*batch]. Everything else as for `ReparameterizedCategorical`, of which
+    this is the case of two classes: the estimator sees class logits (0, logits).
 
     Raises: what `ReparameterizedCategorical` raises; ValueError for probs outside [0, 1].
 
@@ -26,7 +26,10 @@ class ReparameterizedBernoulli(PyroMethods, Distribution):
     ([[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]], [-inf, 0.0])
     """
 
-    arg_constraints = {"probs": constraints.unit_interval, "logits": constraints.real}  # noqa: RUF012  # pyright: ignore
+    arg_constraints = {  # noqa: RUF012  # pyright: ignore
+        "probs": constraints.unit_interval,
+        "logits": constraints.real,
+    }
     support = constraints.boolean  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
     has_rsample = True
     has_enumerate_support = True

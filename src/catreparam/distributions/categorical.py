@@ -25,18 +25,18 @@ from catreparam.validation import check_generator, check_logits, check_number, c
 class ReparameterizedCategorical(PyroMethods, Distribution):
     """Categorical distribution over one-hot x, event_shape [num_classes]; `rsample` has the gradient of `estimator`.
 
-    `probs` or `logits` [*batch, num_classes], unnormalised; logits may be -inf (impossible class). `estimator` is a name in
-    ESTIMATORS, a made estimator, or any function logits -> x. `temperature` and `t1` are handed to it, as numbers or as
-    tensors with one value per row that broadcast to [*batch] (cost: see `catreparam.estimators.sampling.draw`).
-    `generator` is used for every draw that is not given its own.
+    `probs` or `logits` [*batch, num_classes], unnormalised; logits may be -inf (impossible class). `estimator` is a
+    name in ESTIMATORS, a made estimator, or any function logits -> x. `temperature` and `t1` are handed to it, as
+    numbers or as tensors with one value per row that broadcast to [*batch] (cost: see
+    `catreparam.estimators.sampling.draw`). `generator` is used for every draw that is not given its own.
 
     Law:    `sample`, `log_prob`, `entropy`, `mean` and KL are those of softmax(logits), exactly. `rsample` follows the
             estimator's law, which is the same for all but redge, redge_cov and reindge.
     Grad:   `log_prob(x)` is linear in x, so that a loss made of log_prob(rsample()) passes its gradient through x too;
             torch's OneHotCategorical looks the class up and loses it.
-    Raises: ValueError unless exactly one of probs and logits is given, for NaN, +inf, negative probs and rows that allow
-            nothing (with validate_args), for score-function estimators, hyperparameters that the estimator lacks, and
-            values per row that do not broadcast to the batch; TypeError for wrong types.
+    Raises: ValueError unless exactly one of probs and logits is given, for NaN, +inf, negative probs and rows that
+            allow nothing (with validate_args), for score-function estimators, hyperparameters that the estimator lacks,
+            and values per row that do not broadcast to the batch; TypeError for wrong types.
 
     In Pyro it can stand in `pyro.sample` as it is; use `.to_event(n)` where torch has `Independent`.
 
@@ -45,7 +45,10 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
     (torch.Size([2, 4, 3]), torch.Size([4]), torch.Size([3]))
     """
 
-    arg_constraints = {"probs": constraints.simplex, "logits": constraints.real_vector}  # noqa: RUF012  # pyright: ignore
+    arg_constraints = {  # noqa: RUF012  # pyright: ignore
+        "probs": constraints.simplex,
+        "logits": constraints.real_vector,
+    }
     support = constraints.one_hot  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
     has_rsample = True
     has_enumerate_support = True

@@ -43,7 +43,7 @@ class PyroMethods:
         return _pyro_mixin().mask(self, mask)
 
     def score_parts(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Pyro's split of log_prob for gradient estimation: pathwise for what `rsample` drew, else (enumeration) the score.
+        """Pyro's split of log_prob for gradient estimation: pathwise for what `rsample` drew, else the score.
 
         Pyro goes by `has_rsample` alone and would leave enumerated values without their probabilities as weights.
         """

@@ -3,8 +3,6 @@
 `@estimator(...)` stands on the public function, `resolve` finds the record again through whatever wraps that function.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from collections.abc import Callable, Mapping

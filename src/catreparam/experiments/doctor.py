@@ -1,7 +1,5 @@
 """What this installation can do here: which path runs on which device and why, processor, compiler, versions."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version

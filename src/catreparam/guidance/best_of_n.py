@@ -41,7 +41,8 @@ def best_of_n(
     Cost:   num_candidates * num_rounds model evaluations, num_candidates of the reward.
     Raises: as `sample`; ValueError for num_candidates < 1 or a reward that is not finite.
 
-    Reference: Stiennon et al. 2020, https://arxiv.org/abs/2009.01325; bound: Beirami et al. 2024, https://arxiv.org/abs/2401.01879.
+    Reference: Stiennon et al. 2020, https://arxiv.org/abs/2009.01325; bound: Beirami et al. 2024,
+    https://arxiv.org/abs/2401.01879.
     """
     check_count("num_candidates", num_candidates)
     chunk = min(num_candidates, num_candidates if chunk_size is None else check_count("chunk_size", chunk_size))

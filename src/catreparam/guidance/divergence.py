@@ -34,7 +34,7 @@ def divergence(logits: Float[Tensor, "B L V"], log_prior: Float[Tensor, "B L V"]
 
 
 def log_softmax(logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
-    """torch.log_softmax over the last axis, without gradient; few classes are laid out first, many times faster on CPUs."""
+    """torch.log_softmax over the last axis, without gradient; few classes are laid out first: much faster on CPUs."""
     if logits.shape[-1] > 32:
         return torch.log_softmax(logits, -1)
     return torch.log_softmax(logits.movedim(-1, 0).contiguous(), 0).movedim(0, -1)

@@ -25,7 +25,8 @@ def codebook_embed(
     """
     if codebook.ndim != 2 or x.shape[-1] != codebook.shape[0]:
         raise ValueError(
-            f"x {tuple(x.shape)} does not fit a codebook {tuple(codebook.shape)}; its last axis must have num_codes entries"
+            f"x {tuple(x.shape)} does not fit a codebook {tuple(codebook.shape)}; "
+            "its last axis must have num_codes entries"
         )
     codebook = codebook.to(x.dtype)
     if inside_transform() or torch.compiler.is_compiling() or not is_hard(x):
@@ -56,7 +57,8 @@ def on_images(
 
     `grid` is (height, width), positions row by row. Raises ValueError when it does not have L cells.
 
-    >>> reward = on_images(lambda image: image.amax((1, 2, 3)), lambda z: 2 * z, torch.tensor([[1.0], [2.0]]), grid=(1, 2))
+    >>> codebook = torch.tensor([[1.0], [2.0]])
+    >>> reward = on_images(lambda image: image.amax((1, 2, 3)), lambda z: 2 * z, codebook, grid=(1, 2))
     >>> reward(torch.eye(2)[None])
     tensor([4.])
     """

@@ -22,8 +22,8 @@ def entropy_mixing(
 ) -> Float[Tensor, "*batch vocab_size"]:
     """q + w (x - q) with x ~ q = softmax(logits) and w = H(q) / log(vocab_size) of each row; its gradient is that of q.
 
-    Sure rows pass relaxed, uncertain ones hard. On x @ codebook this is EntRGi's mixed embedding. Use it as `estimator=`;
-    the reward must take relaxed x (black boxes refuse it).
+    Sure rows pass relaxed, uncertain ones hard. On x @ codebook this is EntRGi's mixed embedding. Use it as
+    `estimator=`; the reward must take relaxed x (black boxes refuse it).
 
     >>> entropy_mixing(torch.zeros(2, 4)).sum(-1).tolist()
     [1.0, 1.0]
@@ -37,7 +37,7 @@ def entropy_mixing(
 
 
 class QuantizedExpectation:
-    """x = the code nearest to the expected embedding softmax(logits) @ codebook; the gradient of x is that of the softmax.
+    """x = the code nearest to the expected embedding softmax(logits) @ codebook; its gradient is that of the softmax.
 
     APS's guidance by embeddings: the reward sees hard tokens, the step moves the expectation. No draw is made. Use an
     instance as `estimator=`.

@@ -59,20 +59,21 @@ def guided_sample(
     progress: Callable[[int, int], Any] | None = None,
     generator: Generator | None = None,
 ) -> Generation:
-    """Fills the masked positions of `tokens` by masked diffusion whose logits are optimised for the reward in every round.
+    """Fills the masked positions of `tokens` by masked diffusion; every round optimises the logits for the reward.
 
-    In each round: prior logits from the denoiser at `temperature`, revealed tokens carried over; `optimize_logits` on the
-    masked positions (num_steps, lr, kl_weight, num_samples, max_grad_norm, early_stop as there), started at the prior plus
-    (1 - forgetting) times the tilt of the round before (1: no warm start); tokens drawn from the result; a reverse step
-    (num_rounds, schedule, order, remask_sigma as in `Unmasking`).
+    In each round: prior logits from the denoiser at `temperature`, revealed tokens carried over; `optimize_logits` on
+    the masked positions (num_steps, lr, kl_weight, num_samples, max_grad_norm, early_stop as there), started at the
+    prior plus (1 - forgetting) times the tilt of the round before (1: no warm start); tokens drawn from the result; a
+    reverse step (num_rounds, schedule, order, remask_sigma as in `Unmasking`).
 
-    `commit` is what a round proposes: "sample" (a draw from the optimised logits), "argmax", or "best" (the hard sample of
-    the highest reward that the round's optimisation saw). `callback(RoundInfo)` may end the generation by returning True:
-    positions still masked then take their proposal. `progress(done, total)` is called after every round.
+    `commit` is what a round proposes: "sample" (a draw from the optimised logits), "argmax", or "best" (the hard sample
+    of the highest reward that the round's optimisation saw). `callback(RoundInfo)` may end the generation by returning
+    True: positions still masked then take their proposal. `progress(done, total)` is called after every round.
     `checkpoint`: a file (safetensors) written after every round, and left there; the same call finds it and goes on, to
     bitwise the same result. It needs a `generator`.
 
-    Cost:   num_rounds model evaluations; num_rounds * num_steps * num_samples of the reward and of its gradient, and one.
+    Cost:   num_rounds model evaluations; num_rounds * num_steps * num_samples of the reward and of its gradient, and
+            one.
     Raises: as `sample` and `optimize_logits`; ValueError if the checkpoint belongs to other settings or is damaged.
     """
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
@@ -161,7 +162,7 @@ def _next_state(
 
 
 def _kept_tilt(state: GuidedState, process: ReverseProcess, optimized: OptimizedLogits) -> Tensor:
-    """The tilt for the next round; where tokens were revealed and may be masked again, that of their last optimisation."""
+    """The tilt for the next round; of tokens that were revealed and may be masked again, the last one they had."""
     if state.tilt is None or process.unmasking.remask_sigma == 0:
         return optimized.tilt
     return torch.where(process.masked(state.tokens).unsqueeze(-1), optimized.tilt, state.tilt)

@@ -98,17 +98,19 @@ def optimize_logits(
 ) -> OptimizedLogits:
     """Minimises E_q[-reward(x)] + kl_weight * KL(q || prior), q = softmax(logits), by Adam on the logits.
 
-    The logits start at the prior's plus (1 - forgetting) * `warm_start`, the tilt of an earlier call. The gradient of the
-    expectation is the estimator's (a name, a made estimator, a function as `catreparam.expectation` takes it, or `Annealed`),
-    from `num_samples` draws a step; that of the KL is exact. Tokens that the prior forbids (-inf) stay impossible.
+    The logits start at the prior's plus (1 - forgetting) * `warm_start`, the tilt of an earlier call. The gradient of
+    the expectation is the estimator's (a name, a made estimator, a function as `catreparam.expectation` takes it, or
+    `Annealed`), from `num_samples` draws a step; that of the KL is exact. Tokens that the prior forbids (-inf) stay
+    impossible.
 
-    `frozen` positions (True) hold their entry of `tokens`; they cost nothing. `tokens` alone freezes every position whose
-    entry lies in [0, V) (in a vocabulary with the mask token inside, give `frozen` too). `max_grad_norm` clips the gradient of
-    every sequence. `lr` may be a function of the part of the steps done. `callback(info)` stops the loop by returning True.
+    `frozen` positions (True) hold their entry of `tokens`; they cost nothing. `tokens` alone freezes every position
+    whose entry lies in [0, V) (in a vocabulary with the mask token inside, give `frozen` too). `max_grad_norm` clips
+    the gradient of every sequence. `lr` may be a function of the part of the steps done. `callback(info)` stops the
+    loop by returning True.
 
     Cost:   per step num_samples evaluations of the reward (and gradients), about ten passes over [B, L, V].
-    Raises: ValueError or TypeError for bad shapes and settings, naming the value; for a NaN or infinite reward or gradient,
-            naming the step; BlackBoxError when the estimator differentiates a BlackBoxReward.
+    Raises: ValueError or TypeError for bad shapes and settings, naming the value; for a NaN or infinite reward or
+            gradient, naming the step; BlackBoxError when the estimator differentiates a BlackBoxReward.
 
     >>> prior = torch.zeros(1, 2, 3)
     >>> found = optimize_logits(prior, lambda x: 4 * x[..., 0].sum(-1), estimator="straight_through", num_steps=50)

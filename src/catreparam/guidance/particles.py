@@ -20,14 +20,14 @@ def reward_of(reward: Reward, tokens: Int[Tensor, "N L"], vocab_size: int, where
 
 
 def selection_scores(rewards: Tensor, reward_weight: float, generator: Generator | None) -> Tensor:
-    """Scores whose argmax is a draw in proportion to exp(reward_weight * reward); the rewards themselves at infinity."""
+    """Scores whose argmax is a draw in proportion to exp(reward_weight * reward); at infinity the rewards."""
     if reward_weight == math.inf:
         return rewards
     return reward_weight * rewards + draw_gumbel_like(rewards, generator)
 
 
 def selection_kl(rewards: Float[Tensor, "B N"], reward_weight: float) -> Float[Tensor, " B"]:
-    """sum_j w_j log(N w_j) for w = softmax(reward_weight * rewards): what selecting one of N prior draws costs at most."""
+    """sum_j w_j log(N w_j), w = softmax(reward_weight * rewards): what selecting one of N prior draws costs at most."""
     count = rewards.shape[-1]
     if reward_weight == math.inf:
         return torch.full_like(rewards[:, 0], math.log(count))

@@ -17,8 +17,8 @@ from catreparam.masked_diffusion import carry_over
 class Problem:
     """Free rows [B, M, V] of a batch, M the largest number of free positions of a sequence.
 
-    `index` [B, M] says where they belong (None: everywhere); sequences with fewer free positions fill up with frozen ones,
-    whose log prior allows only their token, so that nothing happens to them.
+    `index` [B, M] says where they belong (None: everywhere); sequences with fewer free positions fill up with frozen
+    ones, whose log prior allows only their token, so that nothing happens to them.
     """
 
     reward: Reward
@@ -85,8 +85,8 @@ class Problem:
         check_rewards(-loss, tilt.shape[0], f"at step {step}")
         if not loss.requires_grad:
             raise RewardError(
-                "the reward does not depend on x differentiably (detached, or built from argmax?); wrap a reward without "
-                "gradient as BlackBoxReward and use a score-function estimator (rloo, reinforce, arsm)"
+                "the reward does not depend on x differentiably (detached, or built from argmax?); wrap a reward "
+                "without gradient as BlackBoxReward and use a score-function estimator (rloo, reinforce, arsm)"
             )
         (gradient,) = torch.autograd.grad(loss.sum(), tilt)
         if not bool(torch.isfinite(gradient.sum())):

@@ -49,8 +49,9 @@ class BlackBoxReward:
     def __call__(self, x: Float[Tensor, "B L V"]) -> Float[Tensor, " B"]:
         if x.requires_grad or not is_hard(x):
             raise BlackBoxError(
-                "this reward is a black box: it has values at hard tokens but no gradient, and this estimator asks for one. "
-                "Use a score-function estimator (rloo, reinforce, arsm) or a method without gradients (best_of_n, svdd, smc)"
+                "this reward is a black box: it has values at hard tokens but no gradient, and this estimator asks for "
+                "one. Use a score-function estimator (rloo, reinforce, arsm) or a method without gradients "
+                "(best_of_n, svdd, smc)"
             )
         rewards = self.function(x.argmax(-1))
         return torch.as_tensor(rewards, device=x.device).to(x.dtype)
@@ -77,6 +78,7 @@ def check_rewards(rewards: Any, batch: int, where: str) -> Tensor:
         shown = ", ".join(str(index) for index in bad[:5]) + (", …" if len(bad) > 5 else "")
         value = float(rewards.detach()[bad[0]])
         raise RewardError(
-            f"the reward returned {value} {where} for sequence(s) {shown}; it must be finite (clamp it, or check its input)"
+            f"the reward returned {value} {where} for sequence(s) {shown}; "
+            "it must be finite (clamp it, or check its input)"
         )
     return rewards

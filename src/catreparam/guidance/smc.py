@@ -38,13 +38,13 @@ def smc(
     """Sequential Monte Carlo towards the prior tilted by exp(reward_weight * reward), `num_particles` a sequence.
 
     In every round each particle draws a clean sequence, of which the step reveals a part; its weight gains
-    reward_weight * (reward of this clean sequence - that of the round before), so that after the last round a particle has
-    exp(reward_weight * reward) in all. When the effective number falls below ess_threshold * num_particles, particles are
-    resampled (systematically, per sequence). As num_particles grows, select="draw" (by weight) follows the tilted law of
-    the sampler; select="best" returns the particle of the highest reward, as published.
+    reward_weight * (reward of this clean sequence - that of the round before), so that after the last round a particle
+    has exp(reward_weight * reward) in all. When the effective number falls below ess_threshold * num_particles,
+    particles are resampled (systematically, per sequence). As num_particles grows, select="draw" (by weight) follows
+    the tilted law of the sampler; select="best" returns the particle of the highest reward, as published.
 
-    kl is None: no exact figure is known. The reward may be a black box. Model and reward see `chunk_size` particles at a time
-    (of all sequences together; None: all at once), which bounds the memory: tokens are small, logits are not.
+    kl is None: no exact figure is known. The reward may be a black box. Model and reward see `chunk_size` particles at
+    a time (of all sequences together; None: all at once), which bounds the memory: tokens are small, logits are not.
     Cost:   num_particles * num_rounds evaluations of the model and of the reward.
     Raises: as `sample`; ValueError for bad settings and a reward that is not finite.
 

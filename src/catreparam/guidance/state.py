@@ -112,7 +112,7 @@ class _OtherSettings(Exception):
 
 
 def fingerprint(tokens: Tensor, process: ReverseProcess, settings: Optimization, commit: str) -> str:
-    """A digest of everything that decides the result, as far as it can be read off; functions and models count by name."""
+    """A digest of all that decides the result, as far as it can be read off; functions and models count by name."""
     unmasking, (estimator, *numbers) = process.unmasking, vars(settings).values()
     parts = [tokens, estimator, unmasking.num_rounds, unmasking.schedule, unmasking.remask_sigma, unmasking.order]
     parts += [process.denoiser, process.temperature, *numbers, commit]

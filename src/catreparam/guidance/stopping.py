@@ -14,7 +14,8 @@ class EarlyStop:
     """Ends a loop when every sequence once reached `target`, or after `patience` steps without a better mean objective.
 
     target: a reward; reached when every sequence of the batch has had a reward of at least that in some step.
-    patience: steps without an improvement of the batch's mean of reward - kl_weight * KL by more than `min_improvement`.
+    patience: steps without an improvement of the batch's mean of reward - kl_weight * KL by more than
+    `min_improvement`.
     """
 
     target: float | None = None

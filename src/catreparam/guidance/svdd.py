@@ -33,12 +33,12 @@ def svdd(
     progress: Callable[[int, int], Any] | None = None,
     generator: Generator | None = None,
 ) -> Generation:
-    """Candidate selection: of `num_candidates` next states a round, one is drawn in proportion to exp(reward_weight * value).
+    """Selection: of `num_candidates` next states a round, one is drawn in proportion to exp(reward_weight * value).
 
-    The value of a next state is the reward of one clean sequence: with `lookahead` drawn by the denoiser from that state (one
-    more model evaluation a candidate; the selected one's logits serve the next round), without it the very draw that made
-    the state. Of a finished state it is the reward. reward_weight inf takes the best. Candidates are made one after the
-    other (two are in memory); the reward may be a black box.
+    The value of a next state is the reward of one clean sequence: with `lookahead` drawn by the denoiser from that
+    state (one more model evaluation a candidate; the selected one's logits serve the next round), without it the very
+    draw that made the state. Of a finished state it is the reward. reward_weight inf takes the best. Candidates are
+    made one after the other (two are in memory); the reward may be a black box.
 
     kl: the bound sum over rounds of sum_j w_j log(N w_j), w the selection probabilities (log N a round at inf).
     Cost:   num_candidates * num_rounds evaluations of the reward; num_rounds of the model, with lookahead

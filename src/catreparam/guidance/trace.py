@@ -49,9 +49,9 @@ class Trace:
 class Generation:
     """The result of every guided method.
 
-    tokens [B, L]; reward [B] of these tokens; prior_log_prob [B]: log-probability under the prior of all reveals on the way,
-    comparable across methods at equal rounds; kl [B]: KL of the guided reveals from the prior's, summed over the rounds, where
-    the method has one, else None; trace; evaluations per returned sequence.
+    tokens [B, L]; reward [B] of these tokens; prior_log_prob [B]: log-probability under the prior of all reveals on the
+    way, comparable across methods at equal rounds; kl [B]: KL of the guided reveals from the prior's, summed over the
+    rounds, where the method has one, else None; trace; evaluations per returned sequence.
     """
 
     tokens: Tensor

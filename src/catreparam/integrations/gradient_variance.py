@@ -11,9 +11,9 @@ from catreparam.validation import check_count
 
 @dataclass(frozen=True)
 class GradientVariance:
-    """The spread of one gradient draw. `variance` is the total variance (trace of the covariance, estimated without bias),
-    `squared_norm` the squared norm of the mean gradient (less variance / num_draws, so unbiased; it may fall below 0), `ratio`
-    their quotient: the noise-to-signal ratio, nan where no signal is left.
+    """The spread of one gradient draw. `variance` is the total variance (trace of the covariance, without bias),
+    `squared_norm` the squared norm of the mean gradient (less variance / num_draws, so unbiased; it may fall below 0),
+    `ratio` their quotient: the noise-to-signal ratio, nan where no signal is left.
     """
 
     variance: float
@@ -27,9 +27,9 @@ def gradient_variance(
 ) -> GradientVariance:
     """Calls `loss()` `num_draws` times and measures how much its gradient with respect to `parameters` varies.
 
-    What varies is what `loss` draws anew: with the batch fixed, as in a closure over it, this is the estimator's own noise;
-    with a closure that takes another batch each time, the noise of the data as well. `.grad` is left alone. The draws
-    come from torch's global generator unless the loss passes its own.
+    What varies is what `loss` draws anew: with the batch fixed, as in a closure over it, this is the estimator's own
+    noise; with a closure that takes another batch each time, the noise of the data as well. `.grad` is left alone. The
+    draws come from torch's global generator unless the loss passes its own.
 
     Estimator: sum over entries of the sample variance (division by num_draws - 1).
     Cost:      num_draws forward and backward passes, two copies of the gradient.
@@ -66,9 +66,9 @@ def gradient_variance(
 class log_gradient_variance:
     """A hook for any training loop: every `every`-th call measures `gradient_variance` of a loss and hands it to `log`.
 
-    `log` gets {"step", "variance", "squared_norm", "ratio", "num_draws"}: print, list.append, wandb.log, a writer. Between
-    measurements a call costs nothing. The global random state is put back after a measurement (on the CPU), so that
-    training goes on as without the hook.
+    `log` gets {"step", "variance", "squared_norm", "ratio", "num_draws"}: print, list.append, wandb.log, a writer.
+    Between measurements a call costs nothing. The global random state is put back after a measurement (on the CPU), so
+    that training goes on as without the hook.
 
     >>> rows, logits = [], torch.zeros(4, requires_grad=True)
     >>> watch = log_gradient_variance([logits], rows.append, every=2, num_draws=3)

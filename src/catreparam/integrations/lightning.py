@@ -16,7 +16,7 @@ from catreparam.validation import check_choice, check_flag
 
 
 class ScheduleCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues]
-    """Steps schedules (or scheduled estimators) once per training batch or epoch, logs their values, and saves their state.
+    """Steps schedules (or scheduled estimators) once per training batch or epoch, logs their values, saves their state.
 
     The state travels in Lightning's checkpoints, so that a resumed run goes on along the same curve.
 

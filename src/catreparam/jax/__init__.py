@@ -6,11 +6,28 @@ except ImportError as error:
     raise ImportError("catreparam.jax needs JAX; install it with: pip install 'catreparam[jax]'") from error
 
 from catreparam.jax.categorical import attach_gradient, draw_one_hot
-from catreparam.jax.exact_redge import exact_redge, exact_redge_surrogate
-from catreparam.jax.gumbel import gumbel_rao, gumbel_rao_surrogate, gumbel_softmax, gumbel_softmax_surrogate
-from catreparam.jax.redge import redge, redge_cov, redge_cov_surrogate, redge_surrogate, reindge, reindge_surrogate
-from catreparam.jax.reinmax import lambda_reinmax, lambda_reinmax_surrogate, reinmax, reinmax_surrogate
-from catreparam.jax.straight_through import straight_through, straight_through_surrogate
+from catreparam.jax.diffusion import (
+    exact_redge,
+    exact_redge_surrogate,
+    redge,
+    redge_cov,
+    redge_cov_surrogate,
+    redge_surrogate,
+    reindge,
+    reindge_surrogate,
+)
+from catreparam.jax.direct import (
+    gumbel_rao,
+    gumbel_rao_surrogate,
+    gumbel_softmax,
+    gumbel_softmax_surrogate,
+    lambda_reinmax,
+    lambda_reinmax_surrogate,
+    reinmax,
+    reinmax_surrogate,
+    straight_through,
+    straight_through_surrogate,
+)
 from catreparam.noise_schedule import NoiseSchedule, alpha_grid, lambda_grid, make_schedule, quadratic_grid
 
 __all__ = [

@@ -1,7 +1,5 @@
 """Gradients for kernels that make noise, sample and chain again from a seed: what compiled and Triton kernels share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

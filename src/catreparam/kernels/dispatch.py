@@ -1,7 +1,5 @@
 """Which path a call takes: the first of PATHS that has no reason against it. Decided per call."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

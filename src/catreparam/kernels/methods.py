@@ -1,7 +1,5 @@
 """What the paths know of a method: its deterministic half, what that takes, and the rule by which kernels compute it."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from enum import IntEnum

@@ -3,8 +3,6 @@
 They carry a setting as plain arguments and a seed as a tensor. A path with kernels registers its passes for its device.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -11,8 +11,6 @@ and backward, from the last but one to the first, with A the gradient with respe
 (`naive.chain` writes the solvers as their papers do; `tests/test_plan.py` holds the two together.)
 """
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """What a call of an estimator does, apart from its tensors: checked once, then looked up."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -35,7 +33,7 @@ class Setting(NamedTuple):
         return (self.method.name, list(self.lambdas), *self[2:])
 
     @classmethod
-    def unflat(cls, method: str, lambdas: Sequence[float], *rest: Any) -> Setting:
+    def unflat(cls, method: str, lambdas: Sequence[float], *rest: Any) -> "Setting":
         """Undoes `flat`."""
         return cls(METHODS[method], tuple(lambdas), *rest)
 

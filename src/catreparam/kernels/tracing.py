@@ -1,7 +1,5 @@
 """What kind of call this is: eager, traced, or one that asks for forward-mode derivatives. And whether logits are plain."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -14,8 +14,8 @@ def from_masked_lm(model: Callable[..., Any], *, mask_token: int | None = None, 
     """A denoiser from a masked language model as Hugging Face has them: model(input_ids=…).logits [B, L, vocabulary].
 
     The ids keep their meaning; the column of the mask token becomes -inf. `mask_token` defaults to
-    `model.config.mask_token_id` where the config has one (tokenizers do: pass `tokenizer.mask_token_id`). `fixed` and the
-    condition travel as keyword arguments, `attention_mask` say.
+    `model.config.mask_token_id` where the config has one (tokenizers do: pass `tokenizer.mask_token_id`). `fixed` and
+    the condition travel as keyword arguments, `attention_mask` say.
     Raises ValueError when the mask token is unknown or outside the vocabulary.
     """
     if mask_token is None:
@@ -35,9 +35,9 @@ def from_masked_lm(model: Callable[..., Any], *, mask_token: int | None = None, 
 def from_mdlm(model: Callable[..., Any], *, mask_token: int, sigma: float = 0.0) -> Denoiser:
     """A denoiser from an MDLM-style model: model(tokens, sigma [B]) -> log-probabilities or logits [B, L, vocabulary].
 
-    Checkpoints of that kind count the mask token, usually as the last id, and are trained without time (sigma 0) or with;
-    a condition `sigma` replaces the fixed one. Substitution outputs (log-probability 0 for carried-over tokens) are
-    fine: unmasked positions are carried over here anyway.
+    Checkpoints of that kind count the mask token, usually as the last id, and are trained without time (sigma 0) or
+    with; a condition `sigma` replaces the fixed one. Substitution outputs (log-probability 0 for carried-over tokens)
+    are fine: unmasked positions are carried over here anyway.
 
     Reference: Sahoo et al. 2024 (MDLM), https://arxiv.org/abs/2406.07524.
     """

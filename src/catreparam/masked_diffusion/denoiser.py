@@ -20,8 +20,8 @@ class Denoiser(Protocol):
     `tokens` [B, L] hold ids in [0, vocab_size) and `mask_token` where they are masked; the result is
     prior logits [B, L, vocab_size], unnormalised log-probabilities of the clean token at every position.
 
-    vocab_size does NOT count the mask token: usually mask_token == vocab_size. A vocabulary in which the mask token sits
-    in the middle (BERT) keeps its numbering and gives that column -inf.
+    vocab_size does NOT count the mask token: usually mask_token == vocab_size. A vocabulary in which the mask token
+    sits in the middle (BERT) keeps its numbering and gives that column -inf.
 
     Optional: `evaluations_per_call` (int, default 1), the model evaluations that a call costs a sequence.
     """
@@ -65,7 +65,9 @@ class ClassifierFree:
     tensors of one row are expanded to the batch). `weight` is a number, or a function of the unmasked fraction in
     [0, 1] (a tensor [B]) -> weight (a number or a tensor [B]).
 
-    >>> model = as_denoiser(lambda tokens, bias: torch.zeros(*tokens.shape, 2) + torch.tensor([0.0, bias]), mask_token=2)
+    >>> def logits(tokens, bias):
+    ...     return torch.zeros(*tokens.shape, 2) + torch.tensor([0.0, bias])
+    >>> model = as_denoiser(logits, mask_token=2)
     >>> ClassifierFree(model, null_condition={"bias": 0.0}, weight=3.0)(torch.tensor([[2]]), bias=1.0)
     tensor([[[0., 4.]]])
 
@@ -107,8 +109,8 @@ def prior_of(
 ) -> Float[Tensor, "B L V"]:
     """The denoiser's logits at `temperature`, without gradient, checked.
 
-    Raises ValueError if their shape does not fit the tokens, they hold NaN or +inf, or the column of the mask token (where
-    there is one) is not impossible.
+    Raises ValueError if their shape does not fit the tokens, they hold NaN or +inf, or the column of the mask token
+    (where there is one) is not impossible.
     """
     with torch.no_grad():
         logits = denoiser(tokens, **(condition or {}))
@@ -125,8 +127,8 @@ def prior_of(
         raise ValueError(f"the denoiser's logits hold {what}; check its weights and its input")
     if denoiser.mask_token < logits.shape[-1] and bool((logits[..., denoiser.mask_token] > -torch.inf).any()):
         raise ValueError(
-            f"mask_token {denoiser.mask_token} is inside the vocabulary of {logits.shape[-1]} and the denoiser gives it "
-            "probability; set that column to -inf (from_masked_lm does)"
+            f"mask_token {denoiser.mask_token} is inside the vocabulary of {logits.shape[-1]} and the denoiser gives "
+            "it probability; set that column to -inf (from_masked_lm does)"
         )
     return (logits if temperature == 1.0 else logits / temperature).detach()
 

@@ -52,7 +52,7 @@ def confidence_order(noise: float = 0.0) -> Order:
 
 
 def make_order(order: str | Tensor | Order, length: int) -> Order | None:
-    """The scoring function of an order given by name, by positions [L] (first to last), or as itself; None: ancestral."""
+    """The scoring function of an order: a name, positions [L] (first to last), or a function. None: ancestral."""
     if isinstance(order, str):
         check_choice("order", order, ORDERS)
         if order == "ancestral":

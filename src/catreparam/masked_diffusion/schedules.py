@@ -15,8 +15,8 @@ MASK_SCHEDULES: dict[str, Callable[[float], float]] = {
 def mask_fraction(schedule: str, progress: float) -> float:
     """The fraction of the maskable positions that is masked after the part `progress` of the rounds; from 1 down to 0.
 
-    linear: 1 - r. cosine: cos(pi r / 2), reveals little at the start. arccos: arccos(r) / (pi / 2), much in the last rounds.
-    Raises ValueError for an unknown schedule or a progress outside [0, 1].
+    linear: 1 - r. cosine: cos(pi r / 2), reveals little at the start. arccos: arccos(r) / (pi / 2), much in the last
+    rounds. Raises ValueError for an unknown schedule or a progress outside [0, 1].
 
     >>> [round(mask_fraction(name, 0.5), 3) for name in ("linear", "cosine", "arccos")]
     [0.5, 0.707, 0.667]

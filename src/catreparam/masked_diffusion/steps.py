@@ -18,8 +18,8 @@ class Unmasking:
     num_rounds: model evaluations. schedule: linear | cosine | arccos, the masked fraction over the rounds.
     order: which masked positions are revealed. "ancestral": each independently, with the posterior's probability (their
     number varies). The others reveal exactly the schedule's number: "random", "confidence" (most probable first; see
-    `confidence_order` for MaskGIT's noise), "halton" (square grids; else pass `halton_order(height, width)`), positions [L]
-    from first to last, or a function (log_prob [B, L], progress, generator) -> scores [B, L].
+    `confidence_order` for MaskGIT's noise), "halton" (square grids; else pass `halton_order(height, width)`), positions
+    [L] from first to last, or a function (log_prob [B, L], progress, generator) -> scores [B, L].
     remask_sigma in [0, 1]: ReMDM's remasking, as a part of the largest probability that keeps the schedule's marginals
     (its `rescale` schedule); 0 is plain masked diffusion.
     """
@@ -48,11 +48,11 @@ def reverse_step(
     mask_token: int,
     generator: Generator | None = None,
 ) -> Int[Tensor, "B L"]:
-    """The tokens after round `round_index` (0-based): masked positions may take their `clean` token, others be masked again.
+    """The tokens after round `round_index` (from 0): masked ones may take their `clean` token, others be masked again.
 
-    `log_prob` are the log-probabilities of the clean tokens (read by confidence orders). Only `maskable` positions (those
-    masked at the very start) are ever masked again. With a = 1 - masked fraction before and after (a_t, a_s): a revealed
-    token is masked with sigma = remask_sigma * min(1, (1 - a_s) / a_t), a masked one revealed with
+    `log_prob` are the log-probabilities of the clean tokens (read by confidence orders). Only `maskable` positions
+    (those masked at the very start) are ever masked again. With a = 1 - masked fraction before and after (a_t, a_s): a
+    revealed token is masked with sigma = remask_sigma * min(1, (1 - a_s) / a_t), a masked one revealed with
     (a_s - (1 - sigma) a_t) / (1 - a_t), which keeps the fraction a_s. After the last round nothing is masked.
 
     Reference: Wang et al. 2025 (ReMDM), https://arxiv.org/abs/2503.00307; Sahoo et al. 2024 (MDLM).

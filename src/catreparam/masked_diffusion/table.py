@@ -1,4 +1,4 @@
-"""A denoiser that is exact: any joint law over a few short sequences, as a table. For tests, figures and first steps."""
+"""An exact denoiser: any joint law over a few short sequences, as a table. For tests, figures and first steps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,10 +13,11 @@ from catreparam.validation import check_count, check_number
 class TableDenoiser:
     """The exact denoiser of a joint law over all sequences: the log marginals given the revealed tokens.
 
-    `log_joint` [V, V, …, V] has one axis a position (unnormalised, -inf legal). The mask token is V. `sequences` [V^L, L] lists
-    all sequences in the order of `log_probs` [V^L]. Memory and time grow as V^L.
+    `log_joint` [V, V, …, V] has one axis a position (unnormalised, -inf legal). The mask token is V. `sequences` [V^L,
+    L] lists all sequences in the order of `log_probs` [V^L]. Memory and time grow as V^L.
 
-    >>> denoiser = TableDenoiser.markov_chain(torch.tensor([0.5, 0.5]), torch.tensor([[0.9, 0.1], [0.1, 0.9]]), length=3)
+    >>> transition = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    >>> denoiser = TableDenoiser.markov_chain(torch.tensor([0.5, 0.5]), transition, length=3)
     >>> denoiser(torch.tensor([[0, 2, 0]])).exp()[0, 1].tolist()  # both neighbours are 0: 0.81 / (0.81 + 0.01)
     [0.987..., 0.012...]
     """

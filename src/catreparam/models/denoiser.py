@@ -1,4 +1,4 @@
-"""A bidirectional transformer that restores masked tokens: the prior of masked diffusion, for boards and image tokens."""
+"""A bidirectional transformer that restores masked tokens: a prior of masked diffusion, over boards, say."""
 
 import math
 from collections.abc import Iterator
@@ -12,10 +12,11 @@ from torch.nn.functional import embedding, layer_norm, linear, relu, softmax
 class MaskedDenoiser(nn.Module):
     """Tokens [B, L], some of them masked, to logits [B, L, vocab_size] of what stands at every position.
 
-    `vocab_size` does not count the mask, whose id is `mask_token` = vocab_size. The `num_layers` blocks are run `num_loops`
-    times with the same weights, the embedding added anew each time. `attention_mask` [num_heads, L, L] says where every
-    head may look (True = may); `positions` adds a learned embedding of every position, without which the network treats
-    all positions that look alike alike; `num_labels` adds an embedding of a label per example (one more stands for none).
+    `vocab_size` does not count the mask, whose id is `mask_token` = vocab_size. The `num_layers` blocks are run
+    `num_loops` times with the same weights, the embedding added anew each time. `attention_mask` [num_heads, L, L] says
+    where every head may look (True = may); `positions` adds a learned embedding of every position, without which the
+    network treats all positions that look alike alike; `num_labels` adds an embedding of a label per example (one more
+    stands for none).
 
     Raises: ValueError for sizes below 1, a width that the heads do not divide, or an attention mask of another shape.
 

@@ -1,4 +1,4 @@
-"""How well images fit a prompt: CLIP through transformers or open_clip, from weights on this machine; and a stand-in."""
+"""How well images fit a prompt: CLIP by transformers or open_clip, from weights on this machine; and a stand-in."""
 
 import hashlib
 from collections.abc import Callable
@@ -19,8 +19,8 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 def load_text_score(scorer: str | None, prompt: str, *, device: str | torch.device = "cpu") -> Score:
     """A score in [-1, 1]: the cosine between image and prompt.
 
-    `scorer` is a folder of a transformers CLIP model, `open_clip:ARCHITECTURE:FILE`, or `stand-in` (random features, for
-    trying things out without weights). Raises ValueError without a scorer, for an empty prompt, and when weights or
+    `scorer` is a folder of a transformers CLIP model, `open_clip:ARCHITECTURE:FILE`, or `stand-in` (random features,
+    for trying things out without weights). Raises ValueError without a scorer, for an empty prompt, and when weights or
     packages are missing; it says which. Nothing is downloaded.
     """
     if not prompt.strip():

@@ -24,8 +24,8 @@ class CategoricalBottleneck(nn.Module):
     state_dict. `track_usage=False` leaves them alone, for vmap and torch.func, which allow no updates in place.
 
     Cost:   one call of the estimator and, with a codebook, one product of matrices.
-    Raises: ValueError for modes and estimators that do not exist, score-function estimators and sizes below 1; when called,
-            for logits of another number of classes and what estimators raise.
+    Raises: ValueError for modes and estimators that do not exist, score-function estimators and sizes below 1; when
+            called, for logits of another number of classes and what estimators raise.
 
     >>> bottleneck = CategoricalBottleneck(5, embedding_dim=16, estimator="redge").eval()
     >>> bottleneck(torch.zeros(8, 3, 5)).shape
@@ -68,7 +68,7 @@ class CategoricalBottleneck(nn.Module):
         *,
         generator: Generator | None = None,
     ) -> Float[Tensor, "*batch code"]:
-        """One-hot codes [*batch, num_classes] or embeddings [*batch, embedding_dim]; `mask` is True at allowed classes."""
+        """One-hot codes [*batch, num_classes] or embeddings [*batch, embedding_dim]; True in `mask`: allowed class."""
         x = self.codes(logits, mask, generator=generator)
         return x if self.codebook is None else x.to(self.codebook.dtype) @ self.codebook
 

@@ -22,19 +22,25 @@ class Routing(NamedTuple):
 class TopKRouter(nn.Module):
     """Chooses k of num_experts for every token [*batch, dim] and weighs them.
 
-    Choice:   p = softmax(W token). `sample` (while training) draws k experts one after another without replacement, each
-              from p over those that are left; `topk` (in eval mode) takes the k most probable. The result is a k-hot s.
+    Choice:   p = softmax(W token). `sample` (while training) draws k experts one after another without replacement,
+              each from p over those that are left; `topk` (in eval mode) takes the k most probable. The result is a
+              k-hot s.
     Weights:  gates="probs": w = s * p / (sum of the chosen p); gates="uniform": w = s / k.
-    Gradient: through p as it stands. Through s: each draw is one call of `estimator` and carries its gradient, given the
-              draws before it; the sum of the chosen p counts as a constant there. estimator=None cuts s off, which is the
-              usual top-k router; with k = 1 or uniform gates that router gets no gradient but the balancing loss's.
-    Bias:     the estimator's, and, where only chosen experts are evaluated, that the other entries of dL/dw are taken as 0.
-    Balance:  `load_balancing_loss` = num_experts * sum_e f_e P_e, f the share of choices, P the mean of p: 1 when balanced,
-              num_experts at worst; its gradient flows through P only. (Fedus et al. 2021, https://arxiv.org/abs/2101.03961.)
+    Gradient: through p as it stands. Through s: each draw is one call of `estimator` and carries its gradient, given
+              the draws before it; the sum of the chosen p counts as a constant there. estimator=None cuts s off, which
+              is the usual top-k router; with k = 1 or uniform gates that router gets no gradient but the balancing
+              loss's.
+    Bias:     the estimator's, and, where only chosen experts are evaluated, that the other entries of dL/dw are taken
+              as 0.
+    Balance:  `load_balancing_loss` = num_experts * sum_e f_e P_e, f the share of choices, P the mean of p: 1 when
+              balanced, num_experts at worst; its gradient flows through P only. (Fedus et al. 2021,
+              https://arxiv.org/abs/2101.03961.)
 
-    `jitter` multiplies tokens by uniform noise in [1 - jitter, 1 + jitter] while training. Cost: k calls of the estimator.
-    Raises: ValueError for k outside 1..num_experts, jitter outside [0, 1), modes, gates and estimators that do not exist;
-            when called, for tokens of another size, masks of the wrong shape, and a token with fewer than k experts allowed.
+    `jitter` multiplies tokens by uniform noise in [1 - jitter, 1 + jitter] while training. Cost: k calls of the
+    estimator.
+    Raises: ValueError for k outside 1..num_experts, jitter outside [0, 1), modes, gates and estimators that do not
+            exist; when called, for tokens of another size, masks of the wrong shape, and a token with fewer than k
+            experts allowed.
 
     >>> router = TopKRouter(16, num_experts=4, k=2).eval()
     >>> routing = router(torch.zeros(3, 10, 16))
@@ -74,7 +80,7 @@ class TopKRouter(nn.Module):
         expert_mask: Bool[Tensor, "..."] | None = None,
         generator: Generator | None = None,
     ) -> Routing:
-        """Routes tokens. `token_mask` is False at padding (weight 0, not counted), `expert_mask` at forbidden experts."""
+        """Routes tokens. False in `token_mask`: padding (weight 0, not counted); in `expert_mask`: forbidden expert."""
         if tokens.shape[-1] != self.projection.in_features:
             raise ValueError(f"tokens must have size {self.projection.in_features}, got shape {tuple(tokens.shape)}")
         if self.training and self.jitter:

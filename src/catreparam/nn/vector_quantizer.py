@@ -7,25 +7,31 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from catreparam.categorical import one_hot_like
-from catreparam.estimators.registry import ESTIMATORS
+from catreparam.estimators.facts import ESTIMATORS, facts_of
 from catreparam.estimators.sampling import Sampler, sampling_estimator
 from catreparam.schedules import ExponentialSchedule, Schedule
 from catreparam.validation import check_count
 
-# Methods whose `temperature` is that of a relaxation: they get the module's annealed one. Others keep their own settings.
-_RELAXATIONS = tuple(ESTIMATORS[name] for name in ("gumbel_softmax", "gumbel_rao", "gapped_straight_through"))
+# Methods whose `temperature` is a relaxation's: they get the module's annealed one. Others keep their own settings.
+_RELAXATIONS = tuple(
+    facts.function
+    for facts in map(facts_of, ESTIMATORS)
+    if facts.family == "Gumbel" and "temperature" in facts.hyperparameters
+)
 
 
 class GumbelVectorQuantizer(nn.Module):
-    """fairseq's module of this name: projects x, chooses one of `num_vars` codewords in each of `groups`, concatenates them.
+    """fairseq's module of this name: projects x, chooses one of `num_vars` codewords in each of `groups`, joins them.
 
-    Arguments, outputs, parameter names (`vars`, `weight_proj`) and initial laws are fairseq's; `estimator` is new. `temp` is
-    (start, end, factor a step), or any Schedule; `set_num_updates(n)` moves it. The temperature goes to gumbel_softmax,
-    gumbel_rao and gapped_straight_through; other estimators keep their own hyperparameters. In eval mode the most
-    probable codewords are taken.
+    Arguments, outputs, parameter names (`vars`, `weight_proj`) and initial laws are fairseq's; `estimator` is new.
+    `temp` is (start, end, factor a step), or any Schedule; `set_num_updates(n)` moves it. The temperature goes to
+    gumbel_softmax, gumbel_rao and gapped_straight_through; other estimators keep their own hyperparameters. In eval
+    mode the most probable codewords are taken.
 
-    Returns: {"num_vars", "code_perplexity", "prob_perplexity", "temp", "x"} and, on request, "targets" [batch, time, groups].
-    Raises:  ValueError for sizes below 1, a vq_dim that groups do not divide, an estimator that has no `hard` if hard=False.
+    Returns: {"num_vars", "code_perplexity", "prob_perplexity", "temp", "x"} and, on request, "targets" [batch, time,
+             groups].
+    Raises:  ValueError for sizes below 1, a vq_dim that groups do not divide, an estimator that has no `hard` if
+             hard=False.
 
     >>> quantizer = GumbelVectorQuantizer(dim=32, num_vars=20, groups=2, vq_dim=16, estimator="reinmax")
     >>> sorted(quantizer(torch.zeros(3, 7, 32)))
@@ -76,7 +82,7 @@ class GumbelVectorQuantizer(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch n m"], produce_targets: bool = False, *, generator: Generator | None = None
     ) -> dict[str, Any]:
-        """Quantises x [batch, time, dim] ([batch, dim, time] unless time_first) into "x" of the same layout, vq_dim wide."""
+        """Quantises x [batch, time, dim] ([batch, dim, time] unless time_first) into "x", laid out alike."""
         x = x if self.time_first else x.transpose(1, 2)
         # [batch, time, groups, num_vars]
         logits = self.weight_proj(x).unflatten(-1, (self.groups, self.num_vars)).float()
@@ -101,8 +107,8 @@ class Wav2Vec2GumbelVectorQuantizer(nn.Module):
 
     `config` needs num_codevector_groups, num_codevectors_per_group, codevector_dim and conv_dim; parameters are
     `codevectors` and `weight_proj`, so that checkpoints of theirs load. `temperature` is a number that the model's
-    `set_gumbel_temperature` sets; it goes to gumbel_softmax, gumbel_rao and gapped_straight_through, other estimators keep
-    their own hyperparameters. In eval mode the most probable codevectors are taken.
+    `set_gumbel_temperature` sets; it goes to gumbel_softmax, gumbel_rao and gapped_straight_through, other estimators
+    keep their own hyperparameters. In eval mode the most probable codevectors are taken.
 
     Raises: ValueError if the groups do not divide codevector_dim, and for estimators that do not exist.
     """
@@ -112,7 +118,8 @@ class Wav2Vec2GumbelVectorQuantizer(nn.Module):
         self.num_groups, self.num_vars = config.num_codevector_groups, config.num_codevectors_per_group
         if config.codevector_dim % self.num_groups:
             raise ValueError(
-                f"codevector_dim must be a multiple of num_codevector_groups={self.num_groups}, got {config.codevector_dim}"
+                f"codevector_dim must be a multiple of num_codevector_groups={self.num_groups}, "
+                f"got {config.codevector_dim}"
             )
         self.estimator = sampling_estimator(estimator)
         size = (1, self.num_groups * self.num_vars, config.codevector_dim // self.num_groups)
@@ -152,7 +159,7 @@ def _draw(
 
 
 def _look_up(codes: Tensor, codewords: Tensor) -> Tensor:
-    """Codes [batch, time, groups, num_vars] and codewords [1, books * num_vars, size] -> [batch, time, groups * size]."""
+    """Codes [batch, time, groups, num_vars], codewords [1, books * num_vars, size] -> [batch, time, groups * size]."""
     books = codewords[0].unflatten(0, (-1, codes.shape[-1])).expand(codes.shape[-2], -1, -1)  # one book may serve all
     return torch.einsum("btgv,gvd->btgd", codes, books.to(codes.dtype)).flatten(-2)
 

@@ -36,7 +36,8 @@ def violations(x: Boards) -> Int[Tensor, "*batch"]:
 def allowed_digits(puzzle: Int[Tensor, "*batch 81"], *, exclude_peers: bool = True) -> Bool[Tensor, "*batch 81 9"]:
     """The digits that a cell may take: its clue only, any for a blank; with `exclude_peers` none of its peers' clues.
 
-    `puzzle` holds 0 for a blank. Raises ValueError, naming the cell, where the clues leave none: such a puzzle has no solution.
+    `puzzle` holds 0 for a blank. Raises ValueError, naming the cell, where the clues leave none: such a puzzle has no
+    solution.
 
     >>> allowed_digits(torch.tensor([1] + [0] * 80)).sum().item()
     701
@@ -53,6 +54,7 @@ def allowed_digits(puzzle: Int[Tensor, "*batch 81"], *, exclude_peers: bool = Tr
     if not bool(allowed.any(-1).all()):
         cell = int((~allowed.any(-1)).nonzero()[0, -1])
         raise ValueError(
-            f"no digit is possible in row {cell // 9 + 1} column {cell % 9 + 1}: this Sudoku has no solution; check its clues"
+            f"no digit is possible in row {cell // 9 + 1} column {cell % 9 + 1}: "
+            "this Sudoku has no solution; check its clues"
         )
     return allowed

@@ -110,7 +110,7 @@ class LookupTable(ToyObjective):
 
 
 class Misleading(ToyObjective):
-    """Linear in value at the vertices, with slopes there that point elsewhere: no gradient at a hard sample tells the truth."""
+    """Linear in value at the vertices, with other slopes there: no gradient at a hard sample tells the truth."""
 
     slope: Tensor
     lure: Tensor

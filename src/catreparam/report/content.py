@@ -58,10 +58,9 @@ class Table:
 
     def best_row(self, column: Column) -> int | None:
         """The index of the row to mark in this column, if any."""
-        numbers = {
-            i: row[column.key] for i, row in enumerate(self.rows) if isinstance(row.get(column.key), float | int)
-        }
-        return min(numbers, key=lambda i: numbers[i]) if column.lowest_is_best and len(numbers) > 1 else None  # type: ignore[arg-type,return-value]
+        values = ((row.get(column.key), i) for i, row in enumerate(self.rows))
+        numbers = [(value, i) for value, i in values if isinstance(value, float | int)]
+        return min(numbers)[1] if column.lowest_is_best and len(numbers) > 1 else None
 
 
 @dataclass(frozen=True)

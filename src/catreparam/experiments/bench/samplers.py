@@ -1,7 +1,5 @@
 """The samplers that `catreparam bench` times: ours on every path, installed peers, and the check of their parity."""
 
-from __future__ import annotations
-
 import gc
 import importlib
 from collections.abc import Callable
@@ -23,7 +21,6 @@ from catreparam.kernels.methods import METHODS, Rule
 from catreparam.kernels.naive.twins import naive_surrogate
 from catreparam.kernels.settings import Setting
 from catreparam.kernels.torch import autograd as torch_path
-from catreparam.kernels.torch.adjoints import ADJOINTS
 from catreparam.kernels.triton import autograd as triton_path
 from catreparam.kernels.triton import launch
 
@@ -115,9 +112,10 @@ def find_samplers() -> tuple[list[Sampler], list[str]]:
     else:
         samplers += [replace(peer, device="cuda") for peer in samplers if peer.name in (GUMBEL, PEER)]
     for name, (method, options) in OURS.items():
+        setting = setting_of(method, options)
         for path in paths:
-            if path != "torch" or METHODS[method].rule in ADJOINTS:
-                device = "cuda" if path == "triton" else "cpu"
+            device = "cuda" if path == "triton" else "cpu"
+            if path == "naive" or not dispatch.PATHS[path].why_not(setting, torch.zeros(2, device=device), 2):
                 samplers.append(Sampler(name, _ours(method, options), path, device))
     return samplers, missing
 

@@ -1,7 +1,5 @@
 """How the samplers' cost grows with rows, classes, steps and elements: the cases, curves, and fitted exponents."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ Seven shapes, then cost against rows, classes and steps. A path whose gradient d
 timed.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

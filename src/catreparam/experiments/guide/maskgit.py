@@ -134,7 +134,7 @@ def report_folder(path: Path) -> Report:
 
 
 def unit_images(images: Tensor) -> Tensor:
-    """The decoder's images, about in [-1, 1], as scores and pictures want them: in [0, 1]. Clipped; zero gradient outside.
+    """The decoder's images, about in [-1, 1], as scores want them: in [0, 1]. Clipped, with zero gradient outside.
 
     >>> unit_images(torch.tensor([-3.0, 0.0, 1.0])).tolist()
     [0.0, 0.5, 1.0]
@@ -200,8 +200,8 @@ def _write_report(
     spent, wanted = generation.evaluations, config.prompt or config.reward
     report = Report(
         title=f"Guided images: {wanted}",
-        summary=f"{config.num_images} images of {images.shape[-2]}x{images.shape[-1]} pixels, {config.num_rounds} rounds "
-        f"of {config.num_steps} steps by {config.estimator}.",
+        summary=f"{config.num_images} images of {images.shape[-2]}x{images.shape[-1]} pixels, "
+        f"{config.num_rounds} rounds of {config.num_steps} steps by {config.estimator}.",
         table=_table(generation, None if judge is None else judge(images)),
         plots=_plots(generation),
         grids=[ImageGrid("Results", images.unsqueeze(0)), *_round_grid(config, vq, folder)],

@@ -1,4 +1,4 @@
-"""The report of `catreparam guide`: the table at every strength and at equal KL, curves, and pictures over the rounds."""
+"""The report of `catreparam guide`: table at every strength and at equal KL, curves, pictures over the rounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,7 +115,7 @@ def distance_with_interval(features: Tensor, mean: Tensor, covariance: Tensor) -
 
 
 def accuracy_at(points: Sequence[Point], kl: float) -> tuple[float, float] | None:
-    """Held-out accuracy at a KL, and its half-width: linear between neighbouring strengths. None outside their range."""
+    """Held-out accuracy at a KL and its half-width, linear between neighbouring strengths; None outside."""
     known = sorted((p for p in points if p.kl is not None and p.accuracy is not None), key=lambda p: p.kl or 0.0)
     for low, high in zip(known, known[1:], strict=False):
         if low.kl is None or high.kl is None or not low.kl <= kl <= high.kl:
@@ -182,12 +182,13 @@ def _columns(config: Config) -> list[Column]:
 
 def _note(config: Config) -> str:
     return (
-        "Weight: of the KL (methods that optimise logits) or of the reward (svdd, smc). KL: of the guided from the prior's "
-        "reveals, summed over the rounds; an upper bound for best_of_n and svdd, unknown for smc. ± is half a 95 % interval: "
-        "of a proportion, and by resampling images for the distance. Fréchet distance: between features of the held-out "
-        "classifier and those of real test images"
+        "Weight: of the KL (methods that optimise logits) or of the reward (svdd, smc). KL: of the guided from the "
+        "prior's reveals, summed over the rounds; an upper bound for best_of_n and svdd, unknown for smc. ± is half a "
+        "95 % interval: of a proportion, and by resampling images for the distance. Fréchet distance: between features "
+        "of the held-out classifier and those of real test images"
         + (" of that class" if config.reward.startswith(("class:", "logit:")) and "all" not in config.reward else "")
-        + ". Log prior: log-probability of all reveals under the prior. At equal KL: linear between neighbouring weights."
+        + ". Log prior: log-probability of all reveals under the prior. "
+        "At equal KL: linear between neighbouring weights."
     )
 
 
@@ -248,10 +249,12 @@ def _facts(config: Config, models: DigitsModels, folder: RunFolder) -> dict[str,
     facts, budget = models.facts, config.budget
     counts = ", ".join(f"{name} {budget.candidates(name)}" for name in config.rivals if name in ("best_of_n", "smc"))
     return {
-        "prior": f"masked diffusion over 49 tokens of {models.vq.num_codes} codes, trained on {facts['config']['dataset']}, "
+        "prior": f"masked diffusion over 49 tokens of {models.vq.num_codes} codes, "
+        f"trained on {facts['config']['dataset']}, "
         + ("unconditional" if config.label is None else f"class {config.label}"),
         "tokens": f"VQ model of {facts['psnr']:.1f} dB",
-        "classifiers": f"reward {facts['reward_accuracy']:.3f}, held out {facts['heldout_accuracy']:.3f} on real test digits",
+        "classifiers": f"reward {facts['reward_accuracy']:.3f}, held out {facts['heldout_accuracy']:.3f} "
+        "on real test digits",
         "budget": f"{budget.evaluations} evaluations: {config.num_rounds} rounds of {config.num_steps} steps of Adam, "
         f"learning rate {config.lr:g}" + (f"; candidates: {counts}" if counts else ""),
         "seeds": ", ".join(map(str, config.seeds)),

@@ -33,8 +33,8 @@ NUM_FRAMES = 10  # pictures a row of the grid over rounds
 def run(config: Config) -> Report:
     """Generates what is missing, writes the report into the run folder, and returns it.
 
-    Raises: ValueError for bad settings and rewards; RunFolderError, WriteFailed as their names say. After a kill the same
-        command goes on, within a generation from its last round.
+    Raises: ValueError for bad settings and rewards; RunFolderError, WriteFailed as their names say. After a kill the
+        same command goes on, within a generation from its last round.
     """
     config = config.checked()
     load_digits_models(config.weights)  # a damaged file is one error now, not one for every method

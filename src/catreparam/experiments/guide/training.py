@@ -34,7 +34,7 @@ def vq_training(data: ImageDataset) -> Training:
 
 
 def classifier_training(data: ImageDataset, name: str) -> Training:
-    """Cross-entropy on shifted images: `reward` learns from one half of the training images, `heldout` from the other."""
+    """Cross-entropy on shifted images: `reward` learns from one half of the images, `heldout` from the other."""
     first = 0 if name == "reward" else 1
     images, labels = data.train[first::2], data.train_labels[first::2]
 

@@ -34,7 +34,7 @@ def to_tensors(parts: Mapping[str, Part]) -> dict[str, Tensor]:
 
 
 def load_tensors(parts: Mapping[str, Part], tensors: Mapping[str, Tensor]) -> None:
-    """Undoes `to_tensors`: puts the tensors into fresh parts of the same kind. Tensors of other parts are passed over."""
+    """Undoes `to_tensors`: puts the tensors into fresh parts of the same kind. Other parts' tensors are passed over."""
     for name, part in parts.items():
         own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
         if isinstance(part, Generator):
@@ -62,8 +62,8 @@ def resume(
     """Loads the checkpoint `name`, if any, drops metrics from after it, and returns how much is done, in `unit`s.
 
     `unit` is what the facts of the checkpoint and the metrics count: "step", "epoch". `owns` tells the network's own
-    lines of the metrics. A checkpoint that is not `usable`, given its count and those lines, is passed over: 0. Processes
-    that train together `agree` on the count of the first one.
+    lines of the metrics. A checkpoint that is not `usable`, given its count and those lines, is passed over: 0.
+    Processes that train together `agree` on the count of the first one.
     """
     done = agree(lambda: _drop_later_metrics(folder, name, unit, owns, usable))
     checkpoint = folder.load_checkpoint(name) if done else None

@@ -13,7 +13,7 @@ def boards_to_tensor(boards: Sequence[Sequence[int]]) -> Int[Tensor, "n 81"]:
 
 
 def board_text(board: Sequence[int], puzzle: Sequence[int]) -> str:
-    """Nine lines with rules between the boxes; blanks are dots, clues stand between no marks, found digits follow a blank.
+    """Nine lines with rules between the boxes; blanks are dots.
 
     >>> print(board_text([1, 2] + [0] * 79, [1] + [0] * 80).split("\\n")[0])
      1  2  . │ .  .  . │ .  .  .

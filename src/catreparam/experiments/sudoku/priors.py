@@ -22,10 +22,10 @@ class DamagedWeights(ValueError):
 
 
 def load_prior(name: str) -> MaskedDenoiser:
-    """The prior called `name`: untrained, short, medium or long, or the path of a .safetensors file, in evaluation mode.
+    """The prior called `name` (untrained, short, medium, long, or a path of a .safetensors file), in evaluation mode.
 
-    Raises ValueError for an unknown name, FileNotFoundError for a missing file, DamagedWeights for one that is cut short,
-    is no safetensors file, or holds other tensors than this network has. Nothing in a file is executed.
+    Raises ValueError for an unknown name, FileNotFoundError for a missing file, DamagedWeights for one that is cut
+    short, is no safetensors file, or holds other tensors than this network has. Nothing in a file is executed.
     """
     if name == "untrained":
         return sudoku_denoiser().eval().requires_grad_(False)
@@ -40,7 +40,8 @@ def load_prior(name: str) -> MaskedDenoiser:
 def sudoku_denoiser(seed: int = 0) -> MaskedDenoiser:
     """An untrained prior. One head looks along the row, one down the column, one around the box of every cell.
 
-    Cells are told apart by what they see alone, so the network treats every board and its row, column and box shuffles alike.
+    Cells are told apart by what they see alone, so the network treats every board and its row, column and box shuffles
+    alike.
     """
     units = torch.zeros(27, 81)
     for unit, cells in enumerate(UNITS):

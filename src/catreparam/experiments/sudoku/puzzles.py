@@ -1,4 +1,4 @@
-"""Makes the held-back Sudoku puzzles that come with the package: `python -m catreparam.experiments.sudoku.puzzles [FOLDER]`."""
+"""Makes the held-back puzzles of the package: `python -m catreparam.experiments.sudoku.puzzles [FOLDER]`."""
 
 import hashlib
 import sys

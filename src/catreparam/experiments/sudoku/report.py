@@ -1,4 +1,4 @@
-"""The report of `catreparam run sudoku`: violations, solved rates and exact matches with 95 % intervals, cost a puzzle."""
+"""The report of `catreparam run sudoku`: violations, solved rates and exact matches with intervals, cost a puzzle."""
 
 from collections.abc import Sequence
 
@@ -24,11 +24,11 @@ COLUMNS = (
     Column("n", "n"),
 )
 NOTE = (
-    "Rates in per cent with 95 % Wilson intervals, over puzzles. Exact match and last: the finished board of the first attempt "
-    "(without prior: a sample of the last logits). Argmax: the most probable digits of its last logits. Best so far: the board "
-    "with fewest violations among everything seen on the way, in all attempts. Violations: digits missing from the 27 units of "
-    "a board, ± the half-width of a 95 % interval. Every puzzle has one solution. Evaluations and processor seconds (of one "
-    "thread, in batches) are per puzzle, all attempts together."
+    "Rates in per cent with 95 % Wilson intervals, over puzzles. Exact match and last: the finished board of the first "
+    "attempt (without prior: a sample of the last logits). Argmax: the most probable digits of its last logits. Best "
+    "so far: the board with fewest violations among everything seen on the way, in all attempts. Violations: digits "
+    "missing from the 27 units of a board, ± the half-width of a 95 % interval. Every puzzle has one solution. "
+    "Evaluations and processor seconds (of one thread, in batches) are per puzzle, all attempts together."
 )
 
 
@@ -41,7 +41,8 @@ def report_sudoku(config: Config, folder: RunFolder) -> Report:
     report = Report(
         title="Sudoku by gradients",
         summary=f"{config.num_puzzles} held-back puzzles of each level. With prior: {config.num_rounds} rounds of "
-        f"{config.num_steps} steps, order {config.order}. Without: {config.free_steps} steps, {config.restarts} attempts.",
+        f"{config.num_steps} steps, order {config.order}. "
+        f"Without: {config.free_steps} steps, {config.restarts} attempts.",
         table=_table(config, records),
         plots=_plots(config, records),
         facts={"machine": folder.machine, "seed": str(config.seed)},

@@ -1,4 +1,4 @@
-"""Solving Sudoku boards by gradients: logits on their own, or guided by a masked-diffusion prior, with any estimator."""
+"""Solving Sudoku by gradients, with any estimator: logits on their own, or guided by a masked-diffusion prior."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -108,8 +108,8 @@ def solve_without_prior(
 ) -> Solved:
     """Adam on the logits of every blank from 0, minimising the expected penalty; clues are fixed.
 
-    With `exclude_peers` a digit that is a clue in the cell's row, column or box has logit -inf. The last sample is drawn from
-    the last logits; the best is chosen among all samples and, every LOOK_EVERY steps, the argmax.
+    With `exclude_peers` a digit that is a clue in the cell's row, column or box has logit -inf. The last sample is
+    drawn from the last logits; the best is chosen among all samples and, every LOOK_EVERY steps, the argmax.
     """
     allowed = allowed_digits(puzzles, exclude_peers=exclude_peers)
     prior_logits = torch.zeros(allowed.shape).masked_fill(~allowed, -torch.inf)
@@ -150,8 +150,8 @@ def solve_with_prior(
 ) -> Solved:
     """Unmasks the blanks round by round, each round guided by `method` (an estimator's spec), or by nothing (UNGUIDED).
 
-    last: the board that was unmasked. argmax: the most probable digit of every cell in the last round. best: the board with
-    fewest violations among every round's proposals and argmaxes.
+    last: the board that was unmasked. argmax: the most probable digit of every cell in the last round. best: the board
+    with fewest violations among every round's proposals and argmaxes.
     """
     best, final = Best.of(puzzles), puzzles
 

@@ -1,9 +1,10 @@
 """Solve Sudoku by gradients through categorical digits, with and without a masked-diffusion prior.
 
-Without arguments: tables of estimators against priors on held-back puzzles, with 95 % intervals. With --puzzle: one board,
-shown live as it is solved. Priors: `untrained`, `short`, `medium` and `long` are shipped (`catreparam run sudoku-prior` trains
-them); `none` optimises logits from zero with the clues fixed, and `none_excluded` also forbids digits that a clue in the same
-row, column or box already holds. The rows `unguided` and `unguided_argmax` are the prior alone.
+Without arguments: tables of estimators against priors on held-back puzzles, with 95 % intervals. With --puzzle: one
+board, shown live as it is solved. Priors: `untrained`, `short`, `medium` and `long` are shipped (`catreparam run
+sudoku-prior` trains them); `none` optimises logits from zero with the clues fixed, and `none_excluded` also forbids
+digits that a clue in the same row, column or box already holds. The rows `unguided` and `unguided_argmax` are the prior
+alone.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Train the Sudoku prior: a looped transformer that restores masked cells of solved boards.
 
-First it digs training puzzles (none is a held-back one), then it trains and keeps the moving average of the weights at three
-lengths, short, medium and long, in the run folder under weights/. Both parts resume after a kill; give the same command.
-The weights that come with the package were made by `catreparam run sudoku-prior`, and copied from that folder.
+First it digs training puzzles (none is a held-back one), then it trains and keeps the moving average of the weights at
+three lengths, short, medium and long, in the run folder under weights/. Both parts resume after a kill; give the same
+command. The weights that come with the package were made by `catreparam run sudoku-prior`, and copied from that folder.
 """
 
 import os
@@ -123,7 +123,7 @@ def _train(config: Config, folder: RunFolder, puzzles: list[Board], solutions: l
 
 
 def _training_puzzles(config: Config, folder: RunFolder, progress: Progress) -> tuple[list[Board], list[Board]]:
-    """Puzzles and their solutions, dug where the file does not have them yet. Puzzle i depends on the seed and i only."""
+    """Puzzles and their solutions, dug where the file lacks them. Puzzle i depends on the seed and i only."""
     path = folder.path / PUZZLE_FILE
     lines = path.read_text(encoding="ascii").split("\n")[:-1] if path.exists() else []
     if len(lines) < config.num_puzzles:

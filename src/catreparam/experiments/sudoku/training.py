@@ -17,7 +17,7 @@ WARMUP, EMA_DECAY = 100, 0.999
 
 @dataclass
 class PriorState:
-    """All that changes while a prior trains. `average` is the moving average of the weights: what is used and shipped."""
+    """All that changes while a prior trains. `average`, the moving average of the weights, is used and shipped."""
 
     model: MaskedDenoiser
     average: dict[str, Tensor]
@@ -73,9 +73,9 @@ def train_step(
 
 
 def draw_masked(clues: Bool[Tensor, "batch 81"], generator: Generator) -> Bool[Tensor, "batch 81"]:
-    """Cells to mask. Half of the boards: any cell, at a rate uniform in (0, 1). The others: cells that are no clue, likewise,
+    """Cells to mask, at a rate uniform in (0, 1), at least one: any cell on half of the boards, no clue on the others,
 
-    as they are met when a puzzle is solved round by round. One cell at least is masked.
+    which then look as boards do when a puzzle is solved round by round.
     """
     rate = torch.rand((len(clues), 1), generator=generator)
     noise = torch.rand(clues.shape, generator=generator)
@@ -86,7 +86,7 @@ def draw_masked(clues: Bool[Tensor, "batch 81"], generator: Generator) -> Bool[T
 def shuffle_boards(
     clues: Bool[Tensor, "batch 81"], targets: Int[Tensor, "batch 81"], generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """A random symmetry of Sudoku for each board: digits renamed, lines moved within and with their bands, transposed."""
+    """A random symmetry of Sudoku for each board: digits renamed, lines moved within and with bands, transposed."""
     size = len(targets)
     names = torch.rand((size, 9), generator=generator).argsort(-1)  # [B, 9]
     rows, columns = _line_order(size, generator), _line_order(size, generator)  # [B, 9]

@@ -4,8 +4,6 @@ Both save the logits and a seed: the backward pass makes noise, sample and chain
 was kept (`library.KEPT_BYTES`).
 """
 
-from __future__ import annotations
-
 import ctypes
 import threading
 from collections.abc import Callable
@@ -114,7 +112,7 @@ def _connect_node() -> Callable[[Setting, Tensor, Generator | None], Tensor | No
     """(setting, rows, generator) -> sample, or None for anything but the usual call, by the node if there is one."""
     if node.MODULE is None or not library.BUILT:
         return _sample_in_python
-    node.MODULE.connect(*library.addresses(), _make_owner, check_rows, _gradient_of_node)
+    node.MODULE.connect(library.address(), _make_owner, check_rows, _gradient_of_node)
     library.CACHES.append(node.MODULE.forget)
     return node.MODULE.sample
 

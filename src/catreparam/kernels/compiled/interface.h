@@ -26,10 +26,9 @@ struct CatreparamSetting {
   const double* intervals;    // [num_intervals][3]: start, end, step
 };
 
-// (job, threads, seed, logits, kept, out, noise, x) -> flags; noise, x and kept may be null.
-using Forward = int32_t (*)(const void*, int32_t, uint64_t, const void*, float*, void*, const float*, const float*);
-// The same, and the upstream gradient.
-using Backward = int32_t (*)(const void*, int32_t, uint64_t, const void*, float*, void*, const float*, const float*, const void*);
+// (job, threads, seed, logits, kept, out, noise, x, upstream) -> flags: the backward pass if there is an upstream gradient,
+// else the forward one. kept, noise and x may be null.
+using Run = int32_t (*)(const void*, int32_t, uint64_t, const void*, float*, void*, const float*, const float*, const void*);
 
 // Seeds are drawn below this. Memory that forward leaves for backward: up to so many floats the allocator has at hand, of
 // other sizes so many pieces of each are handed out again.

@@ -3,8 +3,6 @@
 The numbers that `interface.h` gives too stand here under the same names.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 from collections.abc import Sequence
@@ -70,23 +68,14 @@ def forward(
     seed: int,
     noise: Tensor | None = None,
     x: Tensor | None = None,
-    kept: Room | None = None,
+    kept: "Room | None" = None,
 ) -> tuple[Tensor, int]:
     """The sample for rows [*batch, num_classes] of a dtype in DTYPES, and the flags of `INVALID`.
 
     `noise` (float32, [*batch, num_classes] or [num_noises, *batch, num_classes]) and `x` (float32, one-hot) replace
     what is drawn from the seed. `kept`, from `room_to_keep`, is filled with what spares `backward` making the chain again.
     """
-    logits = logits if logits.is_contiguous() else logits.contiguous()
-    out = torch.empty_like(logits)
-    job = job_of(setting, logits.shape, logits.dtype)
-    flags = _library.catreparam_forward(
-        job.address, torch.get_num_threads(), seed, logits.data_ptr(), kept if kept is None else kept.address,
-        out.data_ptr(), noise if noise is None else _explicit(noise), x if x is None else _explicit(x),
-    )  # fmt: skip
-    if flags & NO_MEMORY:
-        raise _out_of_memory(setting, logits)
-    return out, flags
+    return _run(setting, logits, None, seed, noise, x, kept)
 
 
 def backward(
@@ -96,26 +85,33 @@ def backward(
     seed: int,
     noise: Tensor | None = None,
     x: Tensor | None = None,
-    kept: Room | None = None,
+    kept: "Room | None" = None,
 ) -> Tensor:
     """The gradient with respect to logits of what `forward` returned for the same arguments."""
-    logits = logits if logits.is_contiguous() else logits.contiguous()
     if upstream.dtype != logits.dtype or not upstream.is_contiguous():
         upstream = upstream.to(logits.dtype).contiguous()
+    return _run(setting, logits, upstream, seed, noise, x, kept)[0]
+
+
+def _run(
+    setting: Setting,
+    logits: Tensor,
+    upstream: Tensor | None,
+    seed: int,
+    noise: Tensor | None,
+    x: Tensor | None,
+    kept: "Room | None",
+) -> tuple[Tensor, int]:
+    logits = logits if logits.is_contiguous() else logits.contiguous()
     out = torch.empty_like(logits)
-    job = job_of(setting, logits.shape, logits.dtype)
-    flags = _library.catreparam_backward(
-        job.address, torch.get_num_threads(), seed, logits.data_ptr(), kept if kept is None else kept.address,
-        out.data_ptr(), noise if noise is None else _explicit(noise), x if x is None else _explicit(x),
-        upstream.data_ptr(),
+    flags = _library.catreparam_run(
+        job_of(setting, logits.shape, logits.dtype).address, torch.get_num_threads(), seed, logits.data_ptr(),
+        kept if kept is None else kept.address, out.data_ptr(), noise if noise is None else _explicit(noise),
+        x if x is None else _explicit(x), upstream if upstream is None else upstream.data_ptr(),
     )  # fmt: skip
     if flags & NO_MEMORY:
-        raise _out_of_memory(setting, logits)
-    return out
-
-
-def _out_of_memory(setting: Setting, logits: Tensor) -> MemoryError:
-    return MemoryError(f"no memory for the scratch of {logits.shape[-1]} classes and {len(setting.lambdas)} steps")
+        raise MemoryError(f"no memory for the scratch of {logits.shape[-1]} classes and {len(setting.lambdas)} steps")
+    return out, flags
 
 
 class Room:
@@ -179,10 +175,9 @@ def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
     return tuple(words)
 
 
-def addresses() -> tuple[int, int]:
-    """Where the library's passes are, forward and backward, for callers in C++."""
-    passes = (_library.catreparam_forward, _library.catreparam_backward)
-    return tuple(ctypes.cast(function, ctypes.c_void_p).value for function in passes)  # pyright: ignore[reportReturnType]
+def address() -> int | None:
+    """Where the library's `Run` is, for callers in C++."""
+    return ctypes.cast(_library.catreparam_run, ctypes.c_void_p).value
 
 
 class Job:
@@ -190,7 +185,7 @@ class Job:
 
     __slots__ = ("address", "free", "kept_floats", "plan")
 
-    def __init__(self, plan: CPlan, rows: int, classes: int, dtype: int) -> None:
+    def __init__(self, plan: "CPlan", rows: int, classes: int, dtype: int) -> None:
         self.plan, self.free = plan, _library.catreparam_free_job  # kept: the module may be gone before the last job
         self.address = _library.catreparam_make_job(plan.address, dtype, rows, classes)
         floats = _library.catreparam_kept_floats(self.address)
@@ -251,9 +246,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.catreparam_free_job.argtypes = library.catreparam_free_plan.argtypes = [pointer]
     library.catreparam_kept_floats.restype = long
     library.catreparam_kept_floats.argtypes = [pointer]
-    common = [pointer, number, ctypes.c_uint64, pointer, pointer, pointer, pointer, pointer]
-    library.catreparam_forward.argtypes = common
-    library.catreparam_backward.argtypes = [*common, pointer]
+    library.catreparam_run.argtypes = [pointer, number, ctypes.c_uint64, *[pointer] * 6]
     library.catreparam_replay.argtypes = [pointer, long, long, number, ctypes.c_uint64, pointer]
     return library
 

@@ -30,14 +30,11 @@ using torch::autograd::Node;
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
-using catreparam::Backward;
-using catreparam::Forward;
 using catreparam::kFlagNoMemory;
 using catreparam::kInvalid;
 using catreparam::kLargestSeed;
 
-Forward forward_kernel = nullptr;
-Backward backward_kernel = nullptr;
+catreparam::Run run_kernel = nullptr;
 PyObject* make_owner = nullptr;       // (setting, rows) -> (setting, job), whose address and kept_floats count, or None
 PyObject* check_rows = nullptr;       // rows -> raises the right error, unless validation is off
 PyObject* naive_gradient = nullptr;   // (owner, rows, upstream, seed) -> the gradient by the naive twin, differentiable
@@ -118,8 +115,8 @@ struct CategoricalSampleBackward : Node {
     const Tensor at = logits.contiguous();
     upstream = upstream.to(at.scalar_type()).contiguous();
     Tensor gradient = at::empty(at.sizes(), at.options());
-    const int32_t flags = backward_kernel(job, at::get_num_threads(), seed, at.data_ptr(), kept ? kept->data() : nullptr,
-                                          gradient.data_ptr(), nullptr, nullptr, upstream.data_ptr());
+    const int32_t flags = run_kernel(job, at::get_num_threads(), seed, at.data_ptr(), kept ? kept->data() : nullptr,
+                                     gradient.data_ptr(), nullptr, nullptr, upstream.data_ptr());
     TORCH_CHECK_WITH(OutOfMemoryError, !(flags & kFlagNoMemory), "no memory for the scratch of ", at.size(-1), " classes");
     return {gradient};
   }
@@ -242,8 +239,8 @@ PyObject* sample(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     const Tensor at = rows.contiguous();
     out = at::empty(at.sizes(), at.options());
     if (differentiable && job.floats_to_keep > 0) kept = std::make_unique<Room>(job.floats_to_keep);
-    flags = forward_kernel(job.address, at::get_num_threads(), seed, at.data_ptr(), kept ? kept->data() : nullptr,
-                           out.data_ptr(), nullptr, nullptr);
+    flags = run_kernel(job.address, at::get_num_threads(), seed, at.data_ptr(), kept ? kept->data() : nullptr,
+                       out.data_ptr(), nullptr, nullptr, nullptr);
   }
   TORCH_CHECK_WITH(OutOfMemoryError, !(flags & kFlagNoMemory), "no memory for the scratch of ", rows.size(-1), " classes");
   if (flags & kInvalid) {
@@ -264,18 +261,17 @@ PyObject* sample(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   END_HANDLE_TH_ERRORS
 }
 
-// (address of forward, address of backward, make_owner, check_rows, naive_gradient): once, before any sample
+// (address of Run, make_owner, check_rows, naive_gradient): once, before any sample
 PyObject* connect(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK_TYPE(count == 5, "connect takes two addresses and three functions");
-  forward_kernel = reinterpret_cast<Forward>(PyLong_AsVoidPtr(arguments[0]));
-  backward_kernel = reinterpret_cast<Backward>(PyLong_AsVoidPtr(arguments[1]));
+  TORCH_CHECK_TYPE(count == 4, "connect takes an address and three functions");
+  run_kernel = reinterpret_cast<catreparam::Run>(PyLong_AsVoidPtr(arguments[0]));
   if (PyErr_Occurred()) return nullptr;
   PyObject** const functions[] = {&make_owner, &check_rows, &naive_gradient};
   for (int i = 0; i < 3; ++i) {
-    Py_INCREF(arguments[2 + i]);
+    Py_INCREF(arguments[1 + i]);
     Py_XDECREF(*functions[i]);
-    *functions[i] = arguments[2 + i];
+    *functions[i] = arguments[1 + i];
   }
   forget_jobs();
   Py_RETURN_NONE;

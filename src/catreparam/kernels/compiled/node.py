@@ -5,8 +5,6 @@ machine, for this torch and this Python. Without it `compiled` does the same in 
 as long.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shlex
@@ -20,9 +18,12 @@ from types import ModuleType
 
 import torch
 
+from catreparam.kernels.compiled.library import VERSION
+
 COMPILERS = ("c++", "g++", "clang++")
 SOURCE = Path(__file__).with_name("node.cpp")
-FILE = SOURCE.with_name(f"_node-torch{torch.__version__}-{sys.implementation.cache_tag}.so")
+# By the version of the interface too: one that an older release built would not fit.
+FILE = SOURCE.with_name(f"_node{VERSION}-torch{torch.__version__}-{sys.implementation.cache_tag}.so")
 HOW = "run `catreparam build` (half a minute, needs a C++ compiler)"
 
 

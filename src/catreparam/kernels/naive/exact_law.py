@@ -6,12 +6,13 @@ their ordinary gradient is the pathwise part of the estimator.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from catreparam.categorical import BroadcastRows, covariance_product
-from catreparam.kernels.naive.chain import denoise
+from catreparam.kernels.naive.chain import Denoiser, State, denoise
 from catreparam.noise_schedule import NoiseSchedule
 
 
@@ -22,18 +23,25 @@ def sweep_tangent(
 
     Second-order accurate in the spacing of the schedule. The backward pass of the returned tensor is the adjoint sweep.
     """
-    logits, z = logits.detach(), z.detach()
-    nodes: list[tuple[float, float, Tensor, Tensor]] = []  # noise end first once reversed
+    constant = logits.detach()
+    return sweep(lambda z, lam: denoise(z, constant, lam), covariance_product, z.detach(), tangent, schedule)
+
+
+def sweep(
+    denoiser: Denoiser, covariance: Callable[[State, State], State], z: State, tangent: State, schedule: NoiseSchedule
+) -> State:
+    """`sweep_tangent` for rows of torch or of JAX; z and the denoiser are constants."""
+    nodes: list[tuple[float, float, State, State]] = []  # noise end first once reversed
     for start, end in reversed(list(schedule.intervals())):
-        step, upper = end - start, denoise(z, logits, end)
-        predicted = denoise(z - step * upper, logits, start)
+        step, upper = end - start, denoiser(z, end)
+        predicted = denoiser(z - step * upper, start)
         z = z - (step / 2) * (upper + predicted)
-        nodes.append((start, end, denoise(z, logits, start), upper))
-    moved = torch.zeros_like(z)
+        nodes.append((start, end, denoiser(z, start), upper))
+    moved = 0.0 * z
     for start, end, lower, upper in reversed(nodes):
         step = end - start
-        slope = covariance_product(lower, tangent + start * moved)
-        slope_end = covariance_product(upper, tangent + end * (moved + step * slope))
+        slope = covariance(lower, tangent + start * moved)
+        slope_end = covariance(upper, tangent + end * (moved + step * slope))
         moved = moved + (step / 2) * (slope + slope_end)
     return moved
 

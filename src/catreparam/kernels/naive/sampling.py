@@ -1,7 +1,5 @@
 """The naive path: noise and hard sample drawn as the method's rule says, the surrogate's ordinary gradient attached."""
 
-from __future__ import annotations
-
 import torch
 from torch import Generator, Tensor
 

@@ -1,7 +1,5 @@
 """The naive twin of every kernel, noise and sample given: for traced code, second derivatives and tests."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ The chain and its adjoint run the table of `plan`. An object stands for a few ro
 again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -4,8 +4,6 @@
 the hard sample; the chain is run again in backward, unless it is so small that keeping it costs nothing.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterable
 from typing import Any, NamedTuple

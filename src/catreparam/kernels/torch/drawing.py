@@ -1,7 +1,5 @@
 """Cheap random numbers: normals in any shape, and one uniform number a row for a hard draw among many classes."""
 
-from __future__ import annotations
-
 import math
 
 import torch

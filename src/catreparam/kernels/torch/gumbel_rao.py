@@ -4,8 +4,6 @@ Given x, the softmax at temperature T of the conditional Gumbels is r / sum(r) w
 k other than x and r_x = 1: one power an element, and no other logarithm.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

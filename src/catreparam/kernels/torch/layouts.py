@@ -3,8 +3,6 @@
 Both layouts offer the same operations. Probabilities, noises, states and gradients are all "packed" the same way.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 The backward pass makes noise, sample and chain again from the logits and a seed, which is a tensor on the device.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -3,8 +3,6 @@
 Triton is imported on the first call only, so that a machine without it pays nothing. torch's CUDA wheels bring it.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 from contextlib import AbstractContextManager, nullcontext

@@ -3,6 +3,8 @@
 // `logits` here are (logits - max) * log2(e), so that a softmax is one fused multiply-add and one 2^y per class.
 #pragma once
 
+#include <type_traits>
+
 #include "call.h"
 #include "lanes.h"
 
@@ -85,25 +87,23 @@ vf weigh_with(int n, const vf* __restrict logits, vf* __restrict z, const Weight
 template <bool Along>
 __attribute__((noinline)) Weights weigh(int n, const vf* logits, vf* z, const Weights& p1, const Weights& p2, const Evaluation& e,
                                         Matched matched, vf* out) {
-  const bool m = matched.inverse_variance != nullptr;
-  switch (e.reach) {
-    case kHere:
-      return {out, m ? weigh_with<Along, kHere, true>(n, logits, z, p1, p2, e, matched, out)
-                     : weigh_with<Along, kHere, false>(n, logits, z, p1, p2, e, matched, out)};
-    case kOneBefore:
-      return {out, m ? weigh_with<Along, kOneBefore, true>(n, logits, z, p1, p2, e, matched, out)
-                     : weigh_with<Along, kOneBefore, false>(n, logits, z, p1, p2, e, matched, out)};
-    case kTwoBefore:
-      return {out, m ? weigh_with<Along, kTwoBefore, true>(n, logits, z, p1, p2, e, matched, out)
-                     : weigh_with<Along, kTwoBefore, false>(n, logits, z, p1, p2, e, matched, out)};
-    case kPeek:
-      return {out, m ? weigh_with<Along, kPeek, true>(n, logits, z, p1, p2, e, matched, out)
-                     : weigh_with<Along, kPeek, false>(n, logits, z, p1, p2, e, matched, out)};
-    default:
-      if (m)
-        for (int k = 0; k < n; ++k) matched.shift[k] = vf{};
-      return {out, weigh_with<Along, kNoise, false>(n, logits, z, p1, p2, e, matched, out)};
-  }
+  const auto by_reach = [&](auto m) {
+    constexpr bool M = decltype(m)::value;
+    switch (e.reach) {
+      case kHere:
+        return weigh_with<Along, kHere, M>(n, logits, z, p1, p2, e, matched, out);
+      case kOneBefore:
+        return weigh_with<Along, kOneBefore, M>(n, logits, z, p1, p2, e, matched, out);
+      case kTwoBefore:
+        return weigh_with<Along, kTwoBefore, M>(n, logits, z, p1, p2, e, matched, out);
+      case kPeek:
+        return weigh_with<Along, kPeek, M>(n, logits, z, p1, p2, e, matched, out);
+      default:
+        for (int k = 0; M && k < n; ++k) matched.shift[k] = vf{};
+        return weigh_with<Along, kNoise, false>(n, logits, z, p1, p2, e, matched, out);
+    }
+  };
+  return {out, matched.inverse_variance ? by_reach(std::true_type{}) : by_reach(std::false_type{})};
 }
 
 // <p, u> for a vector u made on the fly.

@@ -192,32 +192,20 @@ EXPORT void catreparam_free_job(Call* job) { delete job; }
 // How many floats forward can leave for backward, so that it need not make the chain again. 0: nothing that would help.
 EXPORT int64_t catreparam_kept_floats(const Call* job) { return job ? active->kept_floats(*job) : 0; }
 
-// Returns the flags of interface.h. `kept`: null, or kept_floats of them, the same for both passes.
-EXPORT int32_t catreparam_forward(const Call* job, int32_t threads, uint64_t seed, const void* logits, float* kept, void* out,
-                                  const float* noise, const float* x) {
+// As `Run` in interface.h. `kept`: null, or kept_floats of them, the same for both passes.
+EXPORT int32_t catreparam_run(const Call* job, int32_t threads, uint64_t seed, const void* logits, float* kept, void* out,
+                              const float* noise, const float* x, const void* upstream) {
   if (job == nullptr) return kFlagNoMemory;
-  Task task{*job, Pass::kForward, 0, 0};
-  task.call.seed = seed;
-  task.call.logits = logits;
-  task.call.kept = kept;
-  task.call.out = out;
-  task.call.noise = noise;
-  task.call.x = x;
+  Task task{*job, upstream ? Pass::kBackward : Pass::kForward, 0, 0};
+  Call& call = task.call;
+  call.seed = seed;
+  call.logits = logits;
+  call.kept = kept;
+  call.out = out;
+  call.noise = noise;
+  call.x = x;
+  call.upstream = upstream;
   return run(task, threads);
-}
-
-EXPORT int32_t catreparam_backward(const Call* job, int32_t threads, uint64_t seed, const void* logits, float* kept, void* out,
-                                   const float* noise, const float* x, const void* upstream) {
-  if (job == nullptr) return kFlagNoMemory;
-  Task task{*job, Pass::kBackward, 0, 0};
-  task.call.seed = seed;
-  task.call.logits = logits;
-  task.call.kept = kept;
-  task.call.out = out;
-  task.call.noise = noise;
-  task.call.x = x;
-  task.call.upstream = upstream;
-  return run(task, threads) & kFlagNoMemory;
 }
 
 // The noise of a seed, float32 [num_noises drawn, rows, classes].

@@ -1,4 +1,7 @@
-"""ReDGE, its covariance-matched variant and ReinDGE for JAX."""
+"""ReDGE for JAX: plain, covariance-matched, with ReinMax's rule (ReinDGE), and with the exact law.
+
+The solvers and the sweep are those of torch's naive path: they only add and multiply.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +10,10 @@ from jax.lax import stop_gradient
 from jaxtyping import Bool, Float
 
 from catreparam.jax.categorical import (
+    BroadcastRows,
     Rows,
     attach_gradient,
+    covariance_product,
     draw_normal_like,
     draw_one_hot,
     finite,
@@ -16,10 +21,10 @@ from catreparam.jax.categorical import (
     second_order,
     to_rows,
 )
-from catreparam.jax.chain import denoise
 from catreparam.kernels.naive.chain import solve
+from catreparam.kernels.naive.exact_law import sweep
 from catreparam.noise_schedule import NoiseSchedule, make_schedule
-from catreparam.validation import check_flag
+from catreparam.validation import check_count, check_flag, check_number
 
 
 def redge(
@@ -137,3 +142,62 @@ def reindge_surrogate(logits: Rows, *, noise: Rows, x: Rows, schedule: NoiseSche
 def _reindge_at(logits: Rows, z: Rows, x: Rows, lam: float) -> Rows:
     path = denoise(z, stop_gradient(logits), lam)
     return path + second_order(stop_gradient(path), finite(logits), stop_gradient(x))
+
+
+def exact_redge(
+    logits: Float[Array, "*batch num_classes"],
+    *,
+    key: Array,
+    num_steps: int = 4,
+    t1: float = 0.5,
+    grid: str = "lambda",
+    num_noises: int = 1,
+    second_order_weight: float = 0.0,
+    hard: bool = True,
+    mask: Bool[Array, "..."] | None = None,
+    axis: int = -1,
+) -> Float[Array, "*batch num_classes"]:
+    """Draws x ~ Categorical(softmax(logits)) exactly, with ReDGE's gradient given x: see `catreparam.exact_redge`.
+
+    Raises ValueError for num_steps < 1, num_noises < 1, t1 outside (0, 1], weight outside [0, 2]; TypeError or ValueError
+    for bad input.
+
+    >>> import jax, jax.numpy as jnp
+    >>> exact_redge(jnp.zeros((8, 3)), key=jax.random.key(0), num_noises=4).sum(-1).tolist() == [1.0] * 8
+    True
+    """
+    check_flag("hard", hard)
+    schedule = make_schedule(grid, num_steps, t1)
+    weight = check_number("second_order_weight", second_order_weight, least=0.0, most=2.0) if hard else 0.0
+    check_count("num_noises", num_noises)
+    rows = to_rows(logits, mask, axis, key)
+    key_x, key_noise = jax.random.split(key)
+    x = draw_one_hot(jax.nn.softmax(rows, -1), key_x)
+    half = draw_normal_like(rows, key_noise, ((num_noises + 1) // 2, *rows.shape))
+    noise = jnp.concatenate([half, -half])[:num_noises]  # antithetic pairs
+    surrogate = exact_redge_surrogate(rows, noise=noise, x=x, schedule=schedule, second_order_weight=weight)
+    return from_rows(attach_gradient(x, surrogate) if hard else surrogate, logits, axis)
+
+
+def exact_redge_surrogate(
+    logits: Rows, *, noise: Array, x: Rows, schedule: NoiseSchedule, second_order_weight: float = 0.0
+) -> Rows:
+    """Value: the mean relaxed sample. Gradient: exact-law ReDGE's for the hard sample x.
+
+    `noise` is standard normal, [*batch, num_classes] or [num_noises, *batch, num_classes]: z = lambda_1 x + noise.
+    """
+    x = stop_gradient(x)
+    z = schedule.last * x + noise
+    tangent = finite(logits)
+    constant = stop_gradient(logits)
+    moved = sweep(lambda z, lam: denoise(z, constant, lam), covariance_product, stop_gradient(z), tangent, schedule)
+    x_soft = denoise(z, constant, schedule.last)
+    change = second_order(x_soft, tangent + schedule.last * moved, x, second_order_weight)
+    if z.ndim > logits.ndim:
+        x_soft, change = x_soft.mean(0), change.mean(0)
+    return attach_gradient(x_soft, change)
+
+
+def denoise(z: BroadcastRows, logits: BroadcastRows, lam: float) -> BroadcastRows:
+    """E[x_0 | z] = softmax(logits + lambda z), exact for a one-hot x_0 with prior softmax(logits)."""
+    return jax.nn.softmax(logits + lam * z, -1)
