@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from catreparam.estimators.joint import Objective
 from catreparam.gradients.draws import draw_gradients
@@ -29,21 +29,9 @@ def seconds_per_draw(
     times: list[list[float]] = [[] for _ in estimators]
     for _ in range(rounds + 1):
         for estimator, count, record in zip(estimators, num_samples, times, strict=True):
-            record.append(_seconds(objective, logits, estimator, count, num_draws, mask, generator))
+            started = time.perf_counter()
+            draw_gradients(objective, logits, estimator, num_draws, count, mask, generator)
+            if logits.device.type == "cuda":
+                torch.cuda.synchronize(logits.device)
+            record.append((time.perf_counter() - started) / num_draws)
     return [median(record[1:]) for record in times]
-
-
-def _seconds(
-    objective: Objective,
-    logits: Tensor,
-    estimator: Callable[..., Tensor],
-    num_samples: int,
-    num_draws: int,
-    mask: Tensor | None,
-    generator: Generator,
-) -> float:
-    started = time.perf_counter()
-    draw_gradients(objective, logits, estimator, num_draws, num_samples, mask, generator)
-    if logits.device.type == "cuda":
-        torch.cuda.synchronize(logits.device)
-    return (time.perf_counter() - started) / num_draws
