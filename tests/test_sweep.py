@@ -162,7 +162,7 @@ VAE = VaeConfig(dataset="digits8", num_latents=4, num_classes=3, hidden_sizes=(1
 
 
 def test_the_search_of_the_vae_never_sees_test_images(monkeypatch):
-    study, values = sweep_vae.VaeStudy(VAE), []
+    study, values = sweep_vae.study_of(sweep_vae.Config(vae=VAE)), []
     data = load_dataset("digits8")
     for test in (data.test, torch.full_like(data.test, torch.nan)):
         object.__setattr__(data, "test", test)

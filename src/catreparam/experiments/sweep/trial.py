@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from filelock import FileLock
 
@@ -17,56 +16,29 @@ from catreparam.report import ImageGrid
 Say = Callable[[int, float], None]  # step and validation value so far
 
 
-class Study(Protocol):
-    """What a sweep needs of a study. Instances are picklable."""
+def no_grids(finals: dict[str, Record], folder: Path) -> list[ImageGrid]:
+    """For studies without pictures."""
+    return []
 
-    @property
-    def name(self) -> str: ...
 
-    @property
-    def lr(self) -> float:
-        """The learning rate that is tried first."""
-        ...
+@dataclass(frozen=True)
+class Study:
+    """What a sweep needs of a study. Its functions are of modules, or partials of such: workers get it pickled."""
 
-    @property
-    def num_steps(self) -> int:
-        """How often `search` says a value: the resource of hyperband."""
-        ...
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """What a reader must know about the protocol."""
-        ...
-
-    @property
-    def value_title(self) -> str:
-        """What the final values are, as a heading."""
-        ...
-
-    @property
-    def x_label(self) -> str:
-        """Of the curves, as is `y_label`."""
-        ...
-
-    @property
-    def y_label(self) -> str: ...
-
-    @property
-    def log_y(self) -> bool:
-        """Whether values are shown on a logarithmic scale."""
-        ...
-
-    def search(self, spec: str, lr: float, seed: int, say: Say) -> float:
-        """One run on the tuning split; returns its validation value, lower is better, and says it on the way."""
-        ...
-
-    def final(self, spec: str, lr: float, seed: int, folder: Path) -> Record:
-        """One run with `validation`, `test`, further values, and `curves`: {"step": [...], name: [...]}."""
-        ...
-
-    def grids(self, finals: dict[str, Record], folder: Path) -> list[ImageGrid]:
-        """Pictures of one final run of each estimator, if there are any."""
-        ...
+    name: str
+    lr: float  # tried first
+    num_steps: int  # how often `search` says a value: the resource of hyperband
+    # (spec, lr, seed, say) -> validation value of a run on the tuning split, lower is better, which it says on the way
+    search: Callable[[str, float, int, Say], float]
+    # (spec, lr, seed, folder) -> `validation`, `test`, further values, and `curves`: {"step": [...], name: [...]}
+    final: Callable[[str, float, int, Path], Record]
+    facts: dict[str, str]  # what a reader must know about the protocol
+    value_title: str
+    y_label: str
+    x_label: str = "step"
+    log_y: bool = True
+    # (a final run of each estimator, folder) -> pictures
+    grids: Callable[[dict[str, Record], Path], list[ImageGrid]] = no_grids
 
 
 @dataclass(frozen=True)
