@@ -118,9 +118,10 @@ inline void narrow(const float* from, Dtype dtype, int64_t start, int64_t count,
   }
   int64_t i = 0;
 #if defined(__F16C__)
-  for (; i + 8 <= count; i += 8)
+  for (; i + 8 <= count; i += 8) {
     const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     _mm_storeu_si128((__m128i*)(out + i), half);
+  }
 #endif
   for (; i < count; ++i) out[i] = float_to_half(from[i]);
 }
