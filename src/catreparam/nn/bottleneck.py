@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from catreparam.categorical import attach_gradient, entropy, from_rows, one_hot_like, to_rows
-from catreparam.estimators.sampling import Sampler, name_of, sampling_estimator
+from catreparam.estimators.sampling import Sampler, draw, name_of, sampling_estimator
 from catreparam.validation import check_choice, check_count, check_flag, check_number
 
 MODES = ("sample", "argmax", "mean")
@@ -85,8 +85,7 @@ class CategoricalBottleneck(nn.Module):
             raise ValueError(f"logits must have {self.num_classes} classes, got shape {tuple(logits.shape)}")
         mode = self.train_mode if self.training else self.eval_mode
         if mode == "sample":
-            drawn = {} if generator is None else {"generator": generator}
-            x = self.estimator(rows, **drawn)
+            x = draw(self.estimator, rows, hyperparameters={}, generator=generator)
         else:
             x = torch.softmax(rows, -1)
             x = attach_gradient(one_hot_like(rows.argmax(-1), rows), x) if mode == "argmax" else x
