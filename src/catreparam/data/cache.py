@@ -63,9 +63,6 @@ def keep_members(archive: TarFile, members: dict[str, str], folder: Path, *, scr
 
 def check_sha256(path: Path, expected: str) -> None:
     """Raises DamagedData unless the file has the expected SHA-256."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    if digest.hexdigest() != expected:
-        raise DamagedData(f"{path.name} has sha256 {digest.hexdigest()}, expected {expected}: not used; try again")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != expected:
+        raise DamagedData(f"{path.name} has sha256 {digest}, expected {expected}: not used; try again")

@@ -75,11 +75,11 @@ def _read_torch(path: Path) -> Any:
         if "weights" in str(error).lower():
             raise CheckpointError(
                 f"{path} holds more than tensors and was refused: reading it could run code "
-                f"({_reason(error)}). Ask its author for a .safetensors file or a plain state dict"
+                f"({reason_of(error)}). Ask its author for a .safetensors file or a plain state dict"
             ) from error
-        raise CheckpointError(f"{path} is truncated or no PyTorch checkpoint ({_reason(error)})") from error
+        raise CheckpointError(f"{path} is truncated or no PyTorch checkpoint ({reason_of(error)})") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path} is truncated or no PyTorch checkpoint ({_reason(error)})") from error
+        raise CheckpointError(f"{path} is truncated or no PyTorch checkpoint ({reason_of(error)})") from error
 
 
 def _check_exists(path: Path) -> None:
@@ -112,7 +112,8 @@ def _without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """What went wrong in one line, without what libraries say around it."""
     text = str(error).strip()
     for mark in ("WeightsUnpickler error:", "Unsupported"):
         if mark in text:

@@ -15,14 +15,14 @@ from torch import Tensor
 from catreparam.experiments.guide.config import PRESETS, Config
 from catreparam.experiments.guide.methods import CANDIDATES, generate, is_gradient_method
 from catreparam.experiments.guide.report import report_guide
-from catreparam.experiments.guide.rewards import RewardSpec, token_reward
+from catreparam.experiments.guide.rewards import RewardSpec
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import config_of_folder
 from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.runs.streams import stream
-from catreparam.guidance import RoundInfo
+from catreparam.guidance import RoundInfo, on_embeddings
 from catreparam.models.digits_models import load_digits_models
-from catreparam.models.maskgit import MaskGIT, MaskGITDenoiser
+from catreparam.models.maskgit import MaskGITDenoiser
 from catreparam.report import Report, write_atomically
 
 __all__ = ["PRESETS", "Config", "report_folder", "run"]
@@ -51,8 +51,7 @@ def report_folder(path: Path) -> Report:
 def generate_cell(config: Config, method: str, strength: float, seed: int) -> Record:
     """One batch of images by one method: tokens, and their reward, KL and prior log-probability."""
     models = load_digits_models(config.weights)
-    prior, label = models.prior, config.label
-    denoiser = MaskGITDenoiser(prior) if label is None else _Conditioned(prior, label)
+    denoiser = MaskGITDenoiser(models.prior)
     score = RewardSpec.parse(config.reward).score(models.reward, config.num_images)
     place = config.run_folder() / "generations"  # what a killed generation goes on from
     place.mkdir(parents=True, exist_ok=True)
@@ -65,7 +64,7 @@ def generate_cell(config: Config, method: str, strength: float, seed: int) -> Re
         method,
         strength,
         denoiser,
-        token_reward(score, models.vq.codebook, models.vq.decode),
+        on_embeddings(lambda embedded: score(models.vq.decode(embedded)), models.vq.codebook),
         torch.full((config.num_images, 49), denoiser.mask_token),
         budget=config.budget,
         codebook=models.vq.codebook,
@@ -73,6 +72,7 @@ def generate_cell(config: Config, method: str, strength: float, seed: int) -> Re
         num_samples=config.num_samples,
         forgetting=config.forgetting,
         order=config.order,
+        condition=None if config.label is None else {"labels": config.label},
         checkpoint=state if gradient else None,
         callback=frames,
         generator=stream(seed, "generation"),
@@ -101,25 +101,12 @@ class Frames:
     def __call__(self, info: RoundInfo) -> None:
         """Adds the frame of a round; frames of rounds that are made again are replaced."""
         new = info.clean[None, :NUM_FRAMES]
-        frames = torch.cat([self._tensor()[: info.round_index], new]) if info.round_index else new
+        frames = torch.cat([self._read()[: info.round_index], new]) if info.round_index else new
         write_atomically(self.path, safetensors.torch.save({"frames": frames.contiguous()}))
 
     def read(self) -> list[list[list[int]]]:
         """Tokens [round, image, 49] as lists."""
-        return self._tensor().tolist()
+        return self._read().tolist()
 
-    def _tensor(self) -> Tensor:
-        if not self.path.exists():
-            return torch.zeros(0, 0, 0, dtype=torch.long)
+    def _read(self) -> Tensor:
         return safetensors.torch.load(self.path.read_bytes())["frames"]
-
-
-class _Conditioned(MaskGITDenoiser):
-    """MaskGIT as a denoiser with one class for everything."""
-
-    def __init__(self, model: MaskGIT, label: int) -> None:
-        super().__init__(model)
-        self.label = label
-
-    def forward(self, tokens: Tensor, labels: Tensor | int | None = None) -> Tensor:
-        return super().forward(tokens, self.label)

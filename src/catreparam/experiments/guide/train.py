@@ -13,7 +13,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from catreparam.data import DATASETS, ImageDataset, load_dataset
 from catreparam.experiments.guide.train_report import OUTPUT, report_training
@@ -26,7 +26,7 @@ from catreparam.experiments.guide.training import (
     psnr,
     vq_training,
 )
-from catreparam.experiments.runs.configs import command_of, config_of_folder
+from catreparam.experiments.runs.configs import command_of, config_of_folder, identity_of
 from catreparam.experiments.runs.folder import Record, RunFolder, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
@@ -72,8 +72,7 @@ def run(config: Config) -> Report:
     """Trains what is not trained yet and writes the weights. Raises MissingData, RunFolderError, WriteFailed."""
     config = config.checked()
     data = load_dataset(config.dataset)
-    identity = {key: value for key, value in dataclasses.asdict(config).items() if key != "folder"}
-    facts = {"machine": describe_machine()}
+    identity, facts = identity_of(config), {"machine": describe_machine()}
     with (
         open_run_folder(config.folder, experiment="guide train", config=identity, facts=facts) as folder,
         show_progress() as progress,
@@ -148,7 +147,8 @@ def _quality(models: dict[str, nn.Module], data: ImageDataset, seed: int) -> dic
 @torch.no_grad()
 def _write_weights(models: dict[str, nn.Module], data: ImageDataset, facts: Record, folder: RunFolder) -> None:
     """One file in half precision: parameters stay well inside its range, and it halves the package."""
-    tensors = {f"{name}.{key}": value.half() for name, model in models.items() for key, value in _state(model).items()}
+    states = {name: model.state_dict() for name, model in models.items()}
+    tensors = {f"{name}.{key}": value.half().contiguous() for name in states for key, value in states[name].items()}
     heldout = models["heldout"]
     assert isinstance(heldout, HeldOutClassifier)
     features = torch.cat([heldout.features(batch) for batch in data.test.split(1000)])
@@ -156,7 +156,3 @@ def _write_weights(models: dict[str, nn.Module], data: ImageDataset, facts: Reco
     tensors["reference.mean"] = torch.stack([group.mean(0) for group in groups])
     tensors["reference.covariance"] = torch.stack([group.T.cov() for group in groups])
     folder.write(OUTPUT, safetensors.torch.save(tensors, {"facts": json.dumps(facts)}))
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}

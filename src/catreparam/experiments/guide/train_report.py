@@ -30,7 +30,8 @@ def report_training(folder: RunFolder, command: str) -> Report:
     config, records = content["config"], folder.read_metrics()
     weights = folder.path / OUTPUT
     finished = weights.exists()
-    done, total = len({(r["stage"], r["step"]) for r in records}), _records_expected(config)
+    done = len({(r["stage"], r["step"]) for r in records})
+    total = sum(-(-config[f"{name}_steps"] // config["checkpoint_every"]) for name in STAGES)
     report = Report(
         title=f"Image tokens of {config['dataset']}",
         summary=f"Weights in {weights}." if finished else "No weights yet.",
@@ -40,10 +41,6 @@ def report_training(folder: RunFolder, command: str) -> Report:
         command=command,
     )
     return finish(folder, report, unfinished="" if finished else f"{done} of {total} checkpoints")
-
-
-def _records_expected(config: Record) -> int:
-    return sum(-(-config[f"{name}_steps"] // config["checkpoint_every"]) for name in STAGES)
 
 
 def _rows(folder: RunFolder) -> list[Record]:
