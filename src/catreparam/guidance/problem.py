@@ -27,8 +27,7 @@ class Problem:
     index: Tensor | None
     base: Tensor | None  # one-hot tokens [B, L, V]
     track_best: bool
-    reward_calls: int = 0
-    gradient_calls: int = 0
+    evaluations: Evaluations = Evaluations()  # noqa: RUF009 (frozen)
     best_tokens: Tensor | None = None
     best_reward: Tensor | None = None
 
@@ -65,8 +64,7 @@ class Problem:
     def loss(self, rows: Tensor) -> Tensor:
         """-reward of the whole sequences [B] for free rows [B, M, V]."""
         x = self.complete(rows)
-        self.reward_calls += 1
-        self.gradient_calls += int(x.requires_grad)
+        self.evaluations += Evaluations(reward=1, reward_gradient=int(x.requires_grad))
         rewards = self.reward(x)
         if not isinstance(rewards, Tensor) or rewards.shape != (rows.shape[0],) or not rewards.is_floating_point():
             check_rewards(rewards, rows.shape[0], "")
@@ -104,11 +102,6 @@ class Problem:
     def full_logits(self, tilt: Tensor) -> Tensor:
         """[B, L, V]."""
         return self.full_prior + self.full_tilt(tilt)
-
-    @property
-    def evaluations(self) -> Evaluations:
-        """What the calls so far took."""
-        return Evaluations(0, self.reward_calls, self.gradient_calls)
 
 
 def _checked_frozen(prior_logits: Tensor, tokens: Any, frozen: Any) -> Tensor | None:

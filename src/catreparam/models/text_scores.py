@@ -105,11 +105,7 @@ def _open_clip(scorer: str, prompt: str, device: str | torch.device) -> Score:
 
 def _cosine(encode: Callable[[Tensor], Tensor], text: Tensor, side: int) -> Score:
     direction = F.normalize(text[0].float(), dim=0)
-
-    def score(images: Tensor) -> Tensor:
-        return F.normalize(encode(clip_images(images, side)).float(), dim=-1) @ direction
-
-    return score
+    return lambda images: F.normalize(encode(clip_images(images, side)).float(), dim=-1) @ direction
 
 
 def _features(output: Any) -> Tensor:

@@ -6,6 +6,7 @@ makes the four networks anew, and `catreparam guide maskgit` guides ImageNet-siz
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -57,7 +58,6 @@ def generate_cell(config: Config, method: str, strength: float, seed: int) -> Re
     place.mkdir(parents=True, exist_ok=True)
     name = f"{method}-{strength:g}-{seed}".replace(":", "-").replace(",", "-")
     state = place / f"{name}.state"
-    gradient = is_gradient_method(method)
     frames = Frames(place / f"{name}.frames") if config.shows_rounds(method, strength, seed) else None
     began = time.perf_counter()
     generation = generate(
@@ -73,7 +73,7 @@ def generate_cell(config: Config, method: str, strength: float, seed: int) -> Re
         forgetting=config.forgetting,
         order=config.order,
         condition=None if config.label is None else {"labels": config.label},
-        checkpoint=state if gradient else None,
+        checkpoint=state,
         callback=frames,
         generator=stream(seed, "generation"),
     )
@@ -87,16 +87,16 @@ def generate_cell(config: Config, method: str, strength: float, seed: int) -> Re
         "evaluations": spent.model + spent.reward + spent.reward_gradient,
         "candidates": config.budget.candidates(method) if method in CANDIDATES else None,
         "seconds": time.perf_counter() - began,
-        "trace": generation.trace.rows if gradient else [],
+        "trace": generation.trace.rows if is_gradient_method(method) else [],
         "frames": None if frames is None else frames.read(),
     }
 
 
+@dataclass(frozen=True)
 class Frames:
     """Keeps what every round proposes for the first few images, in a file, so that a resumed run has all rounds."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def __call__(self, info: RoundInfo) -> None:
         """Adds the frame of a round; frames of rounds that are made again are replaced."""

@@ -160,7 +160,7 @@ def solve_with_prior(
         best.look(info.round_index + 1, final)
         best.update(info.clean + 1)
         if watch is not None:
-            watch(info.round_index + 1, info.num_rounds, from_tokens(info.tokens), info.clean + 1)
+            watch(info.round_index + 1, info.num_rounds, (info.tokens + 1) % 10, info.clean + 1)
         return _is_enough(config, best)
 
     generation = guided_sample(
@@ -184,13 +184,8 @@ def solve_with_prior(
 
 
 def to_tokens(puzzles: Boards) -> Boards:
-    """Tokens 0 to 8, and 9, the mask, for blanks."""
-    return (puzzles - 1).masked_fill(puzzles == 0, 9)
-
-
-def from_tokens(tokens: Boards) -> Boards:
-    """Digits 1 to 9, and 0 for masked cells."""
-    return (tokens + 1).masked_fill(tokens == 9, 0)
+    """Tokens 0 to 8, and 9, the mask, for blanks; (tokens + 1) % 10 undoes it."""
+    return (puzzles - 1) % 10
 
 
 def _is_enough(config: Config, best: Best) -> bool:
