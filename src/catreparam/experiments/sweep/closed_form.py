@@ -11,7 +11,7 @@ from pathlib import Path
 from catreparam.experiments.closed_form.gmm import Config as GmmConfig
 from catreparam.experiments.closed_form.polynomial import Config as PolynomialConfig
 from catreparam.experiments.runs.folder import Record
-from catreparam.experiments.sweep.trial import Say, Study
+from catreparam.experiments.sweep.plan import Say, Study
 
 
 def closed_form_study(
@@ -23,23 +23,20 @@ def closed_form_study(
     value_title: str,
 ) -> Study:
     """`optimise(config, estimator=…, seed=…, say=…)` returns `gaps` at `steps`: the values above the optimum."""
-    run = partial(_run, optimise, config)
-    search, final = partial(_search, run), partial(_final, run)
+    search, final = partial(_search, optimise, config), partial(_final, optimise, config)
     return Study(name, config.lr, config.num_steps, search, final, facts, value_title, y_label=value_title)
 
 
-def _run(
+def _search(
     optimise: Callable[..., Record], config: PolynomialConfig | GmmConfig, spec: str, lr: float, seed: int, say: Say
+) -> float:
+    return optimise(dataclasses.replace(config, lr=lr), estimator=spec, seed=seed, say=say)["gaps"][-1]
+
+
+def _final(
+    optimise: Callable[..., Record], config: PolynomialConfig | GmmConfig, spec: str, lr: float, seed: int, folder: Path
 ) -> Record:
-    return optimise(dataclasses.replace(config, lr=lr), estimator=spec, seed=seed, say=say)
-
-
-def _search(run: Callable[..., Record], spec: str, lr: float, seed: int, say: Say) -> float:
-    return run(spec, lr, seed, say)["gaps"][-1]
-
-
-def _final(run: Callable[..., Record], spec: str, lr: float, seed: int, folder: Path) -> Record:
-    record = run(spec, lr, seed, lambda step, value: None)
+    record = optimise(dataclasses.replace(config, lr=lr), estimator=spec, seed=seed)
     gap = record["gaps"][-1]
     return {
         "validation": gap,

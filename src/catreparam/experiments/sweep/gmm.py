@@ -11,8 +11,8 @@ from catreparam.experiments.closed_form.gmm import Config as GmmConfig
 from catreparam.experiments.closed_form.gmm import fit
 from catreparam.experiments.sweep.closed_form import closed_form_study
 from catreparam.experiments.sweep.config import SweepConfig, check_inner
+from catreparam.experiments.sweep.plan import Study
 from catreparam.experiments.sweep.study import report_sweep, run_sweep
-from catreparam.experiments.sweep.trial import Study
 from catreparam.report import Report
 
 

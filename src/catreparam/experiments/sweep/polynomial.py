@@ -12,8 +12,8 @@ from catreparam.experiments.closed_form.polynomial import Config as PolynomialCo
 from catreparam.experiments.closed_form.polynomial import optimise
 from catreparam.experiments.sweep.closed_form import closed_form_study
 from catreparam.experiments.sweep.config import SweepConfig, check_inner
+from catreparam.experiments.sweep.plan import Study
 from catreparam.experiments.sweep.study import report_sweep, run_sweep
-from catreparam.experiments.sweep.trial import Study
 from catreparam.objectives.polynomial import Polynomial
 from catreparam.report import Report
 

@@ -15,8 +15,8 @@ from catreparam.data.binarise import BINARISATIONS
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.training import to_tensors
 from catreparam.experiments.sweep.config import SweepConfig, check_inner
+from catreparam.experiments.sweep.plan import Say, Study
 from catreparam.experiments.sweep.study import report_sweep, run_sweep
-from catreparam.experiments.sweep.trial import Say, Study
 from catreparam.experiments.vae.config import Config as VaeConfig
 from catreparam.experiments.vae.report import picture_grid
 from catreparam.experiments.vae.run import (

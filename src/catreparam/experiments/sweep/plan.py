@@ -1,24 +1,16 @@
-"""What a sweep is made of: the study that it tunes, its trials, and the hyperparameters that it has chosen."""
+"""What a sweep is made of: the study that it tunes, its folder, and the hyperparameters that it has chosen."""
 
-import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from catreparam.estimators.facts import Space
-from catreparam.experiments.runs.folder import Record, RunFolder
+from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.sweep.config import SweepConfig
 from catreparam.experiments.sweep.spaces import space_of
 from catreparam.report import ImageGrid
 
 Say = Callable[[int, float], None]  # step and validation value so far
-
-
-def no_grids(finals: dict[str, Record], folder: Path) -> list[ImageGrid]:
-    """For studies without pictures."""
-    return []
 
 
 @dataclass(frozen=True)
@@ -38,7 +30,7 @@ class Study:
     x_label: str = "step"
     log_y: bool = True
     # (a final run of each estimator, folder) -> pictures
-    grids: Callable[[dict[str, Record], Path], list[ImageGrid]] = no_grids
+    grids: Callable[[dict[str, Record], Path], list[ImageGrid]] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,18 +52,6 @@ class Sweep:
     folder: Path
     given: dict[str, Chosen] | None = None
 
-    def searches(self) -> list["Trial"]:
-        """All search trials, one of every estimator before the next; none if the settings are given."""
-        if self.given is not None:
-            return []
-        numbers = itertools.product(range(self.config.num_trials), self.config.estimators)
-        return [Trial(self, "search", spec, number) for number, spec in numbers if number == 0 or self.space(spec)]
-
-    def finals(self) -> list["Trial"]:
-        """All final runs, all estimators of a seed before the next seed."""
-        numbers = itertools.product(self.config.seeds, self.config.estimators)
-        return [Trial(self, "final", spec, seed) for seed, spec in numbers]
-
     def space(self, spec: str) -> Space:
         """What is searched for an estimator."""
         return space_of(spec, self.config.lr_range, self.study.lr)
@@ -79,36 +59,6 @@ class Sweep:
     def lr_at(self, point: Record) -> float:
         """The learning rate at a point of the search, which lacks it where the range is one value."""
         return point.get("lr", self.config.lr_range[0])
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A search trial by its number, or a final run by its seed."""
-
-    sweep: Sweep = field(repr=False)
-    phase: str
-    estimator: str
-    number: int
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return f"{self.estimator} · {'seed' if self.phase == 'final' else 'trial'} {self.number}"
-
-    def owns(self, record: Record) -> bool:
-        """Whether a line of the metrics is of this trial."""
-        return all(record.get(key) == getattr(self, key) for key in ("phase", "estimator", "number"))
-
-    def is_recorded(self) -> bool:
-        """Whether the trial has its line."""
-        return any(map(self.owns, RunFolder(self.sweep.folder).read_metrics()))
-
-    def lock(self) -> FileLock:
-        """Held by whoever works on the trial; dies with its process."""
-        folder = self.sweep.folder / "locks"
-        folder.mkdir(exist_ok=True)
-        name = self.estimator.replace(":", "-").replace(",", "-").replace("/", "_")
-        return FileLock(folder / f"{name}-{self.phase}-{self.number}.lock")
 
 
 def searched(records: list[Record], spec: str) -> list[Record]:
