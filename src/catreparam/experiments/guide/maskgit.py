@@ -23,7 +23,7 @@ from catreparam.experiments.runs.streams import stream
 from catreparam.guidance import Generation, RoundInfo, guided_sample, on_embeddings
 from catreparam.masked_diffusion import ClassifierFree, Condition, Denoiser
 from catreparam.masked_diffusion.orders import ORDERS
-from catreparam.masked_diffusion.schedules import MASK_SCHEDULES
+from catreparam.masked_diffusion.steps import MASK_SCHEDULES
 from catreparam.models.image_scores import Score
 from catreparam.models.maskgit import MaskGIT, MaskGITDenoiser
 from catreparam.models.maskgit_loading import check_vocabulary, load_maskgit, load_vq

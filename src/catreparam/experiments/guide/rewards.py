@@ -6,8 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from catreparam.models.image_scores import Score, class_score, ink_score, symmetry_score
-from catreparam.models.imagenet_scores import check_imagenet_label, load_efficientnet
+from catreparam.models.image_scores import (
+    Score,
+    check_imagenet_label,
+    class_score,
+    ink_score,
+    load_efficientnet,
+    symmetry_score,
+)
 
 KINDS = {
     "class": "class:3, class:all (every class in turn): log-probability that the reward classifier gives the class",
