@@ -59,6 +59,7 @@ format: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
+	$(BIN)/python scripts/size_gate.py
 	$(BIN)/lint-imports
 
 types: $(STAMP)

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from catreparam.cli import STUDIES as MODULES
 from catreparam.cli import main as catreparam
+from catreparam.experiments import STUDIES as MODULES
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import compare
 from catreparam.report import Column, Plot, Report, Table, to_csv, to_markdown

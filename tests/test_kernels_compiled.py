@@ -7,7 +7,7 @@ import catreparam
 from catreparam.kernels.autograd import replayed
 from catreparam.kernels.compiled import autograd as compiled
 from catreparam.kernels.compiled import library
-from catreparam.kernels.naive.twins import naive_surrogate
+from catreparam.kernels.naive.sampling import naive_surrogate
 from catreparam.noise_schedule import make_schedule
 from methods import COMPILED, seeded, setting_for
 

@@ -10,7 +10,7 @@ from catreparam.kernels import dispatch, ops
 from catreparam.kernels.autograd import attach, replayed
 from catreparam.kernels.compiled import autograd as compiled
 from catreparam.kernels.compiled import library
-from catreparam.kernels.naive.twins import naive_surrogate
+from catreparam.kernels.naive.sampling import naive_surrogate
 from catreparam.noise_schedule import make_schedule
 from methods import setting_for
 

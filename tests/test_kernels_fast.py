@@ -6,7 +6,7 @@ from scipy import stats
 
 import catreparam
 from catreparam.kernels import dispatch
-from catreparam.kernels.naive.twins import naive_surrogate
+from catreparam.kernels.naive.sampling import naive_surrogate
 from catreparam.kernels.torch import autograd as fast
 from catreparam.kernels.torch.layouts import choose_layout, draw_ticket
 from catreparam.noise_schedule import make_schedule

@@ -1,6 +1,8 @@
 """The size gate of `make lint`: what it catches, and that the repository passes it."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,10 @@ def test_a_function_inside_a_function_counts_for_both(gate, tmp_path, capsys):
     inner = "def outer():\n    def inner():\n" + "        x = 1\n" * 41 + "    return inner\n"
     _, lines = said(gate, written(tmp_path, "src/a.py", inner), capsys)
     assert [line.partition(": ")[0] for line in lines] == ["src/a.py:outer", "src/a.py:outer.inner"]
+
+
+def test_this_repository_passes():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "size_gate.py")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout

@@ -14,13 +14,13 @@ import torch
 
 from catreparam.cli import main
 from catreparam.data import load_dataset
+from catreparam.experiments.runs.cells import measure_cell
 from catreparam.experiments.runs.folder import RunFolder, RunFolderError, WriteFailed, open_run_folder
 from catreparam.experiments.sweep import vae as sweep_vae
 from catreparam.experiments.sweep.chosen import best_of
-from catreparam.experiments.sweep.run import run_trial
+from catreparam.experiments.sweep.plan import Sweep
 from catreparam.experiments.sweep.spaces import space_of, spec_at, start_of
-from catreparam.experiments.sweep.study import run_sweep
-from catreparam.experiments.sweep.trial import Sweep, Trial
+from catreparam.experiments.sweep.study import run_sweep, trials_of
 from catreparam.experiments.vae.config import Config as VaeConfig
 from sweep_bed import BedStudy, bed_config, records_of, stop_after
 
@@ -123,7 +123,7 @@ def test_a_trial_that_another_worker_finished_meanwhile_is_not_made_again(finish
     events = folder.with_name("events")
     before = events.read_text()
     sweep = Sweep(bed_config(folder), BedStudy(events), folder)
-    assert run_trial(Trial(sweep, "search", "straight_through", 0)) == "done before"
+    assert measure_cell(trials_of(sweep, "search")[0]) is None
     assert events.read_text() == before
 
 
@@ -162,7 +162,7 @@ VAE = VaeConfig(dataset="digits8", num_latents=4, num_classes=3, hidden_sizes=(1
 
 
 def test_the_search_of_the_vae_never_sees_test_images(monkeypatch):
-    study, values = sweep_vae.VaeStudy(VAE), []
+    study, values = sweep_vae.study_of(sweep_vae.Config(vae=VAE)), []
     data = load_dataset("digits8")
     for test in (data.test, torch.full_like(data.test, torch.nan)):
         object.__setattr__(data, "test", test)

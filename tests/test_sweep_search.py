@@ -7,10 +7,10 @@ import pytest
 from catreparam.estimators import ESTIMATORS, make_estimator
 from catreparam.experiments.runs.estimator_specs import parse_spec
 from catreparam.experiments.runs.folder import RunFolder
+from catreparam.experiments.sweep.plan import Sweep
 from catreparam.experiments.sweep.search import Pruned, Search
 from catreparam.experiments.sweep.spaces import space_of, spec_at, start_of
 from catreparam.experiments.sweep.study import run_sweep
-from catreparam.experiments.sweep.trial import Sweep, Trial
 from sweep_bed import BedStudy, bed_config, records_of, stop_after
 
 
@@ -54,7 +54,7 @@ def test_a_trial_is_pruned_by_trials_that_end_while_it_runs(tmp_path):
     sweep = Sweep(bed_config(folder, num_trials=5, estimators=("straight_through",)), BedStudy(events), folder)
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     (folder / "metrics.jsonl").write_text("".join(lines[:1]))
-    search = Search(Trial(sweep, "search", "straight_through", 4))
+    search = Search(sweep, "straight_through", 4)
     search.say(1, 1e6)  # one trial has ended: too few to judge
     (folder / "metrics.jsonl").write_text("".join(lines))
     with pytest.raises(Pruned):

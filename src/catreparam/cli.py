@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from catreparam.estimators import ESTIMATORS
+from catreparam.experiments import STUDIES
 from catreparam.report import Report, to_markdown
 from catreparam.validation import check_choice
 
@@ -32,26 +33,6 @@ examples:
 
 A run is resumed by giving the same command again. Exit codes: 0 done, 2 something to correct, 130 Ctrl-C.
 Set CATREPARAM_TRACEBACK=1 to see the full traceback of an error."""
-
-# Words after `catreparam` -> a module with Config and run(config) -> Report, maybe PRESETS; all but the last three make
-# run folders and have report_folder(path) -> Report too.
-STUDIES = {
-    "run vae": "catreparam.experiments.vae.study",
-    "run polynomial": "catreparam.experiments.closed_form.polynomial",
-    "run gmm": "catreparam.experiments.closed_form.gmm",
-    "run law": "catreparam.experiments.law.study",
-    "run sudoku": "catreparam.experiments.sudoku.study",
-    "run sudoku-prior": "catreparam.experiments.sudoku.train",
-    "sweep vae": "catreparam.experiments.sweep.vae",
-    "sweep polynomial": "catreparam.experiments.sweep.polynomial",
-    "sweep gmm": "catreparam.experiments.sweep.gmm",
-    "guide": "catreparam.experiments.guide.study",
-    "guide train": "catreparam.experiments.guide.train",
-    "guide maskgit": "catreparam.experiments.guide.maskgit",
-    "measure": "catreparam.experiments.gradients.measure",
-    "tune": "catreparam.experiments.gradients.tune",
-    "bench": "catreparam.experiments.bench.study",
-}
 
 CITATION = """\
 @article{gourevitch2026redge,

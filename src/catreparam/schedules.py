@@ -85,8 +85,14 @@ class ConstantSchedule(Schedule):
         return self.constant
 
 
+class _Ramp(Schedule):
+    def __init__(self, start: float, end: float, *, num_steps: int) -> None:
+        self.start, self.end = check_number("start", start), check_number("end", end)
+        self.num_steps = check_count("num_steps", num_steps)
+
+
 @final
-class LinearSchedule(Schedule):
+class LinearSchedule(_Ramp):
     """From `start` to `end` in equal steps, then `end`.
 
     >>> t1 = LinearSchedule(0.9, 0.5, num_steps=4)
@@ -94,32 +100,26 @@ class LinearSchedule(Schedule):
     [0.9, 0.8, 0.7, 0.6, 0.5, 0.5]
     """
 
-    def __init__(self, start: float, end: float, *, num_steps: int) -> None:
-        self.start, self.end = check_number("start", start), check_number("end", end)
-        self.num_steps = check_count("num_steps", num_steps)
-
     def value_at(self, step: int) -> float:
-        if step >= self.num_steps:
-            return self.end
-        return self.start + (self.end - self.start) * step / self.num_steps
+        done = step >= self.num_steps
+        return self.end if done else self.start + (self.end - self.start) * step / self.num_steps
 
 
 @final
-class CosineSchedule(Schedule):
+class CosineSchedule(_Ramp):
     """From `start` to `end` along half a cosine, slowly at both ends, then `end`.
 
     >>> CosineSchedule(1.0, 0.0, num_steps=2).step()
     0.5
     """
 
-    def __init__(self, start: float, end: float, *, num_steps: int) -> None:
-        self.start, self.end = check_number("start", start), check_number("end", end)
-        self.num_steps = check_count("num_steps", num_steps)
-
     def value_at(self, step: int) -> float:
-        if step >= self.num_steps:
-            return self.end
-        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * step / self.num_steps)) / 2
+        done = step >= self.num_steps
+        return (
+            self.end
+            if done
+            else self.end + (self.start - self.end) * (1 + math.cos(math.pi * step / self.num_steps)) / 2
+        )
 
 
 @final

@@ -11,7 +11,7 @@ import torch
 import catreparam
 from catreparam.kernels import dispatch, ops
 from catreparam.kernels.autograd import attach, replayed
-from catreparam.kernels.naive.twins import naive_surrogate
+from catreparam.kernels.naive.sampling import naive_surrogate
 from catreparam.kernels.triton import autograd as triton_autograd
 from catreparam.kernels.triton import launch as triton_launch
 from catreparam.noise_schedule import make_schedule

@@ -10,7 +10,8 @@ from torch.distributions.utils import lazy_property
 
 from catreparam.distributions.categorical import ReparameterizedCategorical
 from catreparam.distributions.pyro_methods import PyroMethods
-from catreparam.estimators.sampling import Sampler, name_of
+from catreparam.estimators.facts import facts_of
+from catreparam.estimators.sampling import Sampler
 
 
 class ReparameterizedBernoulli(PyroMethods, Distribution):
@@ -123,5 +124,5 @@ class ReparameterizedBernoulli(PyroMethods, Distribution):
         return new
 
     def __repr__(self) -> str:
-        estimator = name_of(self.two_classes.estimator)
+        estimator = facts_of(self.two_classes.estimator).name
         return f"{type(self).__name__}(logits: {tuple(self._batch_shape)}, estimator: {estimator})"

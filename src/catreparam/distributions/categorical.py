@@ -11,12 +11,12 @@ from torch.distributions.utils import lazy_property
 from catreparam import categorical
 from catreparam.categorical import draw_one_hot, finite, from_rows, one_hot_like, wide
 from catreparam.distributions.pyro_methods import PyroMethods
+from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import (
     Hyperparameters,
     Sampler,
     check_hyperparameters,
     draw,
-    name_of,
     sampling_estimator,
 )
 from catreparam.validation import check_generator, check_logits, check_number, check_rows
@@ -120,7 +120,8 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
         x = draw(self.estimator, logits, hyperparameters=self.hyperparameters, generator=generator)
         if x.shape != logits.shape:
             raise ValueError(
-                f"estimator {name_of(self.estimator)} must keep the shape {tuple(logits.shape)}, gave {tuple(x.shape)}"
+                f"estimator {facts_of(self.estimator).name} must keep the shape {tuple(logits.shape)}, "
+                f"gave {tuple(x.shape)}"
             )
         return x
 
@@ -164,7 +165,7 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
 
     def __repr__(self) -> str:
         shape = tuple(self._given.shape)
-        return f"{type(self).__name__}(logits: {shape}, estimator: {name_of(self.estimator)})"
+        return f"{type(self).__name__}(logits: {shape}, estimator: {facts_of(self.estimator).name})"
 
 
 def _log(probs: Any, validate: bool) -> Tensor:

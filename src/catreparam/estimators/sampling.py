@@ -32,11 +32,6 @@ def sampling_estimator(estimator: str | Sampler) -> Sampler:
     return function if isinstance(estimator, str) else estimator
 
 
-def name_of(method: Sampler) -> str:
-    """The name of the function behind an estimator, or of the class of a callable object."""
-    return facts_of(method).name
-
-
 def check_hyperparameters(method: Sampler, given: Hyperparameters) -> None:
     """Raises ValueError if a method of this library has no hyperparameter of a name in `given`."""
     facts = facts_of(method)
@@ -69,7 +64,7 @@ def draw(
         return _gumbel_softmax_rows(logits, tensors["temperature"], generator)
     for key, value in tensors.items():
         if value.requires_grad:
-            raise ValueError(f"{name_of(method)} gives {key} no gradient; pass {key}.detach()")
+            raise ValueError(f"{facts_of(method).name} gives {key} no gradient; pass {key}.detach()")
     return _group_by_value(method, logits, tensors, numbers)
 
 

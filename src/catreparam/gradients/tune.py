@@ -3,6 +3,8 @@
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -13,8 +15,7 @@ from catreparam.estimators.facts import ESTIMATORS, facts_of
 from catreparam.estimators.joint import Objective
 from catreparam.estimators.registry import Estimator, fewest_samples, make_estimator
 from catreparam.gradients.measure import GradientStats, measure
-from catreparam.gradients.reference import reference_gradient
-from catreparam.gradients.timing import seconds_per_draw
+from catreparam.gradients.reference import reference_gradient, seconds_per_draw
 from catreparam.validation import check_choice, check_count, check_number
 
 # Values tried by default, as the estimators' facts have them; hyperparameters that are not here stay at their defaults.
@@ -96,30 +97,33 @@ def tune(
     settings = [setting for entry in estimators for setting in expand(entry, search_space)]
     if not settings:
         raise ValueError("estimators must name at least one estimator, got none")
-    reference = reference_gradient(objective, logits, mask=mask, generator=generator)
-    measured = []
-    for setting in progress(settings):
-        count = fewest_samples(setting)
-        evaluations = count_evaluations(objective, logits, setting, count, mask)
-        stats = measure(
-            objective,
-            logits,
-            estimator=setting,
-            num_draws=num_draws,
-            num_samples=count,
-            reference=reference,
-            mask=mask,
-            generator=generator,
-        )
-        trained = (
-            _short_training(objective, logits, setting, count, training_steps, learning_rate, mask, generator)
-            if criterion == "training"
-            else None
-        )
-        measured.append((setting, stats, evaluations, trained))
     counts = [fewest_samples(setting) for setting in settings]
+    reference = reference_gradient(objective, logits, mask=mask, generator=generator)
+    drawn: dict[str, Any] = {"num_draws": num_draws, "reference": reference, "mask": mask, "generator": generator}
+    measured: list[tuple[GradientStats, int, tuple[float, float] | None]] = []
+    for setting, count in zip(progress(settings), counts, strict=True):
+        evaluations = count_evaluations(objective, logits, setting, count, mask)
+        stats = measure(objective, logits, estimator=setting, num_samples=count, **drawn)
+        trained = None
+        if criterion == "training":
+            loss = partial(expectation, objective, estimator=setting, num_samples=count, mask=mask, generator=generator)
+            trained = _short_training(loss, logits, training_steps, learning_rate)
+        measured.append((stats, evaluations, trained))
     seconds = seconds_per_draw(objective, logits, settings, num_samples=counts, num_draws=200, rounds=3, mask=mask)
-    return TuneResult(_rank(measured, seconds, criterion, bias_weight), criterion)
+    fastest = min(seconds)
+    points = [(stats.squared_bias, stats.variance * evaluations) for stats, evaluations, _ in measured]
+    rows = []
+    for setting, (stats, evaluations, trained), (bias, spread), time in zip(
+        settings, measured, points, seconds, strict=True
+    ):
+        final = (None, None) if trained is None else trained
+        scores = {"mse": bias + spread, "bias": bias_weight * bias + spread, "training": final[0] or 0.0}
+        dominated = any(b <= bias and s <= spread and (b, s) != (bias, spread) for b, s in points)
+        by_second = bias + stats.variance * time / fastest
+        rows.append(
+            TuneRow(setting, stats, evaluations, bias + spread, by_second, not dominated, scores[criterion], *final)
+        )
+    return TuneResult(tuple(sorted(rows, key=lambda row: row.score)), criterion)
 
 
 def expand(entry: str | Estimator, search_space: Mapping[str, Mapping[str, Sequence[object]]]) -> list[Estimator]:
@@ -149,14 +153,7 @@ def count_evaluations(
 
 
 def _short_training(
-    objective: Objective,
-    logits: Tensor,
-    estimator: Estimator,
-    num_samples: int,
-    steps: int,
-    learning_rate: float,
-    mask: Tensor | None,
-    generator: Generator | None,
+    loss: Callable[..., Tensor], logits: Tensor, steps: int, learning_rate: float
 ) -> tuple[float, float]:
     """Mean and standard error over 16 runs of the exact expected loss after `steps` of Adam."""
     runs = 16
@@ -165,36 +162,8 @@ def _short_training(
     with torch.enable_grad():
         for _ in range(steps):
             optimizer.zero_grad()
-            expectation(
-                objective, leaf, estimator=estimator, num_samples=num_samples, mask=mask, generator=generator
-            ).sum().backward()
+            loss(leaf).sum().backward()
             optimizer.step()
     with torch.no_grad():
-        final = expectation(objective, leaf, estimator="exact", mask=mask).reshape(runs, -1).sum(1)
+        final = loss(leaf, estimator="exact").reshape(runs, -1).sum(1)
     return float(final.mean()), float(final.std()) / runs**0.5
-
-
-Measured = tuple[Estimator, GradientStats, int, tuple[float, float] | None]
-
-
-def _rank(measured: list[Measured], seconds: list[float], criterion: str, bias_weight: float) -> tuple[TuneRow, ...]:
-    fastest = min(seconds)
-    points = [(stats.squared_bias, stats.variance * evaluations) for _, stats, evaluations, _ in measured]
-    rows = []
-    for (setting, stats, evaluations, trained), (bias, spread), time in zip(measured, points, seconds, strict=True):
-        scores = {"mse": bias + spread, "bias": bias_weight * bias + spread, "training": trained[0] if trained else 0.0}
-        dominated = any(b <= bias and s <= spread and (b, s) != (bias, spread) for b, s in points)
-        rows.append(
-            TuneRow(
-                estimator=setting,
-                stats=stats,
-                evaluations=evaluations,
-                mse_per_evaluation=bias + spread,
-                mse_per_second=bias + stats.variance * time / fastest,
-                pareto=not dominated,
-                score=scores[criterion],
-                final_loss=trained[0] if trained else None,
-                final_loss_stderr=trained[1] if trained else None,
-            )
-        )
-    return tuple(sorted(rows, key=lambda row: row.score))

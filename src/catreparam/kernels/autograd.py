@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from catreparam.kernels.naive.twins import naive_gradient
+from catreparam.kernels.naive.sampling import naive_gradient
 from catreparam.kernels.settings import Setting
 
 Seed = int | Tensor

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from catreparam.kernels.autograd import Passes, replayed
-from catreparam.kernels.naive.twins import naive_surrogate
+from catreparam.kernels.naive.sampling import naive_surrogate
 from catreparam.kernels.settings import Setting
 
 PASSES: dict[str, Passes] = {}  # device type -> passes, for seeds that are tensors

@@ -5,7 +5,8 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
 from catreparam.categorical import attach_gradient, entropy, from_rows, one_hot_like, to_rows
-from catreparam.estimators.sampling import Sampler, draw, name_of, sampling_estimator
+from catreparam.estimators.facts import facts_of
+from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
 from catreparam.validation import check_choice, check_count, check_flag, check_number
 
 MODES = ("sample", "argmax", "mean")
@@ -107,7 +108,7 @@ class CategoricalBottleneck(nn.Module):
         """Shown by print(module)."""
         size = "" if self.codebook is None else f", embedding_dim={self.codebook.shape[1]}"
         modes = f"train_mode={self.train_mode!r}, eval_mode={self.eval_mode!r}"
-        return f"{self.num_classes}{size}, estimator={name_of(self.estimator)}, {modes}"
+        return f"{self.num_classes}{size}, estimator={facts_of(self.estimator).name}, {modes}"
 
     @torch.no_grad()
     def _count(self, x: Tensor) -> None:

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
-from catreparam.estimators.sampling import Sampler, draw, name_of, sampling_estimator
+from catreparam.estimators.facts import facts_of
+from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
 from catreparam.validation import check_choice, check_count, check_number
 
 
@@ -106,7 +107,7 @@ class TopKRouter(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown by print(module)."""
-        estimator = name_of(self.estimator) if self.gradient_of_choice else None
+        estimator = facts_of(self.estimator).name if self.gradient_of_choice else None
         return f"num_experts={self.num_experts}, k={self.k}, estimator={estimator}, gates={self.gates!r}"
 
     def _choose(self, logits: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from catreparam.kernels.autograd import attach
 from catreparam.kernels.compiled import autograd as compiled_path
 from catreparam.kernels.compiled import library, node
 from catreparam.kernels.methods import METHODS, Rule
-from catreparam.kernels.naive.twins import naive_surrogate
+from catreparam.kernels.naive.sampling import naive_surrogate
 from catreparam.kernels.settings import Setting
 from catreparam.kernels.torch import autograd as torch_path
 from catreparam.kernels.triton import autograd as triton_path

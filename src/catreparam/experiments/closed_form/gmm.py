@@ -12,15 +12,13 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from torch import Tensor
 
 from catreparam.categorical import kl_to_uniform
-from catreparam.estimators import expectation
 from catreparam.experiments.closed_form.loop import Say, descend, say_nothing
 from catreparam.experiments.closed_form.report import gap_curves, rows_by_gap
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
-from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, build_estimator, normalise_specs, samples_of
+from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs
 from catreparam.experiments.runs.finish import finish
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import mean_and_interval
@@ -86,21 +84,11 @@ class Config:
 
     def mixture(self, seed: int) -> MixturePosterior:
         """The problem of a seed."""
-        return MixturePosterior(
-            self.num_components,
-            self.num_observations,
-            self.num_dimensions,
-            self.spread,
-            self.noise,
-            self.extension,
-            seed,
-        )
+        sizes = self.num_components, self.num_observations, self.num_dimensions
+        return MixturePosterior(*sizes, self.spread, self.noise, self.extension, seed)
 
 
-PRESETS = {
-    "paper": Config(),
-    "quick": Config(num_steps=300, seeds=(0, 1), folder=Path("runs/gmm-quick")),
-}
+PRESETS = {"paper": Config(), "quick": Config(num_steps=300, seeds=(0, 1), folder=Path("runs/gmm-quick"))}
 
 
 def run(config: Config) -> Report:
@@ -119,20 +107,17 @@ def report_folder(path: Path) -> Report:
 
 def fit(config: Config, seed: int, estimator: str, say: Say = say_nothing) -> Record:
     """One fit by Adam from uniform logits, as `descend` tells it, and how far it is from the posterior at the end."""
-    mixture, method = config.mixture(seed), build_estimator(estimator)
-    num_samples, generator = samples_of(method, config.num_samples), torch.Generator().manual_seed(seed)
-    logits = torch.zeros(config.num_observations, config.num_components, requires_grad=True)
-
-    def loss_of(logits: Tensor) -> Tensor:
-        fits = expectation(mixture, logits, estimator=method, num_samples=num_samples, generator=generator)  # [N]
-        return fits + kl_to_uniform(logits)
-
+    mixture = config.mixture(seed)
+    logits = torch.zeros(config.num_observations, config.num_components)
     record = descend(
         logits,
-        loss_of,
+        lambda estimate, logits: estimate(mixture, logits) + kl_to_uniform(logits),  # [num_observations]
         lambda logits: float(mixture.gap(logits).mean()),
+        estimator=estimator,
+        num_samples=config.num_samples,
         num_steps=config.num_steps,
         lr=config.lr,
+        seed=seed,
         say=say,
     )
     record["total_variation"] = float(mixture.total_variation(logits.detach()).mean())

@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
+from catreparam.estimators import expectation
+from catreparam.experiments.runs.estimator_specs import build_estimator, samples_of
 from catreparam.experiments.runs.folder import Record
 
 Say = Callable[[int, float], None]  # step and gap
@@ -20,46 +23,48 @@ def say_nothing(step: int, gap: float) -> None:
 
 def descend(
     logits: Tensor,
-    loss_of: Callable[[Tensor], Tensor],
+    loss_of: Callable[[Callable[..., Tensor], Tensor], Tensor],
     gap_of: Callable[[Tensor], float],
     *,
+    estimator: str,
+    num_samples: int,
     num_steps: int,
     lr: float,
+    seed: int,
     say: Say,
-    near: float = 0.0,
+    to_one_percent: bool = False,
 ) -> Record:
-    """Lowers the sum of `loss_of(logits)`, which an estimator gives a gradient; changes the logits in place.
+    """Lowers the sum of `loss_of(estimate, logits)`, with estimate(objective, logits) the estimator's `expectation`.
 
-    Returns true losses above the optimum (`gaps`) at about POINTS `steps`, which are also said; the mean loss as the
-    estimator's own samples had it over the last tenth of the steps (`own_loss`); the time of a step (`milliseconds`);
-    with `near` also the first step at which the gap is at most `near` times that of the start, None if there is none.
+    Changes the logits in place. Returns true losses above the optimum (`gaps`) at about POINTS `steps`, which are also
+    said; the mean loss as the estimator's own samples had it over the last tenth of the steps (`own_loss`); the time of
+    a step (`milliseconds`); and, if asked for, the first step at which the gap is within 1 % of the start's
+    (`steps_to_one_percent`, None if there is none).
     """
-    optimizer = torch.optim.Adam([logits], lr=lr)
-    every = max(1, num_steps // POINTS)
+    method, generator = build_estimator(estimator), torch.Generator().manual_seed(seed)
+    count = samples_of(method, num_samples)
+    estimate = partial(expectation, estimator=method, num_samples=count, generator=generator)
+    optimizer, every = torch.optim.Adam([logits.requires_grad_()], lr=lr), max(1, num_steps // POINTS)
     steps, gaps = [0], [gap_of(logits.detach())]
     own_losses: list[float] = []
     reached, seconds = None, 0.0
     for step in range(1, num_steps + 1):
         began = time.perf_counter()
         optimizer.zero_grad()
-        loss = loss_of(logits)
+        loss = loss_of(estimate, logits)
         loss.sum().backward()
         optimizer.step()
         seconds += time.perf_counter() - began
         own_losses.append(float(loss.detach().mean()))
         is_point = step % every == 0 or step == num_steps
-        if is_point or (near and reached is None):
+        if is_point or to_one_percent:
             gap = gap_of(logits.detach())
-            if reached is None and gap <= near * gaps[0]:
+            if reached is None and gap <= 0.01 * gaps[0]:
                 reached = step
             if is_point:
                 steps.append(step)
                 gaps.append(gap)
                 say(step, gap)
-    return {
-        "steps": steps,
-        "gaps": gaps,
-        "own_loss": fmean(own_losses[-max(1, num_steps // 10) :]),
-        "milliseconds": 1000 * seconds / num_steps,
-        **({"steps_to_near": reached} if near else {}),
-    }
+    record: Record = {"steps": steps, "gaps": gaps, "milliseconds": 1000 * seconds / num_steps}
+    record["own_loss"] = fmean(own_losses[-max(1, num_steps // 10) :])
+    return record | ({"steps_to_one_percent": reached} if to_one_percent else {})

@@ -11,14 +11,12 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
-from torch import Tensor
 
-from catreparam.estimators import expectation
 from catreparam.experiments.closed_form.loop import Say, descend, say_nothing
 from catreparam.experiments.closed_form.report import Groups, gap_curves, rows_by_gap
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
-from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, build_estimator, normalise_specs, samples_of
+from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs
 from catreparam.experiments.runs.finish import finish
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.objectives.polynomial import Polynomial
@@ -100,23 +98,19 @@ def report_folder(path: Path) -> Report:
 
 def optimise(config: Config, power: float, estimator: str, seed: int, say: Say = say_nothing) -> Record:
     """One run of Adam from uniform logits, as `descend` tells it."""
-    objective, method = Polynomial(power, config.target, config.extension), build_estimator(estimator)
-    num_samples, generator = samples_of(method, config.num_samples), torch.Generator().manual_seed(seed)
-
-    def loss_of(logits: Tensor) -> Tensor:
-        batch = logits.expand(config.batch_size, -1, -1)  # [batch, num_variables, 2]
-        return expectation(objective, batch, estimator=method, num_samples=num_samples, generator=generator).mean()
-
-    record = descend(
-        torch.zeros(config.num_variables, 2, requires_grad=True),
-        loss_of,
+    objective = Polynomial(power, config.target, config.extension)
+    return descend(
+        torch.zeros(config.num_variables, 2),
+        lambda estimate, logits: estimate(objective, logits.expand(config.batch_size, -1, -1)).mean(),
         lambda logits: float(objective.expected(logits)) - objective.optimum,
+        estimator=estimator,
+        num_samples=config.num_samples,
         num_steps=config.num_steps,
         lr=config.lr,
+        seed=seed,
         say=say,
-        near=0.01,
+        to_one_percent=True,
     )
-    return {"steps_to_one_percent": record.pop("steps_to_near"), **record}
 
 
 def _write_report(config: Config, folder: RunFolder) -> Report:

@@ -12,23 +12,21 @@ from catreparam.experiments.runs.configs import Fields, identity_of
 from catreparam.experiments.runs.folder import Record, RunFolder, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.parallel import run_side_by_side
-from catreparam.experiments.runs.progress import show_progress
+from catreparam.experiments.runs.progress import Progress, show_progress
 
 
 class CellsConfig(Fields, Protocol):
-    """The config of a study made of cells."""
+    """The config of a study made of cells, `jobs` of them side by side."""
 
     @property
-    def jobs(self) -> int:
-        """Cells side by side."""
-        ...
+    def jobs(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What to measure: `measure(config, **key)` is a module-level function that returns the values of the cell."""
+    """What to measure: `measure(given, **key)` is a module-level function that returns the values of the cell."""
 
-    config: CellsConfig
+    given: object
     key: Record
     measure: Callable[..., Record]
     folder: Path
@@ -36,6 +34,16 @@ class Cell:
     def owns(self, record: Record) -> bool:
         """Whether a line of the metrics is of this cell."""
         return all(record.get(name) == value for name, value in self.key.items())
+
+    def is_measured(self) -> bool:
+        """Whether the cell has its line."""
+        return any(map(self.owns, RunFolder(self.folder).read_metrics()))
+
+    def lock(self) -> FileLock:
+        """Held by whoever works on the cell; dies with its process."""
+        name = "-".join(f"{value}" for value in self.key.values())
+        (self.folder / "locks").mkdir(exist_ok=True)
+        return FileLock(self.folder / "locks" / f"{name.replace('/', '_').replace(':', '-')}.lock")
 
 
 @contextmanager
@@ -49,31 +57,28 @@ def run_cells(
     facts = {"machine": describe_machine(jobs=config.jobs)}
     with open_run_folder(path, experiment=name, config=identity_of(config), facts=facts) as folder:
         cells = [Cell(config, key, measure, path.resolve()) for key in keys]
-        records = folder.read_metrics()
-        left = [cell for cell in cells if not any(map(cell.owns, records))]
         with show_progress() as progress:
-            progress.start(name, total=len(cells), done=len(cells) - len(left))
-            side_by_side = run_side_by_side(measure_cell, left, jobs=config.jobs, is_done=is_measured, say=progress.say)
-            for cell, _ in side_by_side:
+            for cell, _ in measure_cells(name, cells, progress, jobs=config.jobs):
                 progress.advance(name, ", ".join(f"{key} {value}" for key, value in cell.key.items()))
         yield folder
 
 
-def measure_cell(cell: Cell) -> None:
-    """Measures a cell and writes its line, unless that was done meanwhile by a worker that outlived its driver."""
-    with cell_lock(cell):
-        if not is_measured(cell):
-            record = {**cell.key, **cell.measure(cell.config, **cell.key)}
-            RunFolder(cell.folder).append_metrics(record)
+def measure_cells(
+    name: str, cells: Sequence[Cell], progress: Progress, *, jobs: int, engine: str = "processes", address: str = ""
+) -> Iterator[tuple[Cell, Record | None]]:
+    """Yields what was missing as it is measured, with its line if the engine brings it; the caller says how it went."""
+    left = [cell for cell in cells if not cell.is_measured()]
+    progress.start(name, total=len(cells), done=len(cells) - len(left))
+    yield from run_side_by_side(
+        measure_cell, left, jobs=jobs, is_done=Cell.is_measured, engine=engine, address=address, say=progress.say
+    )
 
 
-def is_measured(cell: Cell) -> bool:
-    """Whether the cell has its line."""
-    return any(map(cell.owns, RunFolder(cell.folder).read_metrics()))
-
-
-def cell_lock(cell: Cell) -> FileLock:
-    """Held by whoever works on the cell; dies with its process."""
-    name = "-".join(f"{value}" for value in cell.key.values())
-    (cell.folder / "locks").mkdir(exist_ok=True)
-    return FileLock(cell.folder / "locks" / f"{name.replace('/', '_').replace(':', '-')}.lock")
+def measure_cell(cell: Cell) -> Record | None:
+    """Measures a cell and writes its line; None if that was done meanwhile by a worker that outlived its driver."""
+    with cell.lock():
+        if cell.is_measured():
+            return None
+        record = {**cell.key, **cell.measure(cell.given, **cell.key)}
+        RunFolder(cell.folder).append_metrics(record)
+        return record

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from catreparam.experiments.closed_form.gmm import Config as GmmConfig
 from catreparam.experiments.closed_form.gmm import fit
-from catreparam.experiments.sweep.closed_form import ClosedFormStudy
+from catreparam.experiments.sweep.closed_form import closed_form_study
 from catreparam.experiments.sweep.config import SweepConfig, check_inner
+from catreparam.experiments.sweep.plan import Study
 from catreparam.experiments.sweep.study import report_sweep, run_sweep
 from catreparam.report import Report
 
@@ -43,8 +44,7 @@ PRESETS = {
 
 def run(config: Config) -> Report:
     """Runs or resumes the sweep. Raises as `run_sweep` does, and ValueError or TypeError for a bad config."""
-    config = config.checked()
-    return run_sweep(config, study_of(config))
+    return run_sweep(config.checked(), study_of(config))
 
 
 def report_folder(path: Path) -> Report:
@@ -52,10 +52,10 @@ def report_folder(path: Path) -> Report:
     return report_sweep(Config, study_of, path)
 
 
-def study_of(config: Config) -> ClosedFormStudy:
+def study_of(config: Config) -> Study:
     """The study that a config tunes."""
     inner = config.gmm
-    return ClosedFormStudy(
+    return closed_form_study(
         "gmm",
         inner,
         fit,

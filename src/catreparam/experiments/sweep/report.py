@@ -7,8 +7,8 @@ from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import band, compare
 from catreparam.experiments.sweep.chosen import chosen_for
+from catreparam.experiments.sweep.plan import Study, Sweep, searched
 from catreparam.experiments.sweep.spaces import spec_at
-from catreparam.experiments.sweep.trial import Study, Sweep, searched
 from catreparam.report import Column, Curve, Plot, Report, Table
 
 CURVE_TITLES = {
@@ -49,7 +49,7 @@ def build_report(sweep: Sweep, folder: RunFolder) -> Report:
         summary=_summary(sweep),
         table=_final_table(sweep, records, finals),
         plots=[*_curves(study, finals), *_sensitivity(sweep, records), *_history(sweep, records)],
-        grids=study.grids(first, folder.path),
+        grids=study.grids(first, folder.path) if study.grids else (),
         appendix=_appendix(sweep, finals, records),
         facts={**study.facts, **_facts(sweep), "machine": machine},
         command=command_of(f"catreparam sweep {study.name}", sweep.config),

@@ -16,8 +16,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from catreparam.estimators.facts import Choice, Range
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.streams import stream
+from catreparam.experiments.sweep.plan import Sweep, searched
 from catreparam.experiments.sweep.spaces import start_of
-from catreparam.experiments.sweep.trial import Trial, searched
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.FAIL}
 
@@ -29,10 +29,11 @@ class Pruned(Exception):
 class Search:
     """One trial among those of its estimator: its `point`, and what it says on the way."""
 
-    def __init__(self, trial: Trial) -> None:
+    def __init__(self, sweep: Sweep, estimator: str, number: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.trial, self.pruner = trial, _pruner(trial)
-        self.space = {name: _distribution(values) for name, values in trial.sweep.space(trial.estimator).items()}
+        self.sweep, self.estimator, self.number = sweep, estimator, number
+        self.pruner = _pruner(sweep)
+        self.space = {name: _distribution(values) for name, values in sweep.space(estimator).items()}
         self.records = self._read()
         self.study = self._study(create_trial(state=TrialState.WAITING))
         self.asked = self.study.ask(self.space)
@@ -59,19 +60,19 @@ class Search:
 
     def _study(self, own: FrozenTrial) -> optuna.Study:
         """Optuna's study of the estimator: trials have the numbers of ours, those without a line are running."""
-        sampler = _sampler(self.trial)
-        study = optuna.create_study(study_name=self.trial.estimator, sampler=sampler, pruner=self.pruner)
+        sampler = _sampler(self.sweep, self.estimator, self.number)
+        study = optuna.create_study(study_name=self.estimator, sampler=sampler, pruner=self.pruner)
         known = {record["number"]: _told(record, self.space) for record in self.records}
-        known[self.trial.number] = own
+        known[self.number] = own
         for number in range(max(known) + 1):
             study.add_trial(known.get(number) or create_trial(state=TrialState.RUNNING))
         return study
 
     def _own(self) -> FrozenTrial:
-        return self.study.get_trials(deepcopy=False)[self.trial.number]
+        return self.study.get_trials(deepcopy=False)[self.number]
 
     def _read(self) -> list[Record]:
-        return searched(RunFolder(self.trial.sweep.folder).read_metrics(), self.trial.estimator)
+        return searched(RunFolder(self.sweep.folder).read_metrics(), self.estimator)
 
 
 def _told(record: Record, space: dict[str, BaseDistribution]) -> FrozenTrial | None:
@@ -97,19 +98,18 @@ def _distribution(values: Range | Choice) -> BaseDistribution:
     return FloatDistribution(values.low, values.high, log=values.log)
 
 
-def _sampler(trial: Trial) -> BaseSampler:
-    sweep, spec = trial.sweep, trial.estimator
-    seed = stream(trial.number, f"sampler {spec} {sweep.config.search_seeds}").initial_seed() % 2**32
+def _sampler(sweep: Sweep, spec: str, number: int) -> BaseSampler:
+    seed = stream(number, f"sampler {spec} {sweep.config.search_seeds}").initial_seed() % 2**32
     base = RandomSampler(seed=seed) if sweep.config.sampler == "random" else TPESampler(seed=seed, n_startup_trials=5)
-    if trial.number > 0:
+    if number > 0:
         return base
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls this sampler experimental
         return PartialFixedSampler(start_of(sweep.space(spec)), base)
 
 
-def _pruner(trial: Trial) -> BasePruner:
-    steps, pruner = trial.sweep.study.num_steps, trial.sweep.config.pruner
+def _pruner(sweep: Sweep) -> BasePruner:
+    steps, pruner = sweep.study.num_steps, sweep.config.pruner
     if pruner == "median":
         return MedianPruner(n_startup_trials=4, n_warmup_steps=steps // 4)
     if pruner == "hyperband":

@@ -4,20 +4,24 @@ The search only sees validation values; test values are measured for the chosen 
 trial is one line of metrics.jsonl, written durably before its worker takes another one.
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
+from catreparam.experiments.runs.cells import Cell, measure_cells
 from catreparam.experiments.runs.configs import config_of_folder, identity_of
 from catreparam.experiments.runs.finish import finish
-from catreparam.experiments.runs.folder import Interrupted, RunFolder, open_run_folder
+from catreparam.experiments.runs.folder import Interrupted, Record, RunFolder, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
-from catreparam.experiments.runs.parallel import run_side_by_side
 from catreparam.experiments.runs.progress import Progress, show_progress
-from catreparam.experiments.sweep.chosen import read_settings, refuse_other_settings, write_settings
+from catreparam.experiments.runs.training import Diverged
+from catreparam.experiments.sweep.chosen import chosen_for, read_settings, refuse_other_settings, write_settings
 from catreparam.experiments.sweep.config import Config, SweepConfig
+from catreparam.experiments.sweep.plan import Study, Sweep
 from catreparam.experiments.sweep.report import build_report
-from catreparam.experiments.sweep.run import run_trial
-from catreparam.experiments.sweep.trial import Study, Sweep, Trial
+from catreparam.experiments.sweep.search import Pruned, Search
+from catreparam.experiments.sweep.spaces import spec_at
 from catreparam.report import Report
 
 
@@ -29,16 +33,14 @@ def run_sweep(config: SweepConfig, study: Study) -> Report:
         ValueError if the file of settings is not one, of another study, or lacks an estimator.
     """
     name, path = f"sweep-{study.name}", config.folder or Path(f"runs/sweep-{study.name}")
-    given = read_settings(config.settings, study.name, config.estimators) if config.settings else None
+    sweep = _sweep(config, study, path)
     facts = {"machine": describe_machine(jobs=config.jobs)}
     with open_run_folder(path, experiment=name, config=identity_of(config), facts=facts) as folder:
-        sweep = Sweep(config, study, folder.path.resolve(), given)
-        if given is not None:
-            refuse_other_settings(folder, given)
+        refuse_other_settings(folder, sweep.given or {})
         try:
             with show_progress() as progress:
-                _run_phase("search", sweep, sweep.searches(), progress)
-                _run_phase("final", sweep, sweep.finals(), progress)
+                _run_phase("search", sweep, progress)
+                _run_phase("final", sweep, progress)
         except KeyboardInterrupt:
             raise Interrupted(_write_report(sweep, folder), folder.path) from None
         return _write_report(sweep, folder)
@@ -48,31 +50,79 @@ def report_sweep(kind: type[Config], study_of: Callable[[Config], Study], path: 
     """Writes the report of a sweep's folder anew and returns it. Runs nothing."""
     config, folder = config_of_folder(kind, path)
     config = config.checked()
-    study = study_of(config)
-    given = read_settings(config.settings, study.name, config.estimators) if config.settings else None
-    return _write_report(Sweep(config, study, folder.path.resolve(), given), folder)
+    return _write_report(_sweep(config, study_of(config), path), folder)
 
 
-def _run_phase(name: str, sweep: Sweep, trials: list[Trial], progress: Progress) -> None:
-    left = [trial for trial in trials if not trial.is_recorded()]
-    progress.start(name, total=len(trials), done=len(trials) - len(left))
+def trials_of(sweep: Sweep, phase: str) -> list[Cell]:
+    """The search trials by number, none if the settings are given; or the final runs by seed.
+
+    All estimators have one before any has its next.
+    """
     config = sweep.config
-    results = run_side_by_side(
-        run_trial,
-        left,
-        jobs=config.jobs,
-        is_done=Trial.is_recorded,
-        engine=config.engine,
-        address=config.address,
-        say=progress.say,
-    )
-    for trial, note in results:
-        progress.advance(name, f"{trial.name}: {note or 'done'}")  # clusters do not bring notes
+    searches = range(config.num_trials if sweep.given is None else 0)
+    numbers = searches if phase == "search" else config.seeds
+    return [
+        Cell(sweep, {"phase": phase, "estimator": spec, "number": number}, measure_trial, sweep.folder)
+        for number, spec in itertools.product(numbers, config.estimators)
+        if phase == "final" or number == 0 or sweep.space(spec)  # without a space there is one point
+    ]
+
+
+def measure_trial(sweep: Sweep, phase: str, estimator: str, number: int) -> Record:
+    """The values of a search trial, or of a final run; `state` says how it went."""
+    return _search(sweep, estimator, number) if phase == "search" else _final(sweep, estimator, number)
+
+
+def _sweep(config: SweepConfig, study: Study, path: Path) -> Sweep:
+    given = read_settings(config.settings, study.name, config.estimators) if config.settings else None
+    return Sweep(config, study, path.resolve(), given)
+
+
+def _run_phase(phase: str, sweep: Sweep, progress: Progress) -> None:
+    config, cells = sweep.config, trials_of(sweep, phase)
+    engine = {"jobs": config.jobs, "engine": config.engine, "address": config.address}
+    for cell, record in measure_cells(phase, cells, progress, **engine):
+        name = f"{cell.key['estimator']} · {'seed' if phase == 'final' else 'trial'} {cell.key['number']}"
+        went = record["state"] if record else "done"  # clusters do not bring lines
+        value = f", validation {record['validation']:.4g}" if record and "validation" in record else ""
+        progress.advance(phase, f"{name}: {went}{value}")
+
+
+def _search(sweep: Sweep, estimator: str, number: int) -> Record:
+    search = Search(sweep, estimator, number)
+    record: Record = {"point": search.point}
+    try:
+        record |= {"state": "complete", "validation": _validation(sweep, estimator, search)}
+    except Pruned:
+        record |= {"state": "pruned"}
+    except Diverged as error:
+        record |= {"state": "diverged", "reason": str(error)}
+    return record | search.said()
+
+
+def _validation(sweep: Sweep, estimator: str, search: Search) -> float:
+    """The mean over the search seeds; the first of them decides whether the trial goes on."""
+    spec, lr = spec_at(estimator, search.point), sweep.lr_at(search.point)
+    first, *others = sweep.config.search_seeds
+    values = [sweep.study.search(spec, lr, first, search.say)]
+    values += [sweep.study.search(spec, lr, seed, lambda step, value: None) for seed in others]
+    return fmean(values)
+
+
+def _final(sweep: Sweep, estimator: str, seed: int) -> Record:
+    chosen = chosen_for(sweep, RunFolder(sweep.folder).read_metrics(), estimator)
+    if chosen is None:
+        return {"state": "no setting: every search trial diverged"}
+    record: Record = {"spec": chosen.spec, "lr": chosen.lr, "state": "complete"}
+    try:
+        return record | sweep.study.final(chosen.spec, chosen.lr, seed, sweep.folder)
+    except Diverged as error:
+        return record | {"state": "diverged", "reason": str(error)}
 
 
 def _write_report(sweep: Sweep, folder: RunFolder) -> Report:
     report = build_report(sweep, folder)
     if sweep.given is None:
         write_settings(sweep, folder, report.command)
-    missing = sum(not trial.is_recorded() for trial in [*sweep.searches(), *sweep.finals()])
+    missing = sum(not trial.is_measured() for trial in [*trials_of(sweep, "search"), *trials_of(sweep, "final")])
     return finish(folder, report, unfinished=f"{missing} trials to go" if missing else "")

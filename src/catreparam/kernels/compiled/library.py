@@ -42,11 +42,10 @@ def _load() -> ctypes.CDLL | None:
     for path in sorted(Path(__file__).parent.glob("_compiled*.so")):
         try:
             library = ctypes.CDLL(str(path))
-            if library.catreparam_version() != VERSION:
-                continue
+            if library.catreparam_version() == VERSION:
+                return _declare(library)
         except (OSError, AttributeError):
             continue
-        return _declare(library)
     return None
 
 

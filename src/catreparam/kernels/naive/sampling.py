@@ -1,4 +1,7 @@
-"""The naive path: noise and hard sample drawn as the method's rule says, the surrogate's ordinary gradient attached."""
+"""The naive path: noise and hard sample drawn as the method's rule says, the surrogate's ordinary gradient attached.
+
+With noise and sample given it is the twin of every kernel: for traced code, second derivatives and tests.
+"""
 
 import torch
 from torch import Generator, Tensor
@@ -12,7 +15,6 @@ from catreparam.categorical import (
     one_hot_like,
 )
 from catreparam.kernels.methods import Draw, Rule
-from catreparam.kernels.naive.twins import naive_surrogate
 from catreparam.kernels.settings import Setting
 
 
@@ -52,3 +54,18 @@ DRAWS: dict[Rule | None, Draw] = {
     Rule.MATCHED: _chain,
     Rule.SWEEP: _sweep,
 }
+
+
+def naive_surrogate(setting: Setting, logits: Tensor, noise: Tensor | None, x: Tensor | None) -> Tensor:
+    """The estimator's `<method>_surrogate` for float rows: its ordinary gradient is what the kernel returns."""
+    return setting.method.surrogate(logits, **setting.arguments(noise, x))
+
+
+def naive_gradient(
+    setting: Setting, logits: Tensor, upstream: Tensor, noise: Tensor | None, x: Tensor | None
+) -> Tensor:
+    """What a kernel's backward pass returns, as a differentiable function of logits and upstream gradient."""
+    with torch.enable_grad():
+        rows = logits if logits.requires_grad else logits.detach().requires_grad_()
+        surrogate = naive_surrogate(setting, rows.float(), noise, x)
+        return torch.autograd.grad(surrogate, rows, upstream.to(surrogate.dtype), create_graph=True)[0]

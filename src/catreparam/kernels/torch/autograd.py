@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import attach_gradient
 from catreparam.kernels.methods import Rule
-from catreparam.kernels.naive.twins import naive_surrogate
+from catreparam.kernels.naive.sampling import naive_surrogate
 from catreparam.kernels.plan import plan_of
 from catreparam.kernels.settings import DRAW, Setting
 from catreparam.kernels.torch.adjoints import ADJOINTS, Adjoint

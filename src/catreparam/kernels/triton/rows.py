@@ -4,7 +4,6 @@ A program works on a tile [ROWS, CLASSES], CLASSES being num_classes rounded up 
 padding, logits are -inf, so that its probability is zero. All maths is float32.
 """
 
-# ruff: noqa: SIM108 (a branch on a compile-time constant is clearer as a statement)
 # pyright: reportGeneralTypeIssues=false
 
 import triton
