@@ -109,11 +109,11 @@ def distance_with_interval(features: Tensor, mean: Tensor, covariance: Tensor) -
 def accuracy_at(points: Sequence[Point], kl: float) -> tuple[float, float] | None:
     """Held-out accuracy at a KL and its half-width, linear between neighbouring strengths; None outside."""
     known = [(p.kl, p.accuracy, p.accuracy_half or 0.0) for p in points if p.kl is not None and p.accuracy is not None]
-    for low, high in pairwise(sorted(known, key=lambda point: point[0])):
-        if low[0] <= kl <= high[0]:
-            part = 0.0 if high[0] == low[0] else (kl - low[0]) / (high[0] - low[0])
-            value, *halves = (1 - part) * low[1] + part * high[1], (1 - part) * low[2], part * high[2]
-            return value, (halves[0] ** 2 + halves[1] ** 2) ** 0.5
+    for (left, low, low_half), (right, high, high_half) in pairwise(sorted(known, key=lambda point: point[0])):
+        if left <= kl <= right:
+            part = 0.0 if right == left else (kl - left) / (right - left)
+            half = (((1 - part) * low_half) ** 2 + (part * high_half) ** 2) ** 0.5
+            return (1 - part) * low + part * high, half
     return None
 
 

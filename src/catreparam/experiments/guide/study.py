@@ -88,7 +88,7 @@ def generate_cell(config: Config, method: str, strength: float, seed: int) -> Re
         "candidates": config.budget.candidates(method) if method in CANDIDATES else None,
         "seconds": time.perf_counter() - began,
         "trace": generation.trace.rows if is_gradient_method(method) else [],
-        "frames": None if frames is None else frames.read(),
+        "frames": None if frames is None else frames.read().tolist(),
     }
 
 
@@ -101,12 +101,9 @@ class Frames:
     def __call__(self, info: RoundInfo) -> None:
         """Adds the frame of a round; frames of rounds that are made again are replaced."""
         new = info.clean[None, :NUM_FRAMES]
-        frames = torch.cat([self._read()[: info.round_index], new]) if info.round_index else new
+        frames = torch.cat([self.read()[: info.round_index], new]) if info.round_index else new
         write_atomically(self.path, safetensors.torch.save({"frames": frames.contiguous()}))
 
-    def read(self) -> list[list[list[int]]]:
-        """Tokens [round, image, 49] as lists."""
-        return self._read().tolist()
-
-    def _read(self) -> Tensor:
+    def read(self) -> Tensor:
+        """Tokens [round, image, 49]."""
         return safetensors.torch.load(self.path.read_bytes())["frames"]
