@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from catreparam.data import DATASETS, DamagedData, MissingData, cache_folder, load_dataset
-from catreparam.data.binarise import binarise
 from catreparam.data.cache import check_sha256, keep_members, scratch_folder
-from catreparam.data.digits import read_idx, split_by_class
+from catreparam.data.digits import binarise, read_idx, split_by_class
 from catreparam.data.fetch import IDX_FILES, fetch_mnist
 
 

@@ -1,7 +1,7 @@
 """Small grey-scale image sets with fixed training, validation and test splits: DATASETS maps a name to its loader.
 
 No loader touches the network: what is not on this machine is a MissingData error that names the command to run.
-MNIST's IDX files are read here too.
+MNIST's IDX files are read here too, and grey pixels made into targets.
 """
 
 import gzip
@@ -17,10 +17,29 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Generator, Tensor
 
 from catreparam.data.cache import MissingData, cache_folder
 from catreparam.validation import check_choice
+
+BINARISATIONS = {
+    "threshold": "pixels above 0.5 are 1, the others 0 (the ReDGE paper)",
+    "greyscale": "grey levels stay, as expected binary values (the ReinMax paper)",
+    "dynamic": "pixels are drawn anew as Bernoulli(grey) each time a training image is used; once for evaluation",
+}
+
+
+def binarise(
+    images: Float[Tensor, "*batch h w"], rule: str, *, generator: Generator | None = None
+) -> Float[Tensor, "*batch h w"]:
+    """Applies a rule of BINARISATIONS to images in [0, 1]; only `dynamic` draws. ValueError for another rule."""
+    if rule == "threshold":
+        return (images > 0.5).to(images.dtype)
+    if rule == "greyscale":
+        return images
+    check_choice("binarisation", rule, BINARISATIONS)
+    return torch.bernoulli(images, generator=generator)
+
 
 MAX_BYTES = 2**31  # 2 GiB of values: forty times MNIST, and small enough that a forged header cannot exhaust memory
 

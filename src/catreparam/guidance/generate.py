@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
-from catreparam.guidance.divergence import divergence
-from catreparam.guidance.optimize import Optimization, OptimizedLogits, Schedule, optimize
+from catreparam.guidance.optimize import Optimization, OptimizedLogits, Schedule, divergence, optimize
 from catreparam.guidance.particles import reward_of
 from catreparam.guidance.problem import Problem
 from catreparam.guidance.rewards import Reward, RewardError

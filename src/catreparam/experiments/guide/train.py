@@ -13,10 +13,10 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from catreparam.data import DATASETS, ImageDataset, load_dataset
-from catreparam.experiments.guide.train_report import OUTPUT, report_training
 from catreparam.experiments.guide.training import (
     Training,
     accuracy,
@@ -27,6 +27,7 @@ from catreparam.experiments.guide.training import (
     vq_training,
 )
 from catreparam.experiments.runs.configs import command_of, config_of_folder, identity_of
+from catreparam.experiments.runs.finish import finish
 from catreparam.experiments.runs.folder import Record, RunFolder, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
@@ -37,8 +38,57 @@ from catreparam.models.digits_models import build_digits_models
 from catreparam.models.initialise import initialise
 from catreparam.models.maskgit import MaskGIT, zero_gates
 from catreparam.models.vq_digits import DigitsVQ
-from catreparam.report import Report
+from catreparam.report import Column, Curve, Plot, Report, Table
 from catreparam.validation import check_choice, check_count
+
+OUTPUT = "tokens_digits.safetensors"
+
+QUALITIES = {
+    "psnr": "PSNR of the VQ model, dB",
+    "reward_accuracy": "test accuracy of the reward classifier",
+    "heldout_accuracy": "test accuracy of the held-out classifier",
+    "prior_loss": "prior, nats per masked test token",
+}
+STAGES = {
+    "vq": ("VQ model", "VQ loss"),
+    "reward": ("Reward classifier", "nats an image"),
+    "heldout": ("Held-out classifier", "nats an image"),
+    "prior": ("Prior", "nats a masked token"),
+}
+
+
+def report_training(folder: RunFolder, command: str) -> Report:
+    """Writes the report of a run folder, finished or not, and returns it."""
+    content = folder.read_config()
+    config, records = content["config"], folder.read_metrics()
+    weights = folder.path / OUTPUT
+    finished = weights.exists()
+    done = len({(r["stage"], r["step"]) for r in records})
+    total = sum(-(-config[f"{name}_steps"] // config["checkpoint_every"]) for name in STAGES)
+    report = Report(
+        title=f"Image tokens of {config['dataset']}",
+        summary=f"Weights in {weights}." if finished else "No weights yet.",
+        table=Table([Column("what", "what"), Column("value", "value", ".4f")], _rows(folder) if finished else []),
+        plots=[_plot(name, records) for name in STAGES if any(r["stage"] == name for r in records)],
+        facts={"machine": content["facts"]["machine"], "seed": str(config["seed"])},
+        command=command,
+    )
+    return finish(folder, report, unfinished="" if finished else f"{done} of {total} checkpoints")
+
+
+def _rows(folder: RunFolder) -> list[Record]:
+    """What was measured when the weights were written: it stands in their file."""
+    with safe_open(folder.path / OUTPUT, "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+    return [{"what": title, "value": facts[key]} for key, title in QUALITIES.items()]
+
+
+def _plot(name: str, records: list[Record]) -> Plot:
+    title, unit = STAGES[name]
+    steps = [r["step"] for r in records if r["stage"] == name]
+    losses = [r["loss"] for r in records if r["stage"] == name]
+    return Plot(title, "step", unit, [Curve("training, running mean", steps, losses)])
+
 
 WARM_UP = 50  # steps of rising learning rate
 
