@@ -5,7 +5,7 @@ from collections.abc import Callable
 from statistics import fmean
 
 from catreparam.experiments.runs.folder import Record
-from catreparam.experiments.runs.statistics import band, compare
+from catreparam.experiments.runs.statistics import band_curves, compare
 from catreparam.report import Curve
 
 Groups = dict[str, list[Record]]  # the runs of each estimator
@@ -26,9 +26,6 @@ def rows_by_gap(groups: Groups, more: Callable[[list[Record], float], Record]) -
 
 def gap_curves(groups: Groups, *, floor: float = -math.inf) -> list[Curve]:
     """The mean gap of each estimator by step, drawn at `floor` where it is below."""
-    curves = []
-    for spec, runs in groups.items():
-        if runs:
-            mean, half = band([[max(gap, floor) for gap in r["gaps"]] for r in runs])
-            curves.append(Curve(spec, runs[0]["steps"], mean, half))
-    return curves
+    return band_curves(
+        {spec: [(r["steps"], [max(gap, floor) for gap in r["gaps"]]) for r in runs] for spec, runs in groups.items()}
+    )
