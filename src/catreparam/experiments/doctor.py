@@ -47,7 +47,8 @@ def to_text(findings: dict[str, list[Finding]]) -> str:
 
 
 def _paths() -> Iterator[Finding]:
-    for device in _devices():
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    for device in (device for device, here in present.items() if here):
         for dtype in DTYPES:
             yield f"{device} {str(dtype).removeprefix('torch.')}", _path("redge", device, dtype)
     for method in ESTIMATORS:
@@ -72,15 +73,6 @@ def _path(method: str, device: str, dtype: torch.dtype) -> str:
     return f"naive ({'; '.join(reasons)})"
 
 
-def _devices() -> list[str]:
-    devices = ["cpu"]
-    if torch.cuda.is_available():
-        devices.append("cuda")
-    if torch.backends.mps.is_available():
-        devices.append("mps")
-    return devices
-
-
 def _machine() -> Iterator[Finding]:
     yield "processor", describe_machine()
     yield "torch's instructions", torch.backends.cpu.get_cpu_capability().lower()
@@ -88,10 +80,7 @@ def _machine() -> Iterator[Finding]:
     if torch.cuda.is_available():
         yield "cuda", f"{torch.cuda.get_device_name()} (CUDA {torch.version.cuda})"
     else:
-        yield (
-            "cuda",
-            "none" if torch.version.cuda is None else f"no device (torch is built for CUDA {torch.version.cuda})",
-        )
+        yield "cuda", f"no device (torch is built for CUDA {torch.version.cuda})" if torch.version.cuda else "none"
 
 
 def _kernels() -> Iterator[Finding]:

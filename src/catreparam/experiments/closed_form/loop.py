@@ -12,7 +12,7 @@ from torch import Tensor
 from catreparam.estimators import expectation
 from catreparam.experiments.runs.estimator_specs import build_estimator, samples_of
 from catreparam.experiments.runs.folder import Record
-from catreparam.experiments.runs.statistics import band, compare
+from catreparam.experiments.runs.statistics import band_curves, compare
 from catreparam.report import Curve
 
 Say = Callable[[int, float], None]  # step and gap
@@ -91,9 +91,6 @@ def rows_by_gap(groups: Groups, more: Callable[[list[Record], float], Record]) -
 
 def gap_curves(groups: Groups, *, floor: float = -math.inf) -> list[Curve]:
     """The mean gap of each estimator by step, drawn at `floor` where it is below."""
-    curves = []
-    for spec, runs in groups.items():
-        if runs:
-            mean, half = band([[max(gap, floor) for gap in r["gaps"]] for r in runs])
-            curves.append(Curve(spec, runs[0]["steps"], mean, half))
-    return curves
+    return band_curves(
+        {spec: [(r["steps"], [max(gap, floor) for gap in r["gaps"]]) for r in runs] for spec, runs in groups.items()}
+    )

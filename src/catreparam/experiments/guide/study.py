@@ -8,6 +8,7 @@ makes the four networks anew, and `catreparam guide maskgit` guides ImageNet-siz
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -23,7 +24,7 @@ from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.runs.streams import stream
 from catreparam.guidance import RoundInfo, on_embeddings
 from catreparam.models.digits_models import load_digits_models
-from catreparam.models.maskgit import MaskGITDenoiser
+from catreparam.models.maskgit import MaskGIT, MaskGITDenoiser
 from catreparam.report import Report, write_atomically
 
 __all__ = ["PRESETS", "Config", "report_folder", "run"]
@@ -52,7 +53,7 @@ def report_folder(path: Path) -> Report:
 def generate_cell(config: Config, method: str, strength: float, seed: int) -> Record:
     """One batch of images by one method: tokens, and their reward, KL and prior log-probability."""
     models = load_digits_models(config.weights)
-    denoiser = MaskGITDenoiser(models.prior)
+    denoiser = MaskGITDenoiser(models.prior) if config.label is None else _Conditioned(models.prior, config.label)
     score = RewardSpec.parse(config.reward).score(models.reward, config.num_images)
     place = config.run_folder() / "generations"  # what a killed generation goes on from
     place.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,6 @@ def generate_cell(config: Config, method: str, strength: float, seed: int) -> Re
         num_samples=config.num_samples,
         forgetting=config.forgetting,
         order=config.order,
-        condition=None if config.label is None else {"labels": config.label},
         checkpoint=state,
         callback=frames,
         generator=stream(seed, "generation"),
@@ -90,6 +90,17 @@ def generate_cell(config: Config, method: str, strength: float, seed: int) -> Re
         "trace": generation.trace.rows if is_gradient_method(method) else [],
         "frames": None if frames is None else frames.read().tolist(),
     }
+
+
+class _Conditioned(MaskGITDenoiser):
+    """The denoiser with one class for everything. Its name stands in the checkpoints of generations."""
+
+    def __init__(self, model: MaskGIT, label: int) -> None:
+        super().__init__(model)
+        self.label = label
+
+    def forward(self, tokens: Tensor, labels: Any = None) -> Tensor:
+        return super().forward(tokens, self.label)
 
 
 @dataclass(frozen=True)

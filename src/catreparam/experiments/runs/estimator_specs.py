@@ -97,29 +97,31 @@ def samples_of(estimator: Estimator, num_samples: int) -> int:
 
 def learned_parameters(estimator: Estimator, device: str) -> list[nn.Parameter]:
     """Parameters that the estimator itself learns (RELAX's control variate), moved to the device, to be optimised."""
-    modules = (value.to(device) for value in estimator.keywords.values() if isinstance(value, nn.Module))
-    return [parameter for module in modules for parameter in module.parameters()]
+    return list(_modules(estimator).to(device).parameters())
 
 
 def estimator_state(estimator: Estimator) -> dict[str, Tensor]:
     """Everything the estimator carries from step to step, by name; empty for most."""
-    state: dict[str, Tensor] = {}
-    for key, value in estimator.keywords.items():
-        if isinstance(value, MovingAverageBaseline):
-            state[key] = torch.tensor([value.total, value.mass], dtype=torch.float64)
-        if isinstance(value, nn.Module):
-            state.update({f"{key}.{name}": tensor for name, tensor in value.state_dict().items()})
-    return state
+    means = {
+        key: torch.tensor([mean.total, mean.mass], dtype=torch.float64) for key, mean in _baselines(estimator).items()
+    }
+    return means | _modules(estimator).state_dict()
 
 
 def restore_estimator(estimator: Estimator, state: dict[str, Tensor]) -> None:
     """Puts `estimator_state` back into a fresh estimator of the same spec."""
-    for key, value in estimator.keywords.items():
-        if isinstance(value, MovingAverageBaseline):
-            value.total, value.mass = state[key].tolist()
-        if isinstance(value, nn.Module):
-            prefix = f"{key}."
-            value.load_state_dict({name[len(prefix) :]: t for name, t in state.items() if name.startswith(prefix)})
+    means = _baselines(estimator)
+    for key, mean in means.items():
+        mean.total, mean.mass = state[key].tolist()
+    _modules(estimator).load_state_dict({key: tensor for key, tensor in state.items() if key not in means})
+
+
+def _modules(estimator: Estimator) -> nn.ModuleDict:
+    return nn.ModuleDict({key: value for key, value in estimator.keywords.items() if isinstance(value, nn.Module)})
+
+
+def _baselines(estimator: Estimator) -> dict[str, MovingAverageBaseline]:
+    return {key: value for key, value in estimator.keywords.items() if isinstance(value, MovingAverageBaseline)}
 
 
 def _parse_value(spec: str, key: str, text: str) -> Hyperparameter:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -20,6 +20,8 @@ from torch import Tensor
 from catreparam.report import Report, write_atomically
 
 Record = dict[str, Any]
+
+LOCK_NAME = ".lock"
 
 
 class RunFolderError(ValueError):
@@ -45,7 +47,7 @@ class RunFolder:
         self.path = Path(path)
         self.config_path = self.path / "config.json"
         self.metrics_path = self.path / "metrics.jsonl"
-        self.metrics_lock = FileLock(self.path / METRICS_LOCK_NAME)  # workers of one run append to one file
+        self.metrics_lock = FileLock(self.path / ".metrics.lock")  # workers of one run append to one file
 
     def read_config(self) -> Record:
         """The content of config.json. Raises RunFolderError when there is none or it is damaged."""
@@ -76,7 +78,8 @@ class RunFolder:
         """Adds one line and waits until it is on the disk. A line cut short by an earlier kill is dropped first."""
         line = json.dumps(record, allow_nan=False) + "\n"
         with writing(self.metrics_path), self.metrics_lock, self.metrics_path.open("ab+") as file:
-            file.truncate(_end_of_whole_lines(file))
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
@@ -129,7 +132,13 @@ def open_run_folder(path: Path | str, *, experiment: str, config: Record, facts:
     folder = RunFolder(path)
     with writing(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.path):
+    try:
+        held = FileLock(folder.path / LOCK_NAME).acquire(timeout=0)
+    except Timeout as error:
+        raise RunFolderError(
+            f"another process is running in {path}; wait for it, or choose another --folder"
+        ) from error
+    with held:
         if folder.config_path.exists():
             _refuse_other_config(folder, experiment, config)
         elif any(entry.name != LOCK_NAME for entry in folder.path.iterdir()):
@@ -153,34 +162,6 @@ def _parse_metrics(path: Path, *state: int) -> list[Record]:
 
 
 LOCK_NAME = ".lock"
-METRICS_LOCK_NAME = ".metrics.lock"
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = FileLock(path / LOCK_NAME, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise RunFolderError(
-            f"another process is running in {path}; wait for it, or choose another --folder"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _end_of_whole_lines(file: BinaryIO) -> int:
-    end = file.seek(0, os.SEEK_END)
-    while end:
-        start = max(0, end - 65536)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
 
 
 @contextmanager

@@ -4,39 +4,22 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 PLAIN_LINES = 10  # per name, first and last included: enough to follow a log, few enough to read
 
 
-@runtime_checkable
-class Progress(Protocol):
-    """Where an experiment tells how far it is."""
+class Progress:
+    """Where an experiment tells how far it is; this one says nothing, for workers, whose driver tells it."""
 
     def start(self, name: str, *, total: int, done: int = 0) -> None:
         """Begins something of `total` steps, of which `done` were made in an earlier session."""
-        ...
 
     def advance(self, name: str, note: str) -> None:
         """One more step of it is done; `note` says how it went."""
-        ...
 
     def say(self, message: str) -> None:
         """A line that stays."""
-        ...
-
-
-class Silent:
-    """No progress at all: for workers, whose driver tells it."""
-
-    def start(self, name: str, *, total: int, done: int = 0) -> None:
-        """Says nothing."""
-
-    def advance(self, name: str, note: str) -> None:
-        """Says nothing."""
-
-    def say(self, message: str) -> None:
-        """Says nothing."""
 
 
 @contextmanager
@@ -62,7 +45,7 @@ def show_progress() -> Iterator[Progress]:
         yield _BarProgress(bars)
 
 
-class _BarProgress:
+class _BarProgress(Progress):
     def __init__(self, bars: Any) -> None:
         self.bars, self.ids = bars, {}
 
@@ -76,7 +59,7 @@ class _BarProgress:
         self.bars.console.print(message, markup=False, highlight=False)
 
 
-class _PlainProgress:
+class _PlainProgress(Progress):
     def __init__(self) -> None:
         # steps done, total, done at the start, time of the start
         self.states: dict[str, list[float]] = {}

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 
+from catreparam.report import Curve
+
 # The 97.5 % quantile of Student's t by degrees of freedom; beyond the table, the last line is within 0.5 %.
 T_QUANTILES = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
@@ -73,6 +75,16 @@ def band(runs: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     points = [mean_and_interval(values) for values in zip(*runs, strict=False)]
     halves = [half for _, half in points if half is not None] if len(runs) > 2 else []
     return [mean for mean, _ in points], halves
+
+
+def band_curves(runs: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]]) -> list[Curve]:
+    """The `band` of every method that has runs, each as its x and y; all have the x of the first."""
+    curves = []
+    for name, pairs in runs.items():
+        if pairs:
+            mean, half = band([y for _, y in pairs])
+            curves.append(Curve(name, pairs[0][0][: len(mean)], mean, half))
+    return curves
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

@@ -65,29 +65,23 @@ def resume(
     lines of the metrics. A checkpoint that is not `usable`, given its count and those lines, is passed over: 0.
     Processes that train together `agree` on the count of the first one.
     """
-    done = agree(lambda: _drop_later_metrics(folder, name, unit, owns, usable))
+
+    def drop_later_metrics() -> int:
+        facts = folder.checkpoint_facts(name)
+        done = facts[unit] if facts else 0
+        with folder.metrics_lock:  # other workers append meanwhile
+            records = folder.read_metrics()
+            if not usable(done, [record for record in records if owns(record)]):
+                done = 0
+            kept = [record for record in records if not owns(record) or record[unit] <= done]
+            if len(kept) < len(records):
+                folder.replace_metrics(kept)
+        return done
+
+    done = agree(drop_later_metrics)
     checkpoint = folder.load_checkpoint(name) if done else None
     if checkpoint:
         load_tensors(parts, checkpoint[0])
-    return done
-
-
-def _drop_later_metrics(
-    folder: RunFolder,
-    name: str,
-    unit: str,
-    owns: Callable[[Record], bool],
-    usable: Callable[[int, list[Record]], bool],
-) -> int:
-    facts = folder.checkpoint_facts(name)
-    done = facts[unit] if facts else 0
-    with folder.metrics_lock:  # other workers append meanwhile
-        records = folder.read_metrics()
-        if not usable(done, [record for record in records if owns(record)]):
-            done = 0
-        kept = [record for record in records if not owns(record) or record[unit] <= done]
-        if len(kept) < len(records):
-            folder.replace_metrics(kept)
     return done
 
 

@@ -5,7 +5,7 @@ from statistics import fmean
 from catreparam.estimators.facts import Range
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.folder import Record, RunFolder
-from catreparam.experiments.runs.statistics import band, compare
+from catreparam.experiments.runs.statistics import band_curves, compare
 from catreparam.experiments.sweep.chosen import chosen_for
 from catreparam.experiments.sweep.plan import Study, Sweep, searched
 from catreparam.experiments.sweep.spaces import spec_at
@@ -43,7 +43,6 @@ def build_report(sweep: Sweep, folder: RunFolder) -> Report:
     records, study = folder.read_metrics(), sweep.study
     finals = {spec: _finals(records, spec) for spec in sweep.config.estimators}
     first = {spec: runs[0] for spec, runs in finals.items() if runs}
-    machine = folder.machine
     return Report(
         title=f"Sweep of the {study.name} study",
         summary=_summary(sweep),
@@ -51,7 +50,7 @@ def build_report(sweep: Sweep, folder: RunFolder) -> Report:
         plots=[*_curves(study, finals), *_sensitivity(sweep, records), *_history(sweep, records)],
         grids=study.grids(first, folder.path) if study.grids else (),
         appendix=_appendix(sweep, finals, records),
-        facts={**study.facts, **_facts(sweep), "machine": machine},
+        facts={**study.facts, **_facts(sweep), "machine": folder.machine},
         command=command_of(f"catreparam sweep {study.name}", sweep.config),
     )
 
@@ -146,12 +145,12 @@ def _curves(study: Study, finals: dict[str, list[Record]]) -> list[Plot]:
     note += " Logarithmic." * study.log_y
     plots = []
     for name in names:
-        curves = []
-        for spec, runs in finals.items():
-            if runs:
-                values = [[_drawn(study, value) for value in r["curves"][name]] for r in runs]
-                mean, error = band(values)
-                curves.append(Curve(spec, runs[0]["curves"]["step"][: len(mean)], mean, error))
+        curves = band_curves(
+            {
+                spec: [(r["curves"]["step"], [_drawn(study, value) for value in r["curves"][name]]) for r in runs]
+                for spec, runs in finals.items()
+            }
+        )
         plots.append(Plot(CURVE_TITLES[name], study.x_label, study.y_label, curves, note, log_y=study.log_y))
     return plots
 
@@ -214,13 +213,12 @@ def _drawn(study: Study, value: float) -> float:
 
 def _facts(sweep: Sweep) -> dict[str, str]:
     config = sweep.config
-    final = ", ".join(map(str, config.seeds)) or "none"
-    seeds = f"search {', '.join(map(str, config.search_seeds))}; final {final}"
+    final = ", ".join(map(str, config.seeds))
     if sweep.given is not None:
-        return {"settings": str(config.settings), "seeds": ", ".join(map(str, config.seeds))}
+        return {"settings": str(config.settings), "seeds": final}
     return {
         "search": f"Optuna, sampler {config.sampler}, pruner {config.pruner}, on validation values",
-        "seeds": seeds,
+        "seeds": f"search {', '.join(map(str, config.search_seeds))}; final {final or 'none'}",
     }
 
 

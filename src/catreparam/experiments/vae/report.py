@@ -1,10 +1,10 @@
 """The report of a VAE study: one row per estimator, means with 95 % intervals over seeds, curves and pictures."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from statistics import fmean, median
 
 import torch
-from torch import Tensor
 
 from catreparam.categorical import draw_one_hot
 from catreparam.data import ImageDataset
@@ -12,7 +12,7 @@ from catreparam.data.digits import BINARISATIONS, binarise
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.finish import finish
 from catreparam.experiments.runs.folder import Record, RunFolder
-from catreparam.experiments.runs.statistics import band, compare, mean_and_interval
+from catreparam.experiments.runs.statistics import band_curves, compare, mean_and_interval
 from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.vae.config import Config
 from catreparam.experiments.vae.run import VaeTask, is_finished, tasks_of, trained_model
@@ -69,8 +69,10 @@ def summary_table(records: Sequence[Record], specs: Sequence[str], num_epochs: i
     """One row per estimator that has finished an epoch, best test −ELBO first."""
     runs = {spec: by_seed(records, spec) for spec in specs}
     compared = compare({spec: {r["seed"]: r["test_negative_elbo"] for r in map(_best, runs[spec])} for spec in specs})
-    rows = [_row(spec, runs[spec], num_epochs) | _difference(compared[spec]) for spec in specs if runs[spec]]
-    rows += [_empty_row(spec, records) for spec in specs if not by_seed(records, spec)]
+    rows = [_row(spec, runs[spec], num_epochs) if runs[spec] else _empty_row(spec, records) for spec in specs]
+    for row in rows:
+        if against := compared.get(row["estimator"]):
+            row |= {"difference": against["difference"], "difference_ci": against["difference_half"]}
     rows.sort(key=lambda row: (row.get("test_negative_elbo") is None, row.get("test_negative_elbo") or 0.0))
     dull = {column.key for column in COLUMNS if all(row.get(column.key) in (None, "done") for row in rows)}
     return Table([column for column in COLUMNS if column.key not in dull], rows, note)
@@ -89,7 +91,7 @@ def learning_curves(records: Sequence[Record], specs: Sequence[str]) -> list[Plo
         )
         for part in ("validation", "test", "train")
     ]
-    timed = _curves(records, specs, "validation_negative_elbo", x=_seconds)
+    timed = _curves(records, specs, "validation_negative_elbo", by_seconds=True)
     plots.append(Plot("Validation −ELBO by training time", "seconds of training", Y_LABEL, timed, BAND_NOTE))
     return [plot for plot in plots if plot.curves]
 
@@ -178,31 +180,19 @@ def _best(epochs: list[Record]) -> Record:
     return min(epochs, key=lambda record: record["validation_negative_elbo"])
 
 
-def _difference(compared: dict[str, float | None]) -> Record:
-    return {"difference": compared["difference"], "difference_ci": compared["difference_half"]}
-
-
 def _empty_row(spec: str, records: Sequence[Record]) -> Record:
     diverged = any(record["estimator"] == spec and "diverged" in record for record in records)
     return {"estimator": spec, "seeds": 0, "state": "diverged" if diverged else "not started"}
 
 
-def _curves(
-    records: Sequence[Record], specs: Sequence[str], key: str, x: Callable[[list[Record]], list[float]] | None = None
-) -> list[Curve]:
-    curves = []
-    for spec in specs:
-        runs = by_seed(records, spec)
-        shared = min((len(epochs) for epochs in runs), default=0)
-        if not shared:
-            continue
-        mean, half = band([[record[key] for record in epochs] for epochs in runs])
-        xs = x(runs[0][:shared]) if x else [record["epoch"] for record in runs[0][:shared]]
-        curves.append(Curve(spec, xs, mean, half))
-    return curves
+def _curves(records: Sequence[Record], specs: Sequence[str], key: str, *, by_seconds: bool = False) -> list[Curve]:
+    runs = {spec: by_seed(records, spec) for spec in specs}
+    return band_curves(
+        {spec: [(_x(epochs, by_seconds), [r[key] for r in epochs]) for epochs in runs[spec]] for spec in specs}
+    )
 
 
-def _seconds(epochs: list[Record]) -> list[float]:
-    seconds = torch.tensor([record["seconds"] for record in epochs], dtype=torch.float64)
-    cumulative: Tensor = seconds.cumsum(0)
-    return cumulative.tolist()
+def _x(epochs: list[Record], by_seconds: bool) -> list[float]:
+    if by_seconds:
+        return list(itertools.accumulate(record["seconds"] for record in epochs))
+    return [record["epoch"] for record in epochs]

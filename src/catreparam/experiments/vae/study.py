@@ -5,6 +5,7 @@ validation and test images are always measured with exact draws, never with an e
 """
 
 import contextlib
+from functools import partial
 from pathlib import Path
 
 from catreparam.data import ImageDataset, load_dataset
@@ -12,10 +13,10 @@ from catreparam.experiments.runs.configs import config_of_folder, identity_of
 from catreparam.experiments.runs.folder import Interrupted, RunFolder, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.parallel import run_side_by_side
-from catreparam.experiments.runs.progress import Silent, show_progress
+from catreparam.experiments.runs.progress import Progress, show_progress
 from catreparam.experiments.vae.config import PRESETS, Config
 from catreparam.experiments.vae.report import report_vae
-from catreparam.experiments.vae.run import VaeTask, is_finished, tasks_of, train_task
+from catreparam.experiments.vae.run import is_finished, tasks_of, train_task
 from catreparam.experiments.vae.team import Team, check_team, join_team
 from catreparam.report import Report
 
@@ -54,7 +55,7 @@ def _run_in_team(config: Config, dataset: ImageDataset, team: Team) -> Report:
             opened = open_run_folder(path, experiment="vae", config=identity_of(config), facts=facts)
             stack.enter_context(opened)
         team.agree(path.exists)  # nobody looks into the folder before it is there
-        progress = stack.enter_context(show_progress()) if team.rank == 0 else Silent()
+        progress = stack.enter_context(show_progress()) if team.rank == 0 else Progress()
         for task in tasks_of(config, path):
             train_task(task, progress, team)
         return team.agree(lambda: report_vae(config, dataset, RunFolder(path)))
@@ -75,11 +76,6 @@ def _train_all(config: Config, folder: RunFolder) -> None:
                 train_task(task, progress)
             return
         progress.start("runs", total=len(tasks), done=sum(map(is_finished, tasks)))
-        for task, note in run_side_by_side(
-            _train_silently, tasks, jobs=config.jobs, is_done=is_finished, say=progress.say
-        ):
+        train = partial(train_task, progress=Progress())
+        for task, note in run_side_by_side(train, tasks, jobs=config.jobs, is_done=is_finished, say=progress.say):
             progress.advance("runs", f"{task.name}: {note}")
-
-
-def _train_silently(task: VaeTask) -> str:
-    return train_task(task, Silent())

@@ -19,11 +19,8 @@ def scalar_log(folder: Path, *, enabled: bool, after: int) -> Iterator[Callable[
     check_tensorboard()
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder), purge_step=after + 1)
-    try:
+    with SummaryWriter(str(folder), purge_step=after + 1) as writer:
         yield lambda values, step: _add(writer, values, step)
-    finally:
-        writer.close()
 
 
 def _add(writer: Any, values: Mapping[str, Any], step: int) -> None:
