@@ -1,5 +1,6 @@
-"""Shared by doctests and tests: torch in every doctest; shape checks of the package on request."""
+"""Shared by doctests and tests: torch in every doctest, JAX in its own; shape checks of the package on request."""
 
+import importlib
 import importlib.util
 import os
 
@@ -24,5 +25,7 @@ if os.environ.get("CATREPARAM_CHECK_SHAPES") == "1":  # `make shapes`: every jax
 
 
 @pytest.fixture(autouse=True)
-def _torch_in_doctests(doctest_namespace):
+def _arrays_in_doctests(doctest_namespace, request):
     doctest_namespace["torch"] = torch
+    if "catreparam/jax" in request.path.as_posix():
+        doctest_namespace |= {"jax": importlib.import_module("jax"), "jnp": importlib.import_module("jax.numpy")}

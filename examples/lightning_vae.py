@@ -1,5 +1,4 @@
-"""A Lightning VAE with categorical codes: a line draws them, a callback anneals t1, a hook logs the gradient's
-noise."""
+"""A Lightning VAE with categorical codes: a line draws them, a callback anneals t1, a hook logs noise."""
 
 import logging
 import warnings

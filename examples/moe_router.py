@@ -1,5 +1,4 @@
-"""A sparse mixture of experts on a task with hidden regimes: the usual top-k router, and routers that learn the
-choice."""
+"""A sparse mixture of experts on a task with hidden regimes: the usual top-k router, and ones that learn."""
 
 import torch
 

@@ -1,5 +1,4 @@
-"""torch.compile(fullgraph=True) takes all estimators but relax and reinmax_rloo; torch.export all reparameterised
-ones."""
+"""torch.compile(fullgraph=True) takes all but relax and reinmax_rloo; torch.export all reparameterised ones."""
 
 import pytest
 import torch

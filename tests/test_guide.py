@@ -10,7 +10,8 @@ from catreparam.experiments.guide import report as guide_report
 from catreparam.experiments.guide import study as guide
 from catreparam.experiments.guide.methods import CANDIDATES, OTHER_METHODS, Budget, check_methods
 from catreparam.experiments.guide.report import accuracy_at, equal_kls
-from catreparam.experiments.guide.rewards import RewardSpec, token_reward
+from catreparam.experiments.guide.rewards import RewardSpec
+from catreparam.guidance import on_embeddings
 from catreparam.models.classifier import frechet_distance
 from catreparam.models.digits_models import load_digits_models
 from catreparam.models.image_scores import class_score, ink_score, labels_of, symmetry_score
@@ -63,7 +64,7 @@ def test_killed_generation_goes_on_to_the_same_tokens_and_pictures(tmp_path, mon
     calls = []
 
     def dying(*arguments, **settings):
-        reward = token_reward(*arguments, **settings)
+        reward = on_embeddings(*arguments, **settings)
 
         def call(x):
             calls.append(1)
@@ -73,10 +74,10 @@ def test_killed_generation_goes_on_to_the_same_tokens_and_pictures(tmp_path, mon
 
         return call
 
-    monkeypatch.setattr(guide, "token_reward", dying)
+    monkeypatch.setattr(guide, "on_embeddings", dying)
     with pytest.raises(KeyboardInterrupt):
         guide.generate_cell(configured(tmp_path), "straight_through", 4.0, 0)
-    monkeypatch.setattr(guide, "token_reward", token_reward)
+    monkeypatch.setattr(guide, "on_embeddings", on_embeddings)
     resumed = guide.generate_cell(configured(tmp_path), "straight_through", 4.0, 0)
     assert resumed["tokens"] == whole["tokens"]
     assert resumed["frames"] == whole["frames"]
@@ -128,7 +129,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, words, message):
 
 def test_reward_that_is_not_finite_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        guide, "token_reward", lambda *a, **k: lambda x: x.sum((1, 2)) * torch.tensor([1.0, float("nan")])
+        guide, "on_embeddings", lambda *a, **k: lambda x: x.sum((1, 2)) * torch.tensor([1.0, float("nan")])
     )
     words = ["--estimator", "reinmax", "--rivals", "unguided", "--num-images", "2", "--num-rounds", "2"]
     assert main(["guide", *words, "--num-steps", "1", "--folder", str(tmp_path / "run")]) == 2

@@ -120,7 +120,7 @@ def test_the_site_asks_for_the_estimators_page_and_then_lists_it(house):
     said = output_of(house, "python docs/site.py")
     assert f"docs/estimators/{NAME}.md is missing. Write it, with a title that starts with `{NAME}`" in said
     assert f"'estimators/{NAME}.md'" in said
-    assert f"[`{NAME}`](estimators/{NAME}.md) | J(q) g / temperature, q = softmax(logits / temperature) | none" in said
+    assert f"[`{NAME}`](estimators/{NAME}.md) | through the reverse diffusion | falls" in said
     assert f"::: catreparam.estimators.tempered.{NAME}_surrogate" in said
 
 

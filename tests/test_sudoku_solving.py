@@ -101,8 +101,8 @@ def test_study_measures_every_cell_once_and_resumes_where_it_was_killed(tmp_path
     lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines[:-1]) + lines[-1][:20])
     measured = []
-    real = sudoku._solve
-    monkeypatch.setattr(sudoku, "_solve", lambda *args: (measured.append(args[2]), real(*args))[1])
+    real = sudoku.solver
+    monkeypatch.setattr(sudoku, "solver", lambda *args, **more: (measured.append(args[1]), real(*args, **more))[1])
     second = sudoku.run(config)
     assert measured == ["none_excluded"]
     timeless = [[{k: v for k, v in row.items() if k != "seconds"} for row in r.table.rows] for r in (first, second)]

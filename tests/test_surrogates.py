@@ -7,7 +7,7 @@ import torch
 
 import catreparam as c
 from catreparam.categorical import conditional_gumbel, covariance_product, second_order
-from catreparam.estimators.baselines import BatchAxes, cross_fitted_weight, with_baselines
+from catreparam.estimators.expectation import BatchAxes, cross_fitted_weight, with_baselines
 from catreparam.estimators.joint import leave_one_out
 from catreparam.kernels.naive.exact_law import sweep_tangent, transport_tangent
 

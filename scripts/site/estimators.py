@@ -1,8 +1,8 @@
 """mkdocs hook: the pages that list estimators follow the facts beside each of them (catreparam.estimators.facts).
 
 It adds every estimator's page to the navigation, under its family, and fills in two places: the table of
-docs/estimators.md and the signatures of docs/api/estimators.md. A page that is missing or incomplete stops the build
-with a message that says what to write.
+docs/estimators.md, from the heads of the pages, and the signatures of docs/api/estimators.md. A page that is missing or
+incomplete stops the build with a message that says what to write.
 """
 
 import inspect
@@ -16,6 +16,7 @@ from catreparam.estimators.facts import ESTIMATORS, FAMILIES, Facts, facts_of
 
 HEADINGS = ("Idea", "Gradient", "When not to use it", "Use", "References")
 ROWS = ("Bias", "Law of x", "Cost")
+DOCS = Path(__file__).parents[2] / "docs"
 MARK = re.compile(r"<!-- estimators: (.+?) -->.*")
 
 
@@ -40,7 +41,8 @@ def problem_with_page(name: str, docs: Path) -> str:
     """What is wrong with an estimator's page, and what to write; empty if nothing is."""
     page = docs / "estimators" / f"{name}.md"
     wanted = (
-        f"a title that starts with `{name}`; the headings {', '.join(HEADINGS)}; under Gradient a table with the rows "
+        f"a title that starts with `{name}`; above it, between two lines of ---, gradient and bias in few words each; "
+        f"the headings {', '.join(HEADINGS)}; under Gradient a table with the rows "
         f"{', '.join(ROWS)}, and the figure assets/estimators/{name}.svg, made by "
         f"`python scripts/site/figures.py {name}`"
     )
@@ -50,6 +52,7 @@ def problem_with_page(name: str, docs: Path) -> str:
     headings = re.findall(r"^#+ (.*)$", text, re.M)
     absent = [heading for heading in HEADINGS if heading not in headings]
     absent += [f"| {row} |" for row in ROWS if f"| {row} |" not in text]
+    absent += [f"{key}: ..." for key in ("gradient", "bias") if not in_short(text, key)]
     absent += [f"# `{name}`"] * (not headings or not headings[0].startswith(f"`{name}`"))
     absent += [f"../assets/estimators/{name}.svg"] * (f"../assets/estimators/{name}.svg" not in text)
     if not absent and not (docs / "assets" / "estimators" / f"{name}.svg").exists():
@@ -64,13 +67,25 @@ def families() -> list[tuple[str, list[Facts]]]:
     return [(family, members) for family, members in groups if members]
 
 
-def table() -> str:
+def table(docs: Path = DOCS) -> str:
     """Gradient, bias and law of each; neighbours of which the same is said share a row."""
     lines = ["| name | gradient | bias | law of x |", "|---|---|---|---|"]
-    for said, members in itertools.groupby(map(facts_of, ESTIMATORS), lambda f: (f.gradient, f.bias, f.law)):
+
+    def said_of(facts: Facts) -> tuple[str, str, str]:
+        page = docs / "estimators" / f"{facts.name}.md"
+        text = page.read_text(encoding="utf-8") if page.exists() else ""
+        return in_short(text, "gradient"), in_short(text, "bias"), facts.law
+
+    for said, members in itertools.groupby(map(facts_of, ESTIMATORS), said_of):
         names = ", ".join(f"[`{facts.name}`](estimators/{facts.name}.md)" for facts in members)
         lines.append(f"| {' | '.join((names, *said))} |")
     return "\n".join(lines)
+
+
+def in_short(text: str, key: str) -> str:
+    """What the head of a page says of `key`; empty if nothing."""
+    found = re.search(rf'\A---\n(?:.*\n)*?{key}: "(.*)"\n', text)
+    return found[1].replace('\\"', '"') if found else ""
 
 
 def signatures(takes_objective: bool) -> str:

@@ -1,5 +1,4 @@
-"""What each transform has to do for an estimator: one check a transform, in this process. A check raises if it
-fails."""
+"""What each transform has to do for an estimator: one check a transform, which raises if it fails."""
 
 import contextlib
 import copy

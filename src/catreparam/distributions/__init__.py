@@ -1,6 +1,5 @@
 """torch.distributions with gradients through discrete samples, also in Pyro. Imports estimators, categorical."""
 
-from catreparam.distributions import divergences as divergences  # registers the KL divergences
 from catreparam.distributions.bernoulli import ReparameterizedBernoulli
 from catreparam.distributions.categorical import ReparameterizedCategorical
 

@@ -1,13 +1,18 @@
-"""The two-class form: a torch.distributions distribution over {0, 1} whose samples carry any estimator's gradient."""
+"""The two-class form: a torch.distributions distribution over {0, 1} whose samples carry any estimator's gradient.
+
+KL divergences of both distributions in closed form, registered with torch.distributions.kl_divergence.
+"""
 
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Bernoulli, Distribution, OneHotCategorical, constraints
+from torch.distributions.kl import register_kl
 from torch.distributions.utils import lazy_property
 
+from catreparam.categorical import finite
 from catreparam.distributions.categorical import ReparameterizedCategorical
 from catreparam.distributions.pyro_methods import PyroMethods
 from catreparam.estimators.facts import facts_of
@@ -46,8 +51,6 @@ class ReparameterizedBernoulli(PyroMethods, Distribution):
         t1: float | Tensor | None = None,
         generator: Generator | None = None,
     ) -> None:
-        if (probs is None) == (logits is None):
-            raise ValueError("give either probs or logits, not both" if logits is not None else "give probs or logits")
         for name, value in (("probs", probs), ("logits", logits)):
             if value is not None and not (isinstance(value, Tensor) and value.is_floating_point()):
                 raise TypeError(f"{name} must be a floating torch.Tensor, got {value!r}; wrap it in torch.tensor(...)")
@@ -128,3 +131,40 @@ class ReparameterizedBernoulli(PyroMethods, Distribution):
     def __repr__(self) -> str:
         estimator = facts_of(self.two_classes.estimator).name
         return f"{type(self).__name__}(logits: {tuple(self._batch_shape)}, estimator: {estimator})"
+
+
+AnyCategorical = ReparameterizedCategorical | OneHotCategorical
+AnyBernoulli = ReparameterizedBernoulli | Bernoulli
+
+
+@register_kl(ReparameterizedCategorical, ReparameterizedCategorical)
+@register_kl(ReparameterizedCategorical, OneHotCategorical)
+@register_kl(OneHotCategorical, ReparameterizedCategorical)
+def _kl_categorical(p: AnyCategorical, q: AnyCategorical) -> Tensor:
+    """KL(p || q) in nats [*batch]; +inf where q forbids what p allows."""
+    if p.event_shape != q.event_shape:
+        raise ValueError(f"both must have the same classes, got {p.event_shape[0]} and {q.event_shape[0]}")
+    return _kl(_class_logits(p), _class_logits(q))
+
+
+@register_kl(ReparameterizedBernoulli, ReparameterizedBernoulli)
+@register_kl(ReparameterizedBernoulli, Bernoulli)
+@register_kl(Bernoulli, ReparameterizedBernoulli)
+def _kl_bernoulli(p: AnyBernoulli, q: AnyBernoulli) -> Tensor:
+    """KL(p || q) in nats [*batch]; +inf where q forbids what p allows."""
+    return _kl(_class_logits(p), _class_logits(q))
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    wide = torch.promote_types(torch.promote_types(p.dtype, q.dtype), torch.float32)
+    p, q = torch.broadcast_tensors(p.to(wide), q.to(wide))
+    q = torch.log_softmax(q, -1).masked_fill(p == -torch.inf, -1.0)  # of no account there, and 0 * inf has no gradient
+    return (torch.softmax(p, -1) * (finite(torch.log_softmax(p, -1)) - q)).sum(-1)
+
+
+def _class_logits(law: AnyCategorical | AnyBernoulli) -> Tensor:
+    if isinstance(law, ReparameterizedBernoulli):
+        return law.two_classes.logits
+    if isinstance(law, Bernoulli):
+        return torch.stack((torch.zeros_like(law.logits), law.logits), -1)
+    return law.logits

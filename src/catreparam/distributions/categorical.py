@@ -9,7 +9,7 @@ from torch.distributions import Distribution, constraints
 from torch.distributions.utils import lazy_property
 
 from catreparam import categorical
-from catreparam.categorical import draw_one_hot, finite, from_rows, one_hot_like
+from catreparam.categorical import draw_one_hot, finite, from_rows, one_hot_like, wide
 from catreparam.distributions.pyro_methods import PyroMethods
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import (
@@ -85,12 +85,12 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
     @lazy_property
     def logits(self) -> Float[Tensor, "*batch num_classes"]:
         """Log-probabilities."""
-        return from_rows(torch.log_softmax(_wide(self._given), -1), self._given)
+        return from_rows(torch.log_softmax(wide(self._given), -1), self._given)
 
     @lazy_property
     def probs(self) -> Float[Tensor, "*batch num_classes"]:
         """Probabilities."""
-        return from_rows(torch.softmax(_wide(self._given), -1), self._given)
+        return from_rows(torch.softmax(wide(self._given), -1), self._given)
 
     @property
     def param_shape(self) -> Size:
@@ -128,7 +128,7 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
     def sample(self, sample_shape: Any = (), generator: Generator | None = None) -> Tensor:
         """Exact one-hot samples [*sample_shape, *batch, num_classes], without gradient."""
         with torch.no_grad():
-            probs = torch.softmax(_wide(self._given), -1)
+            probs = torch.softmax(wide(self._given), -1)
             generator = self.generator if generator is None else generator
             x = draw_one_hot(probs.expand(Size(sample_shape) + probs.shape), generator)
             return from_rows(x, self._given)
@@ -137,14 +137,14 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
         """log P(value), linear in the one-hot value [*any, *batch, num_classes]; -inf at impossible classes."""
         if self._validate_args:
             self._validate_sample(value)
-        log_probs = torch.log_softmax(_wide(self._given), -1)
+        log_probs = torch.log_softmax(wide(self._given), -1)
         impossible = ((value > 0) & (log_probs == -torch.inf)).any(-1)
         total = (value * finite(log_probs)).sum(-1).masked_fill(impossible, -torch.inf)
         return total.to(self._given.dtype)
 
     def entropy(self) -> Tensor:
         """Entropy in nats [*batch]."""
-        return categorical.entropy(_wide(self._given)).to(self._given.dtype)
+        return categorical.entropy(wide(self._given)).to(self._given.dtype)
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """All one-hot values [num_classes, *batch (or ones), num_classes]."""
@@ -166,10 +166,6 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
     def __repr__(self) -> str:
         shape = tuple(self._given.shape)
         return f"{type(self).__name__}(logits: {shape}, estimator: {facts_of(self.estimator).name})"
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
 
 def _log(probs: Any, validate: bool) -> Tensor:

@@ -16,7 +16,6 @@ MAX_CLASSES = 64
 
 @estimator(
     "Score function and exact",
-    bias="none",
     tuned=False,
 )
 def arsm(

@@ -34,7 +34,6 @@ from catreparam.validation import check_count, check_number, inside_transform
 
 @estimator(
     "Score function and exact",
-    bias="none",
     search={"temperature": Range(0.1, 2.0, 0.5, log=True), "eta": Range(0.0, 1.5, 1.0)},
     tuned=False,
 )
@@ -107,7 +106,6 @@ def combine(terms: list[tuple[Loss, Loss, Loss, Loss]]) -> Loss:
 
 @estimator(
     "Through the diffusion",
-    bias="none",
     search={"t1": Range(0.3, 0.95, 0.5), "eta": Range(0.0, 1.5, 1.0)},
     tuned=False,
 )
@@ -192,7 +190,6 @@ class RelaxControlVariate(nn.Module):
 
 @estimator(
     "Score function and exact",
-    bias="none",
     owned={"control_variate": RelaxControlVariate},
     unsupported={
         "compile": "differentiates inside its forward pass; without fullgraph it runs uncompiled. Use `rebar`",

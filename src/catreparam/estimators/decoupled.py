@@ -11,8 +11,6 @@ from catreparam.validation import check_flag, check_number
 
 @estimator(
     "Gumbel",
-    gradient="Gumbel-Softmax at `backward_temperature`",
-    bias="like it",
     law="softmax(logits / `forward_temperature`)",
     search={
         "forward_temperature": Range(0.1, 2.0, 1.0, log=True),

@@ -15,7 +15,6 @@ from catreparam.validation import check_count
 
 @estimator(
     "Score function and exact",
-    bias="none",
     tuned=False,
 )
 def exact(

@@ -32,8 +32,6 @@ SEARCH = {
 
 @estimator(
     "Through the diffusion",
-    gradient="ReDGE's given an exact x, averaged over noises",
-    bias="ReDGE's; none for quadratic f at weight 1",
     mean_jacobian=lambda hyperparameters: True,
     search=SEARCH,
 )
@@ -89,8 +87,6 @@ def exact_redge_surrogate(
 
 @estimator(
     "Through the diffusion",
-    gradient="exact pathwise gradient of the noisy z, no steps",
-    bias="none for linear f; for quadratic f at weight 1",
     mean_jacobian=lambda hyperparameters: True,
     search=SEARCH,
     unsupported={"ONNX": "works in float64, for which ONNX Runtime has no error function; the export itself succeeds"},

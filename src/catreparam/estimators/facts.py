@@ -47,13 +47,11 @@ Space = Mapping[str, Range | Choice]
 
 @dataclass(frozen=True)
 class Facts:
-    """One estimator. Texts are those of the documentation's table."""
+    """One estimator."""
 
     name: str
     function: Callable[..., Tensor] = field(repr=False)
     family: str = ""
-    gradient: str = "see its page"
-    bias: str = ""
     law: str = "exact"  # of the hard sample; anything else says how it differs
     takes_objective: bool = False  # (objective, logits, ...) -> loss, instead of logits -> x
     fewest_samples: int = 1

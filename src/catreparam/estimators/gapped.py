@@ -11,8 +11,6 @@ from catreparam.validation import check_choice, check_flag, check_number
 
 @estimator(
     "Gumbel",
-    gradient="of a softmax in which x was made to lead by `gap`",
-    bias="like Gumbel-Softmax, less variance",
     search={
         "temperature": Range(0.1, 2.0, 1.0, log=True, grid=(0.5, 1.0)),
         "gap": Range(0.3, 3.0, 1.0, log=True, grid=(1.0, "p")),

@@ -22,8 +22,6 @@ from catreparam.validation import check_count, check_number
 
 @estimator(
     "Gumbel",
-    gradient="the same, averaged over G given x",
-    bias="the same",
     search={
         "temperature": Range(0.1, 2.0, 0.5, log=True, grid=(0.1, 0.3, 0.5, 1.0)),
         "num_noises": Choice((10, 100), 10),

@@ -16,8 +16,6 @@ from catreparam.validation import check_flag, check_number
 
 @estimator(
     "Gumbel",
-    gradient="of softmax((logits + G) / temperature)",
-    bias="grows with temperature",
     search={"temperature": Range(0.1, 2.0, 1.0, log=True, grid=(0.3, 0.5, 1.0))},
 )
 def gumbel_softmax(

@@ -19,8 +19,6 @@ SEARCH = {"t1": Range(0.3, 0.95, 0.5, grid=(0.3, 0.5, 0.7, 0.9)), "num_steps": R
 
 @estimator(
     "Through the diffusion",
-    gradient="through the reverse diffusion",
-    bias="falls with t1 until variance takes over",
     law="**biased**, below",
     search=SEARCH,
 )
@@ -68,8 +66,6 @@ def redge_surrogate(
 
 @estimator(
     "Through the diffusion",
-    gradient="the same, from a Gaussian with the mean and variance of x",
-    bias="the same",
     law="**biased**, more",
     search=SEARCH,
     tuned=False,

@@ -22,8 +22,6 @@ from catreparam.noise_schedule import NoiseSchedule
 
 @estimator(
     "Through the diffusion",
-    gradient="ReDGE, ReinMax's rule at the last step",
-    bias="less than ReDGE's",
     law="ReDGE's",
     search=SEARCH,
 )

@@ -47,7 +47,6 @@ class MovingAverageBaseline:
 
 @estimator(
     "Score function and exact",
-    bias="none",
     owned={"baseline": MovingAverageBaseline},
     unsupported={
         "checkpoint": "the replay sees the baseline that the first pass has updated: the gradient is unbiased, but not "
@@ -90,7 +89,6 @@ def reinforce(
 
 @estimator(
     "Score function and exact",
-    bias="none",
     fewest_samples=2,
     tuned=False,
 )

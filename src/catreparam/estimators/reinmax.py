@@ -19,8 +19,6 @@ from catreparam.validation import check_number
 
 @estimator(
     "Straight-through and ReinMax",
-    gradient="[J(p) + (x - p)(x - p)^T] g / 2",
-    bias="none for quadratic f (temperature 1)",
     mean_jacobian=lambda hyperparameters: hyperparameters.get("temperature", 1.0) == 1.0,
     search={"temperature": Range(0.7, 1.5, 1.0, grid=(1.0, 1.3))},
 )
@@ -63,8 +61,6 @@ def tempered(logits: Rows, temperature: float) -> Rows:
 
 @estimator(
     "Straight-through and ReinMax",
-    gradient="[(1 - w/2) J(p) + (w/2)(x - p)(x - p)^T] g",
-    bias="a share 1 - w of straight-through's for quadratic f",
     mean_jacobian=lambda hyperparameters: True,
     search={"weight": Range(0.3, 1.5, 0.75, grid=(0.25, 0.5, 0.75))},
 )

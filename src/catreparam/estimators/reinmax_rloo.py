@@ -15,7 +15,6 @@ from catreparam.validation import check_count, check_number, inside_transform
 
 @estimator(
     "Score function and exact",
-    bias="w times ReinMax's",
     fewest_samples=2,
     search={"second_order_weight": Range(0.0, 1.5, 1.0)},
     unsupported={

@@ -22,8 +22,6 @@ from catreparam.validation import check_count, check_number
 
 @estimator(
     "Straight-through and ReinMax",
-    gradient="2 J_GR g at m = (p + x) / 2, minus J(p) g / 2",
-    bias="Gumbel-Rao's at m",
     search={"temperature": Range(0.1, 2.0, 0.5, log=True), "num_noises": Choice((10, 100), 10)},
     tuned=False,
 )
@@ -71,8 +69,6 @@ def reinmax_rao_surrogate(logits: Rows, *, noise: Tensor, x: Rows, temperature: 
 
 @estimator(
     "Straight-through and ReinMax",
-    gradient="ReinMax + eta (J_GR - J_STGS) g",
-    bias="ReinMax's",
     search={"temperature": Range(0.1, 2.0, 0.5, log=True), "eta": Range(0.0, 1.0, 0.1)},
     tuned=False,
 )

@@ -11,11 +11,7 @@ from catreparam.kernels.methods import Method, Rule
 from catreparam.kernels.settings import Setting
 
 
-@estimator(
-    "Straight-through and ReinMax",
-    gradient="J(p) g",
-    bias="none for linear f",
-)
+@estimator("Straight-through and ReinMax")
 def straight_through(
     logits: Float[Tensor, "*batch num_classes"],
     *,

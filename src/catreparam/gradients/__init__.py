@@ -1,8 +1,7 @@
 """Measuring gradient estimators: exact gradients; bias, variance, law and cost; choosing hyperparameters."""
 
 from catreparam.gradients.measure import GradientStats, measure
-from catreparam.gradients.reference import Reference, exact_gradient, reference_gradient
-from catreparam.gradients.timing import seconds_per_draw
+from catreparam.gradients.reference import Reference, exact_gradient, reference_gradient, seconds_per_draw
 from catreparam.gradients.tune import SEARCH_SPACE, TuneResult, TuneRow, count_evaluations, tune
 
 __all__ = [

@@ -12,8 +12,7 @@ from catreparam.categorical import from_rows, to_rows
 from catreparam.estimators.facts import resolve
 from catreparam.estimators.joint import Objective
 from catreparam.estimators.registry import takes_objective
-from catreparam.gradients.draws import draw_gradients
-from catreparam.gradients.reference import Reference, reference_gradient
+from catreparam.gradients.reference import Reference, draw_gradients, reference_gradient
 from catreparam.validation import check_count
 
 

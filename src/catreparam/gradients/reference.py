@@ -1,6 +1,9 @@
-"""What estimators are compared with: the exact gradient by enumeration, or an unbiased mean where that is too large."""
+"""Many gradients of one estimator, what they are compared with, and how long they take."""
 
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,7 +12,37 @@ from torch import Generator, Tensor
 from catreparam.estimators.expectation import expectation
 from catreparam.estimators.joint import Objective
 from catreparam.estimators.registry import make_estimator
-from catreparam.gradients.draws import draw_gradients
+
+
+def draw_gradients(
+    objective: Objective,
+    logits: Tensor,
+    method: str | Callable[..., Tensor],
+    num_draws: int,
+    num_samples: int,
+    mask: Tensor | None,
+    generator: Generator | None,
+) -> tuple[Tensor, float]:
+    """Gradients [num_draws, *logits.shape] and the bytes that one draw keeps for backward."""
+    per_chunk = max(1, min(num_draws, 2_000_000 // max(logits.numel() * num_samples, 1)))
+    chunks, kept = [], 0.0
+    for begin in range(0, num_draws, per_chunk):
+        count = min(per_chunk, num_draws - begin)
+        leaf = logits.detach().expand(count, *logits.shape).clone().requires_grad_()
+        saved: dict[int, int] = {}
+
+        def note(tensor: Tensor, saved: dict[int, int] = saved) -> Tensor:
+            storage = tensor.untyped_storage()
+            saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = expectation(
+                objective, leaf, estimator=method, num_samples=num_samples, mask=mask, generator=generator
+            )
+            chunks.append(torch.autograd.grad(loss.sum(), leaf)[0].double())
+        kept = max(kept, sum(saved.values()) / count)
+    return torch.cat(chunks), kept
 
 
 def exact_gradient(
@@ -59,3 +92,29 @@ def reference_gradient(
             raise
     draws, _ = draw_gradients(objective, logits, "rloo", num_draws, 8, mask, generator)
     return Reference(draws.mean(0), float(draws.var(0).sum()) / num_draws)
+
+
+def seconds_per_draw(
+    objective: Objective,
+    logits: Tensor,
+    estimators: Sequence[Callable[..., Tensor]],
+    *,
+    num_samples: Sequence[int],
+    num_draws: int = 500,
+    rounds: int = 7,
+    mask: Tensor | None = None,
+) -> list[float]:
+    """Median over `rounds` of the wall time of forward and backward, per draw, for each estimator.
+
+    One uncounted round first; then the estimators take turns within every round.
+    """
+    generator = torch.Generator(device=logits.device).manual_seed(0)
+    times: list[list[float]] = [[] for _ in estimators]
+    for _ in range(rounds + 1):
+        for estimator, count, record in zip(estimators, num_samples, times, strict=True):
+            started = time.perf_counter()
+            draw_gradients(objective, logits, estimator, num_draws, count, mask, generator)
+            if logits.device.type == "cuda":
+                torch.cuda.synchronize(logits.device)
+            record.append((time.perf_counter() - started) / num_draws)
+    return [median(record[1:]) for record in times]

@@ -15,8 +15,7 @@ from catreparam.estimators.facts import ESTIMATORS, facts_of
 from catreparam.estimators.joint import Objective
 from catreparam.estimators.registry import Estimator, fewest_samples, make_estimator
 from catreparam.gradients.measure import GradientStats, measure
-from catreparam.gradients.reference import reference_gradient
-from catreparam.gradients.timing import seconds_per_draw
+from catreparam.gradients.reference import reference_gradient, seconds_per_draw
 from catreparam.validation import check_choice, check_count, check_number
 
 # Values tried by default, as the estimators' facts have them; hyperparameters that are not here stay at their defaults.

@@ -47,11 +47,9 @@ def best_of_n(
     check_count("num_candidates", num_candidates)
     chunk = min(num_candidates, num_candidates if chunk_size is None else check_count("chunk_size", chunk_size))
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
-    process = ReverseProcess.start(
-        denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
-    )
+    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator)
     best: tuple[Tensor, Tensor, Tensor] | None = None
-    trace, model_evaluations = Trace(), 0
+    trace, evaluations = Trace(), Evaluations()
     for done in range(0, num_candidates, chunk):
         times = min(chunk, num_candidates - done)
         drawn = run_process(process.repeated(times), tokens.repeat_interleave(times, 0))
@@ -59,11 +57,10 @@ def best_of_n(
         first = rewards.reshape(-1, times).argmax(-1) + torch.arange(tokens.shape[0], device=tokens.device) * times
         new = (drawn.tokens[first], rewards[first], drawn.log_prob[first])
         best = new if best is None else pick(new[1] > best[1], new, best)  # type: ignore[assignment]
-        model_evaluations += times * drawn.model_evaluations
+        evaluations += Evaluations(times * drawn.model_evaluations, times)
         trace.append(step=done // chunk, reward=float(rewards.mean()), best=float(best[1].mean()))
         if progress is not None:
             progress(done + times, num_candidates)
     assert best is not None
     bound = math.log(num_candidates) - (num_candidates - 1) / num_candidates
-    evaluations = Evaluations(model_evaluations, num_candidates)
     return Generation(best[0], best[1], best[2], torch.full_like(best[1], bound), trace, evaluations)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from catreparam.guidance.rewards import is_hard
+from catreparam.guidance.rewards import Reward, is_hard
 from catreparam.validation import check_count, inside_transform
 
 
@@ -34,9 +34,7 @@ def codebook_embed(
     return _Lookup.apply(x, codebook)
 
 
-def on_embeddings(
-    score: Callable[[Tensor], Tensor], codebook: Float[Tensor, "num_codes dim"]
-) -> Callable[[Tensor], Tensor]:
+def on_embeddings(score: Callable[[Tensor], Tensor], codebook: Float[Tensor, "num_codes dim"]) -> Reward:
     """A reward from a score of embedded tokens [B, L, dim] -> [B].
 
     >>> reward = on_embeddings(lambda embedded: embedded.sum((1, 2)), torch.tensor([[1.0], [2.0], [3.0]]))
@@ -52,7 +50,7 @@ def on_images(
     codebook: Float[Tensor, "num_codes dim"],
     *,
     grid: tuple[int, int],
-) -> Callable[[Tensor], Tensor]:
+) -> Reward:
     """A reward from a score of decoded images -> [B]; `decoder` maps embeddings [B, dim, height, width] to images.
 
     `grid` is (height, width), positions row by row. Raises ValueError when it does not have L cells.

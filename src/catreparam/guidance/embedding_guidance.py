@@ -86,9 +86,8 @@ def entrgi(
 
     Cost, errors: those of `guided_sample`. Departs: steps are Adam's, as for every method here.
     """
-    process = ReverseProcess.start(
-        denoiser, tokens, Unmasking(num_rounds, schedule, order), condition=condition, generator=generator
-    )
+    unmasking = Unmasking(num_rounds, schedule, order)
+    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, generator=generator)
     settings = Optimization(entropy_mixing, num_steps, lr, kl_weight=0.0, forgetting=1.0)
     return generate(process, reward, tokens, settings, callback=callback, progress=progress)
 
@@ -114,8 +113,7 @@ def aps(
     Cost, errors: those of `guided_sample`. Departs: "anchored remasking" is the order by the guided confidence
     (order="confidence"), and steps are Adam's.
     """
-    process = ReverseProcess.start(
-        denoiser, tokens, Unmasking(num_rounds, schedule, order), condition=condition, generator=generator
-    )
+    unmasking = Unmasking(num_rounds, schedule, order)
+    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, generator=generator)
     settings = Optimization(QuantizedExpectation(codebook), num_steps, lr, kl_weight=0.0, forgetting=1.0)
     return generate(process, reward, tokens, settings, callback=callback, progress=progress)

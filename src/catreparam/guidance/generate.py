@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
-from catreparam.guidance.divergence import divergence
-from catreparam.guidance.optimize import Optimization, OptimizedLogits, Schedule, optimize
+from catreparam.guidance.optimize import Optimization, OptimizedLogits, Schedule, divergence, optimize
 from catreparam.guidance.particles import reward_of
 from catreparam.guidance.problem import Problem
 from catreparam.guidance.rewards import Reward, RewardError
@@ -77,9 +76,7 @@ def guided_sample(
     Raises: as `sample` and `optimize_logits`; ValueError if the checkpoint belongs to other settings or is damaged.
     """
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
-    process = ReverseProcess.start(
-        denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
-    )
+    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator)
     settings = Optimization(estimator, num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop)
     return generate(process, reward, tokens, settings, commit, checkpoint, callback, progress)
 

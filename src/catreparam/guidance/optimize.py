@@ -8,13 +8,45 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
+from catreparam.categorical import finite
 from catreparam.estimators.expectation import expectation
-from catreparam.guidance.divergence import divergence
 from catreparam.guidance.problem import Problem
 from catreparam.guidance.rewards import Reward
 from catreparam.guidance.stopping import Annealed, EarlyStop, Stopper
 from catreparam.guidance.trace import Evaluations, Trace
 from catreparam.validation import check_count, check_flag, check_generator, check_logits, check_number, check_rows
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """KL(q || prior) [B, L] and entropy of q [B, L] in nats, and the gradient of the KL in q's logits [B, L, V]."""
+
+    kl: Tensor
+    entropy: Tensor
+    gradient: Tensor
+
+
+def divergence(logits: Float[Tensor, "B L V"], log_prior: Float[Tensor, "B L V"]) -> Divergence:
+    """Divergence of q = softmax(logits) from the prior, whose impossible tokens (-inf) must be impossible in q too.
+
+    The gradient is q * (log q - log prior - KL), zero at impossible tokens (no 0 * inf).
+    """
+    log_q = log_softmax(logits)
+    q = log_q.exp()
+    ratio = finite(log_q)
+    entropy = -(q * ratio).sum(-1)
+    ratio = ratio.sub_(finite(log_prior))
+    kl = (q * ratio).sum(-1)
+    gradient = q.mul_(ratio.sub_(kl.unsqueeze(-1)))
+    return Divergence(kl, entropy, gradient)
+
+
+def log_softmax(logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
+    """torch.log_softmax over the last axis, without gradient; few classes are laid out first: much faster on CPUs."""
+    if logits.shape[-1] > 32:
+        return torch.log_softmax(logits, -1)
+    return torch.log_softmax(logits.movedim(-1, 0).contiguous(), 0).movedim(0, -1)
+
 
 Schedule = float | Callable[[float], float]  # a number, or a function of the part of the steps done, in [0, 1)
 
@@ -118,8 +150,12 @@ def optimize_logits(
     True
     """
     settings = Optimization(estimator, num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop)
-    prior_logits = _checked_prior(prior_logits, generator)
-    problem = Problem.of(prior_logits, reward, tokens, frozen, track_best=check_flag("track_best", track_best))
+    check_logits(prior_logits)
+    if prior_logits.ndim != 3:
+        raise ValueError(f"prior_logits must have shape [B, L, vocab_size], got {tuple(prior_logits.shape)}")
+    check_rows(prior_logits)
+    check_generator(generator, prior_logits.device)
+    problem = Problem.of(prior_logits.detach(), reward, tokens, frozen, track_best=check_flag("track_best", track_best))
     return optimize(problem, settings, warm_start=warm_start, callback=callback, generator=generator)
 
 
@@ -135,34 +171,19 @@ def optimize(
     tilt = problem.initial_tilt(warm_start, settings.forgetting)
     adam = torch.optim.Adam([tilt])  # its learning rate is set in every step
     trace, stopper = Trace(), Stopper(settings.early_stop)
-    for step in range(settings.num_steps if problem.num_free else 0):
+    for step in range(settings.num_steps if problem.log_prior.numel() else 0):
         adam.param_groups[0]["lr"] = settings.lr_at(step / settings.num_steps)
         tilt.grad, info = _gradient(problem, settings, tilt, step, generator)
-        _record(trace, info)
+        numbers = torch.stack([info.reward, info.kl, info.entropy, info.gradient_norm]).double().mean(-1).tolist()
+        trace.append(step=step, **dict(zip(("reward", "kl", "entropy", "gradient_norm"), numbers, strict=True)))
         stop = callback is not None and callback(info) is True
         stop = stopper.update(info.reward, info.kl * settings.kl_weight) or stop
         adam.step()
         tilt.grad = None  # as large as the logits
         if stop:
             break
-    tilt = tilt.detach()
-    return OptimizedLogits(
-        problem.full_logits(tilt),
-        problem.full_tilt(tilt),
-        trace,
-        problem.evaluations,
-        problem.best_tokens,
-        problem.best_reward,
-    )
-
-
-def _checked_prior(prior_logits: Tensor, generator: Generator | None) -> Tensor:
-    check_logits(prior_logits)
-    if prior_logits.ndim != 3:
-        raise ValueError(f"prior_logits must have shape [B, L, vocab_size], got {tuple(prior_logits.shape)}")
-    check_rows(prior_logits)
-    check_generator(generator, prior_logits.device)
-    return prior_logits.detach()
+    tilt, best = tilt.detach(), (problem.best_tokens, problem.best_reward)
+    return OptimizedLogits(problem.full_logits(tilt), problem.full_tilt(tilt), trace, problem.evaluations, *best)
 
 
 def _gradient(
@@ -184,9 +205,6 @@ def _gradient(
     norm = torch.linalg.vector_norm(gradient, dim=(1, 2))
     if (max_grad_norm := settings.max_grad_norm) is not None:
         gradient.mul_((max_grad_norm / norm.clamp_min(max_grad_norm)).reshape(-1, 1, 1))
-    return gradient, StepInfo(step, -loss.detach(), apart.kl.sum(-1), apart.entropy.sum(-1), norm, problem.viewer(tilt))
-
-
-def _record(trace: Trace, info: StepInfo) -> None:
-    means = torch.stack([info.reward, info.kl, info.entropy, info.gradient_norm]).double().mean(-1).tolist()
-    trace.append(**dict(zip(("step", "reward", "kl", "entropy", "gradient_norm"), [info.step, *means], strict=True)))
+    return gradient, StepInfo(
+        step, -loss.detach(), apart.kl.sum(-1), apart.entropy.sum(-1), norm, lambda: problem.full_logits(tilt)
+    )

@@ -1,13 +1,13 @@
 """The optimisation problem behind `optimize_logits`: only the rows of free positions are worked on."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from catreparam.categorical import one_hot_like
+from catreparam.categorical import one_hot_like, wide
+from catreparam.guidance.particles import pick
 from catreparam.guidance.rewards import Reward, RewardError, check_rewards, is_hard
 from catreparam.guidance.trace import Evaluations
 from catreparam.masked_diffusion import carry_over
@@ -27,21 +27,16 @@ class Problem:
     index: Tensor | None
     base: Tensor | None  # one-hot tokens [B, L, V]
     track_best: bool
-    reward_calls: int = 0
-    gradient_calls: int = 0
+    evaluations: Evaluations = Evaluations()  # noqa: RUF009 (frozen)
     best_tokens: Tensor | None = None
     best_reward: Tensor | None = None
-    num_free: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.num_free = self.log_prior.shape[1] if self.log_prior.shape[0] else 0
 
     @classmethod
     def of(
         cls, prior_logits: Tensor, reward: Reward, tokens: Tensor | None, frozen: Tensor | None, *, track_best: bool
     ) -> "Problem":
         """The problem of one call; checks tokens and frozen."""
-        log_prior = torch.log_softmax(_wide(prior_logits), -1)
+        log_prior = torch.log_softmax(wide(prior_logits), -1)
         frozen = _checked_frozen(prior_logits, tokens, frozen)
         if tokens is None or frozen is None or not bool(frozen.any()):
             return cls(reward, log_prior, log_prior, None, None, track_best)
@@ -55,29 +50,28 @@ class Problem:
     def initial_tilt(self, warm_start: Tensor | None, forgetting: float) -> Tensor:
         """(1 - forgetting) * warm_start at the free rows, or zero; a leaf that requires a gradient."""
         if warm_start is None:
-            tilt = torch.zeros_like(self.log_prior)
-        else:
-            if warm_start.shape != self.full_prior.shape:
-                raise ValueError(
-                    f"warm_start must have the shape of prior_logits {tuple(self.full_prior.shape)}, "
-                    f"got {tuple(warm_start.shape)}"
-                )
-            rows = warm_start.detach().to(self.log_prior)
-            if self.index is not None:
-                rows = rows.gather(1, _over_classes(self.index, rows))
-            tilt = (1 - forgetting) * rows
-        return tilt.requires_grad_()
+            return torch.zeros_like(self.log_prior).requires_grad_()
+        if warm_start.shape != self.full_prior.shape:
+            raise ValueError(
+                f"warm_start must have the shape of prior_logits {tuple(self.full_prior.shape)}, "
+                f"got {tuple(warm_start.shape)}"
+            )
+        rows = warm_start.detach().to(self.log_prior)
+        if self.index is not None:
+            rows = rows.gather(1, _over_classes(self.index, rows))
+        return ((1 - forgetting) * rows).requires_grad_()
 
     def loss(self, rows: Tensor) -> Tensor:
         """-reward of the whole sequences [B] for free rows [B, M, V]."""
         x = self.complete(rows)
-        self.reward_calls += 1
-        self.gradient_calls += int(x.requires_grad)
+        self.evaluations += Evaluations(reward=1, reward_gradient=int(x.requires_grad))
         rewards = self.reward(x)
         if not isinstance(rewards, Tensor) or rewards.shape != (rows.shape[0],) or not rewards.is_floating_point():
             check_rewards(rewards, rows.shape[0], "")
         if self.track_best and is_hard(x):
-            self._keep_best(x.detach().argmax(-1), rewards.detach())
+            tokens, values = x.detach().argmax(-1), rewards.detach().clone()
+            better = values > (-torch.inf if self.best_reward is None else self.best_reward)
+            self.best_tokens, self.best_reward = pick(better, (tokens, values), (self.best_tokens, self.best_reward))
         return -rewards
 
     def gradient(self, loss: Tensor, tilt: Tensor, step: int) -> Tensor:
@@ -109,23 +103,6 @@ class Problem:
         """[B, L, V]."""
         return self.full_prior + self.full_tilt(tilt)
 
-    def viewer(self, tilt: Tensor) -> Callable[[], Tensor]:
-        """A function that gives the current logits when asked."""
-        return lambda: self.full_logits(tilt)
-
-    @property
-    def evaluations(self) -> Evaluations:
-        """What the calls so far took."""
-        return Evaluations(0, self.reward_calls, self.gradient_calls)
-
-    def _keep_best(self, tokens: Tensor, rewards: Tensor) -> None:
-        if self.best_tokens is None or self.best_reward is None:
-            self.best_tokens, self.best_reward = tokens, rewards.clone()
-            return
-        better = rewards > self.best_reward
-        self.best_tokens = torch.where(better.unsqueeze(-1), tokens, self.best_tokens)
-        self.best_reward = torch.where(better, rewards, self.best_reward)
-
 
 def _checked_frozen(prior_logits: Tensor, tokens: Any, frozen: Any) -> Tensor | None:
     shape, vocab_size = prior_logits.shape[:2], prior_logits.shape[-1]
@@ -148,7 +125,3 @@ def _checked_frozen(prior_logits: Tensor, tokens: Any, frozen: Any) -> Tensor | 
 
 def _over_classes(index: Tensor, rows: Tensor) -> Tensor:
     return index.unsqueeze(-1).expand(-1, -1, rows.shape[-1])
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()

@@ -55,9 +55,7 @@ def smc(
     threshold = check_number("ess_threshold", ess_threshold, least=0.0, most=1.0)
     check_choice("select", select, ("best", "draw"))
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
-    process = ReverseProcess.start(
-        denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
-    ).repeated(count)
+    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator).repeated(count)
     chunk = check_count("chunk_size", tokens.shape[0] * count or 1 if chunk_size is None else chunk_size)
     batch, tokens = tokens.shape[0], tokens.repeat_interleave(count, 0)
     log_weight = torch.zeros(batch, count, device=tokens.device)
@@ -74,12 +72,8 @@ def smc(
         log_prob = log_prob + (drawn * process.revealed(tokens, after)).sum(-1)
         ancestor, log_weight, effective = _resampled(log_weight, threshold * count, generator)
         tokens, rewards, log_prob = after[ancestor], now[ancestor], log_prob[ancestor]
-        trace.append(
-            round=round_index,
-            reward=float(now.mean()),
-            best=float(now.reshape(batch, count).amax(-1).mean()),
-            ess=effective,
-        )
+        best = float(now.reshape(batch, count).amax(-1).mean())
+        trace.append(round=round_index, reward=float(now.mean()), best=best, ess=effective)
         if progress is not None:
             progress(round_index + 1, num_rounds)
     if rewards is None:  # there was nothing to generate

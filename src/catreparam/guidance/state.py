@@ -38,6 +38,11 @@ class GuidedState:
         return GuidedState(0, tokens.clone(), None, zeros, zeros.clone(), Trace(), Evaluations(), 0)
 
 
+# Fields of the state that a checkpoint holds as they are: tensors, and metadata.
+TENSORS = ("tokens", "kl", "prior_log_prob")
+FACTS = ("round_index", "vocab_size", "stopped")
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """One safetensors file: state, generator, what the estimator has learned; settings in its metadata."""
@@ -57,19 +62,12 @@ class Checkpoint:
 
     def save(self, state: GuidedState) -> None:
         """Replaces the file, atomically."""
-        tensors = {"tokens": state.tokens, "kl": state.kl, "prior_log_prob": state.prior_log_prob}
-        tensors["generator"] = self.generator.get_state()
+        tensors = {key: getattr(state, key) for key in TENSORS} | {"generator": self.generator.get_state()}
         if state.tilt is not None:
             tensors["tilt"] = state.tilt
         tensors |= {f"estimator.{key}": value for key, value in learned_state(self.estimator).items()}
-        facts = {
-            "settings": self.settings,
-            "round_index": state.round_index,
-            "trace": state.trace.rows,
-            "evaluations": dataclasses.astuple(state.evaluations),
-            "vocab_size": state.vocab_size,
-            "stopped": state.stopped,
-        }
+        facts = {"settings": self.settings, **{key: getattr(state, key) for key in FACTS}}
+        facts |= {"trace": state.trace.rows, "evaluations": dataclasses.astuple(state.evaluations)}
         plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, _safetensors().torch.save(plain, {"guidance": json.dumps(facts)}))
@@ -82,33 +80,23 @@ class Checkpoint:
             with _safetensors().safe_open(self.path, framework="pt") as file:
                 facts = json.loads((file.metadata() or {})["guidance"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            if facts["settings"] != self.settings:
-                raise _OtherSettings
-            state = GuidedState(
-                round_index=facts["round_index"],
-                tokens=tensors["tokens"].to(tokens.device),
-                tilt=tensors["tilt"].to(tokens.device) if "tilt" in tensors else None,
-                kl=tensors["kl"].to(tokens.device),
-                prior_log_prob=tensors["prior_log_prob"].to(tokens.device),
-                trace=Trace(facts["trace"]),
-                evaluations=Evaluations(*facts["evaluations"]),
-                vocab_size=facts["vocab_size"],
-                stopped=facts["stopped"],
-            )
-            self.generator.set_state(tensors["generator"])
-            restore_learned(self.estimator, tensors)
-        except _OtherSettings:
-            raise ValueError(
-                f"{self.path} belongs to a generation with other tokens, settings or estimator; "
-                "delete it or choose another file"
-            ) from None
+            if facts["settings"] == self.settings:
+                state = GuidedState(
+                    tilt=tensors["tilt"].to(tokens.device) if "tilt" in tensors else None,
+                    trace=Trace(facts["trace"]),
+                    evaluations=Evaluations(*facts["evaluations"]),
+                    **{key: tensors[key].to(tokens.device) for key in TENSORS},
+                    **{key: facts[key] for key in FACTS},
+                )
+                self.generator.set_state(tensors["generator"])
+                restore_learned(self.estimator, tensors)
+                return state
         except (_safetensors().SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise ValueError(f"checkpoint {self.path} is damaged ({error}); delete it to start over") from error
-        return state
-
-
-class _OtherSettings(Exception):
-    pass
+        raise ValueError(
+            f"{self.path} belongs to a generation with other tokens, settings or estimator; "
+            "delete it or choose another file"
+        )
 
 
 def fingerprint(tokens: Tensor, process: ReverseProcess, settings: Optimization, commit: str) -> str:

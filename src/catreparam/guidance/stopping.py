@@ -55,7 +55,7 @@ class Stopper:
 
     def __init__(self, rule: EarlyStop | None) -> None:
         self.rule = rule
-        self.reached: Tensor | None = None
+        self.reached: Tensor | bool = False
         self.best, self.waited = -math.inf, 0
 
     def update(self, reward: Tensor, penalty: Tensor) -> bool:
@@ -64,8 +64,7 @@ class Stopper:
         if rule is None:
             return False
         if rule.target is not None:
-            now = reward >= rule.target
-            self.reached = now if self.reached is None else self.reached | now
+            self.reached = (reward >= rule.target) | self.reached
             if bool(self.reached.all()):
                 return True
         if rule.patience is None:

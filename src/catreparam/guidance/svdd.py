@@ -52,9 +52,7 @@ def svdd(
     check_flag("lookahead", lookahead)
     weight = check_reward_weight(reward_weight)
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
-    process = ReverseProcess.start(
-        denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
-    )
+    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator)
     evaluations, trace = Evaluations(), Trace()
     log_prob = kl = torch.zeros(tokens.shape[0], device=tokens.device)
     rewards: Tensor | None = None
@@ -66,11 +64,12 @@ def svdd(
             prior = process.prior(tokens)
             evaluations += Evaluations(model=process.evaluations_per_round)
         look = lookahead and round_index + 1 < num_rounds
-        chosen, cost = _propose(process, reward, tokens, prior, round_index, weight, look)
-        evaluations, values = evaluations + cost, [chosen.value]
+        evaluations += Evaluations(num_candidates * process.evaluations_per_round if look else 0, num_candidates)
+        chosen = _propose(process, reward, tokens, prior, round_index, weight, look)
+        values = [chosen.value]
         for _ in range(num_candidates - 1):
-            candidate, cost = _propose(process, reward, tokens, prior, round_index, weight, look)
-            evaluations, values = evaluations + cost, [*values, candidate.value]
+            candidate = _propose(process, reward, tokens, prior, round_index, weight, look)
+            values.append(candidate.value)
             chosen = _Candidate(*pick(candidate.score > chosen.score, candidate, chosen))
         tokens, prior, rewards = chosen.tokens, chosen.ahead, chosen.value
         log_prob, kl = log_prob + chosen.log_prob, kl + selection_kl(torch.stack(values, -1), weight)
@@ -93,15 +92,13 @@ class _Candidate(NamedTuple):
 
 def _propose(
     process: ReverseProcess, reward: Reward, tokens: Tensor, prior: Tensor, round_index: int, weight: float, look: bool
-) -> tuple[_Candidate, Evaluations]:
-    """One candidate for every sequence, and what it cost."""
+) -> _Candidate:
+    """One candidate for every sequence."""
     clean, drawn = draw_tokens(prior, process.generator)
     after = process.step(tokens, clean, drawn, round_index)
     log_prob = (drawn * process.revealed(tokens, after)).sum(-1)
-    ahead, cost = None, Evaluations(reward=1)
-    if look:
-        ahead = process.prior(after)
+    ahead = process.prior(after) if look else None
+    if ahead is not None:
         clean = draw_tokens(ahead, process.generator)[0]
-        cost += Evaluations(model=process.evaluations_per_round)
     value = reward_of(reward, clean, prior.shape[-1], f"in round {round_index}")
-    return _Candidate(selection_scores(value, weight, process.generator), after, value, log_prob, ahead), cost
+    return _Candidate(selection_scores(value, weight, process.generator), after, value, log_prob, ahead)

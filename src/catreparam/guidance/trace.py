@@ -1,6 +1,6 @@
 """What a guided generation reports: rows of numbers to plot, and the evaluations it took."""
 
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from torch import Tensor
 
@@ -17,9 +17,7 @@ class Evaluations:
     reward_gradient: int = 0
 
     def __add__(self, other: "Evaluations") -> "Evaluations":
-        return Evaluations(
-            self.model + other.model, self.reward + other.reward, self.reward_gradient + other.reward_gradient
-        )
+        return Evaluations(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass

@@ -58,9 +58,8 @@ def gradient_variance(
             squares += (change * (gradient.double() - average)).sum().to(squares.device)
     variance = float(squares) / (num_draws - 1)
     squared_norm = float(sum(average.square().sum().item() for average in mean)) - variance / num_draws
-    return GradientVariance(
-        variance, squared_norm, variance / squared_norm if squared_norm > 0 else torch.nan, num_draws
-    )
+    ratio = variance / squared_norm if squared_norm > 0 else torch.nan
+    return GradientVariance(variance, squared_norm, ratio, num_draws)
 
 
 class log_gradient_variance:

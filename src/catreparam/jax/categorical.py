@@ -34,7 +34,6 @@ def from_rows(x: Array, logits: Array, axis: int) -> Array:
 def attach_gradient(x: Rows, surrogate: Rows) -> Rows:
     """The value of x, exactly, with the gradient of the surrogate.
 
-    >>> import jax, jax.numpy as jnp
     >>> f = lambda p: attach_gradient(jnp.array([0.0, 1.0]), p) @ jnp.array([3.0, 5.0])
     >>> jax.grad(f)(jnp.array([0.2, 0.8])).tolist()
     [3.0, 5.0]
@@ -56,7 +55,6 @@ def draw_normal_like(rows: Array, key: Array, shape: tuple[int, ...] | None = No
 def draw_one_hot(probs: Rows, key: Array) -> Rows:
     """An exact one-hot draw for every row of probabilities (which need not be normalised). No gradient.
 
-    >>> import jax, jax.numpy as jnp
     >>> draw_one_hot(jnp.array([[0.0, 1.0, 0.0]]), jax.random.key(0)).tolist()
     [[0.0, 1.0, 0.0]]
     """

@@ -44,7 +44,6 @@ def redge(
     Raises ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
     input.
 
-    >>> import jax, jax.numpy as jnp
     >>> redge(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
     """
@@ -81,7 +80,6 @@ def redge_cov(
     Raises ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
     input.
 
-    >>> import jax, jax.numpy as jnp
     >>> redge_cov(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
     """
@@ -124,7 +122,6 @@ def reindge(
     Raises ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
     input.
 
-    >>> import jax, jax.numpy as jnp
     >>> reindge(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
     """
@@ -165,7 +162,6 @@ def exact_redge(
     Raises ValueError for num_steps < 1, num_noises < 1, t1 outside (0, 1], weight outside [0, 2]; TypeError or
     ValueError for bad input.
 
-    >>> import jax, jax.numpy as jnp
     >>> exact_redge(jnp.zeros((8, 3)), key=jax.random.key(0), num_noises=4).sum(-1).tolist() == [1.0] * 8
     True
     """

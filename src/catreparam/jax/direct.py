@@ -32,7 +32,6 @@ def straight_through(
 
     Raises TypeError or ValueError for bad logits, masks and keys.
 
-    >>> import jax, jax.numpy as jnp
     >>> straight_through(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
     """
@@ -58,7 +57,6 @@ def reinmax(
 
     Raises ValueError unless temperature > 0; TypeError or ValueError for bad logits, masks and keys.
 
-    >>> import jax, jax.numpy as jnp
     >>> reinmax(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
     """
@@ -86,7 +84,6 @@ def lambda_reinmax(
 
     Raises ValueError unless weight lies in [0, 2]; TypeError or ValueError for bad logits, masks and keys.
 
-    >>> import jax, jax.numpy as jnp
     >>> lambda_reinmax(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
     """
@@ -114,7 +111,6 @@ def gumbel_softmax(
 
     Raises ValueError unless temperature > 0; TypeError or ValueError for bad logits, masks and keys.
 
-    >>> import jax, jax.numpy as jnp
     >>> gumbel_softmax(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
     """
@@ -145,7 +141,6 @@ def gumbel_rao(
 
     Raises ValueError unless temperature > 0 and num_noises >= 1; TypeError or ValueError for bad input.
 
-    >>> import jax, jax.numpy as jnp
     >>> gumbel_rao(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
     """

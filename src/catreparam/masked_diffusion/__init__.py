@@ -13,8 +13,7 @@ from catreparam.masked_diffusion.denoiser import (
 from catreparam.masked_diffusion.orders import confidence_order, halton_order
 from catreparam.masked_diffusion.process import ReverseProcess
 from catreparam.masked_diffusion.sampling import Sample, draw_tokens, one_hot_tokens, sample
-from catreparam.masked_diffusion.schedules import MASK_SCHEDULES, mask_fraction
-from catreparam.masked_diffusion.steps import Unmasking, reverse_step
+from catreparam.masked_diffusion.steps import MASK_SCHEDULES, Unmasking, mask_fraction, reverse_step
 from catreparam.masked_diffusion.table import TableDenoiser
 
 __all__ = [

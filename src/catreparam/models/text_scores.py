@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from catreparam.models.checkpoints import load_into, read_checkpoint
+from catreparam.models.checkpoints import load_into, read_checkpoint, reason_of
 from catreparam.models.image_scores import Score, as_colour
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training images
@@ -77,12 +77,13 @@ def _transformers_clip(folder: Path, prompt: str, device: str | torch.device) ->
         model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # what transformers raises depends on what is missing or damaged
-        raise ValueError(f"the CLIP model in {folder} cannot be read ({_short(error)})") from error
+        raise ValueError(f"the CLIP model in {folder} cannot be read ({reason_of(error)})") from error
     model = model.to(device).eval().requires_grad_(False)
     words = tokenizer([prompt], truncation=True, max_length=model.config.text_config.max_position_embeddings)
     with torch.no_grad():
         text = model.get_text_features(torch.tensor(words["input_ids"], device=device))
-    return _cosine(lambda images: _features(model.get_image_features(images)), _features(text), _side(model))
+    side = int(model.config.vision_config.image_size)
+    return _cosine(lambda images: _features(model.get_image_features(images)), _features(text), side)
 
 
 def _open_clip(scorer: str, prompt: str, device: str | torch.device) -> Score:
@@ -104,21 +105,9 @@ def _open_clip(scorer: str, prompt: str, device: str | torch.device) -> Score:
 
 def _cosine(encode: Callable[[Tensor], Tensor], text: Tensor, side: int) -> Score:
     direction = F.normalize(text[0].float(), dim=0)
-
-    def score(images: Tensor) -> Tensor:
-        return F.normalize(encode(clip_images(images, side)).float(), dim=-1) @ direction
-
-    return score
+    return lambda images: F.normalize(encode(clip_images(images, side)).float(), dim=-1) @ direction
 
 
 def _features(output: Any) -> Tensor:
     """The projected features; newer versions of transformers wrap them."""
     return output if isinstance(output, Tensor) else output.pooler_output
-
-
-def _side(model: Any) -> int:
-    return int(model.config.vision_config.image_size)
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -83,7 +83,7 @@ def default_hidden_sizes(num_pixels: int) -> tuple[int, int]:
 def _mlp(sizes: Sequence[int], activation: type[nn.Module], generator: Generator | None) -> nn.Sequential:
     layers: list[nn.Module] = []
     for size_in, size_out in itertools.pairwise(sizes):
-        layers += [_linear(size_in, size_out, generator), activation()]
+        layers += [_drawn(nn.Linear(size_in, size_out, device="meta"), size_in, generator), activation()]
     return nn.Sequential(*layers[:-1])  # the last layer stays linear
 
 
@@ -125,16 +125,11 @@ def _quarter(shape: tuple[int, int]) -> tuple[int, int]:
     return shape[0] // 4, shape[1] // 4
 
 
-def _linear(size_in: int, size_out: int, generator: Generator | None) -> nn.Linear:
-    return _drawn(nn.Linear(size_in, size_out, device="meta"), size_in, generator)
-
-
 def _drawn(layer: Layer, fan_in: int, generator: Generator | None) -> Layer:
     """A layer made on the meta device with torch's usual initial law, drawn from `generator`, not the global state."""
     layer = layer.to_empty(device="cpu")
     bound = 1 / math.sqrt(fan_in)
     with torch.no_grad():
-        layer.weight.uniform_(-bound, bound, generator=generator)
-        if layer.bias is not None:
-            layer.bias.uniform_(-bound, bound, generator=generator)
+        for parameter in layer.parameters():  # weight, then bias
+            parameter.uniform_(-bound, bound, generator=generator)
     return layer

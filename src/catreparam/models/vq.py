@@ -88,11 +88,9 @@ class _Encoder(nn.Module):
         self.conv_in = nn.Conv2d(config.channels, config.ch, 3, padding=1)
         self.conv_blocks = nn.ModuleList()
         for level, (width_in, width) in enumerate(zip([config.ch, *widths], widths, strict=False)):
-            resample = _Downsample(width) if level < last else None
-            blocks = config.num_res_blocks
-            self.conv_blocks.append(
-                _Level(config, width_in, width, blocks=blocks, attend=level == last, downsample=resample)
-            )
+            blocks = _Level(config, width_in, width, blocks=config.num_res_blocks, attend=level == last)
+            blocks.downsample = _Downsample(width) if level < last else None
+            self.conv_blocks.append(blocks)
         self.mid = _middle(config, widths[-1])
         self.norm_out = config.norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
@@ -115,11 +113,9 @@ class _Decoder(nn.Module):
         self.mid = _middle(config, widths[0])
         self.conv_blocks = nn.ModuleList()
         for level, (width_in, width) in enumerate(zip([widths[0], *widths], widths, strict=False)):
-            resample = _Upsample(width) if level < last else None
-            blocks = config.num_res_blocks + 1
-            self.conv_blocks.append(
-                _Level(config, width_in, width, blocks=blocks, attend=level == 0, upsample=resample)
-            )
+            blocks = _Level(config, width_in, width, blocks=config.num_res_blocks + 1, attend=level == 0)
+            blocks.upsample = _Upsample(width) if level < last else None
+            self.conv_blocks.append(blocks)
         self.norm_out = config.norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], config.channels, 3, padding=1)
 
@@ -135,21 +131,12 @@ class _Decoder(nn.Module):
 class _Level(nn.Module):
     """Residual blocks at one resolution, each followed by attention at the coarsest, then a change of resolution."""
 
-    def __init__(
-        self,
-        config: VQConfig,
-        width_in: int,
-        width: int,
-        *,
-        blocks: int,
-        attend: bool,
-        upsample: nn.Module | None = None,
-        downsample: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, config: VQConfig, width_in: int, width: int, *, blocks: int, attend: bool) -> None:
         super().__init__()
         self.res = nn.ModuleList(_Residual(config, width_in if i == 0 else width, width) for i in range(blocks))
         self.attn = nn.ModuleList(_Attention(config, width) for _ in range(blocks if attend else 0))
-        self.upsample, self.downsample = upsample, downsample
+        self.upsample: nn.Module | None = None
+        self.downsample: nn.Module | None = None
 
     def forward(self, h: Tensor) -> Tensor:
         for i, block in enumerate(self.res):

@@ -114,5 +114,4 @@ def _widths(shapes: Mapping[str, tuple[int, ...]], part: str) -> list[int]:
 
 def _count(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
     """How many children (numbered from 0) the names below a prefix have."""
-    numbers = {name[len(prefix) :].partition(".")[0] for name in shapes if name.startswith(prefix)}
-    return len(numbers)
+    return len({name[len(prefix) :].partition(".")[0] for name in shapes if name.startswith(prefix)})

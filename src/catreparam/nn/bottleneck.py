@@ -6,7 +6,7 @@ from torch import Generator, Tensor, nn
 
 from catreparam.categorical import attach_gradient, entropy, from_rows, one_hot_like, to_rows
 from catreparam.estimators.facts import facts_of
-from catreparam.estimators.sampling import Sampler, sampling_estimator
+from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
 from catreparam.validation import check_choice, check_count, check_flag, check_number
 
 MODES = ("sample", "argmax", "mean")
@@ -86,8 +86,7 @@ class CategoricalBottleneck(nn.Module):
             raise ValueError(f"logits must have {self.num_classes} classes, got shape {tuple(logits.shape)}")
         mode = self.train_mode if self.training else self.eval_mode
         if mode == "sample":
-            drawn = {} if generator is None else {"generator": generator}
-            x = self.estimator(rows, **drawn)
+            x = draw(self.estimator, rows, hyperparameters={}, generator=generator)
         else:
             x = torch.softmax(rows, -1)
             x = attach_gradient(one_hot_like(rows.argmax(-1), rows), x) if mode == "argmax" else x

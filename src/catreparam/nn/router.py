@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from catreparam.estimators.facts import facts_of
-from catreparam.estimators.sampling import Sampler, sampling_estimator
+from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
 from catreparam.validation import check_choice, check_count, check_number
 
 
@@ -115,11 +115,10 @@ class TopKRouter(nn.Module):
         if (self.train_mode if self.training else self.eval_mode) == "topk":
             index = logits.detach().topk(self.k, -1).indices
             return torch.zeros_like(logits).scatter(-1, index, 1.0), index
-        drawn = {} if generator is None else {"generator": generator}
         draws: list[Tensor] = []
         left = logits if self.gradient_of_choice else logits.detach()
         for _ in range(self.k):
-            draws.append(self.estimator(left, **drawn))
+            draws.append(draw(self.estimator, left, hyperparameters={}, generator=generator))
             left = left.masked_fill(draws[-1].detach() > 0, -torch.inf)
         return torch.stack(draws).sum(0), torch.stack([x.detach().argmax(-1) for x in draws], -1)
 

@@ -28,11 +28,7 @@ def negative_reconstruction(
     decode: Decoder, images: Float[Tensor, "batch h w"]
 ) -> Callable[[Float[Tensor, "*samples batch num_latents num_classes"]], Float[Tensor, "*samples batch"]]:
     """The objective x -> -log p(image given x) for these images; extra leading axes of x are further samples."""
-
-    def objective(x: Tensor) -> Tensor:
-        return -bernoulli_log_likelihood(decode(x), images)
-
-    return objective
+    return lambda x: -bernoulli_log_likelihood(decode(x), images)
 
 
 def kl_to_uniform_prior(logits: Float[Tensor, "*batch num_latents num_classes"]) -> Float[Tensor, "*batch"]:

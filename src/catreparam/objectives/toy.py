@@ -27,7 +27,6 @@ class ToyObjective:
     def __post_init__(self) -> None:
         check_count("num_variables", self.num_variables)
         check_count("num_classes", self.num_classes)
-
         for name, shape in self.shapes().items():
             generator = torch.Generator().manual_seed(self.seed * 1009 + sum(map(ord, name)))
             object.__setattr__(self, name, torch.randn(shape, generator=generator, dtype=torch.float64))

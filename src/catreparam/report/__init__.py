@@ -1,10 +1,9 @@
 """A result as people read it: one Report as JSON lines, CSV, Markdown, one page. Imports nothing of the package."""
 
 from catreparam.report.content import Column, Curve, ImageGrid, Plot, Report, Table
-from catreparam.report.files import write_atomically
 from catreparam.report.page import to_html
 from catreparam.report.text import to_csv, to_jsonl, to_markdown
-from catreparam.report.writer import write_report
+from catreparam.report.writer import write_atomically, write_report
 
 __all__ = [
     "Column",

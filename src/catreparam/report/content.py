@@ -56,6 +56,10 @@ class Table:
             groups.setdefault(str(row[self.group]), []).append(row)
         return [(name, Table(self.columns, rows)) for name, rows in groups.items()]
 
+    def is_text(self, column: Column) -> bool:
+        """Whether the column holds words; numbers stand on the right."""
+        return any(isinstance(row.get(column.key), str) for row in self.rows)
+
     def best_row(self, column: Column) -> int | None:
         """The index of the row to mark in this column, if any."""
         values = ((row.get(column.key), i) for i, row in enumerate(self.rows))

@@ -58,11 +58,11 @@ def plot_to_svg(plot: Plot, labels: Sequence[str]) -> str:
         axes.set_ylabel(_plain(plot.y_label))
         if plot.log_x:
             _make_log(axes.set_xscale, axes.xaxis)
+        elif all(float(x).is_integer() for curve in plot.curves for x in curve.x):
+            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         if plot.log_y:
             _make_log(axes.set_yscale, axes.yaxis)
-        if not plot.log_x and all(float(x).is_integer() for curve in plot.curves for x in curve.x):
-            axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        if not plot.log_y:
+        else:
             _fit_heights(axes, plot)
         if plot.curves:
             figure.legend(fontsize=8.5, loc="outside lower center", ncols=columns)

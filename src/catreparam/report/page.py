@@ -14,8 +14,8 @@ def to_html(report: Report) -> str:
         f"<header><h1>{escape(report.title)}</h1><p>{escape(report.summary)}</p></header>",
         f'<p class="warning">{escape(report.warning)}</p>' if report.warning else "",
         _tables(report.table),
-        _section("Curves", "plots", [_plot(plot, labels) for plot in report.plots]),
-        _section("Pictures", "grids", [_grid(grid) for grid in report.grids]),
+        _section("Curves", "plots", [_figure(plot, plot_to_svg(plot, labels)) for plot in report.plots]),
+        _section("Pictures", "grids", [_figure(grid, _image(grid)) for grid in report.grids]),
         *(f"<h2>{escape(title)}</h2>{_tables(table)}" for title, table in report.appendix.items()),
         _facts(report),
     ]
@@ -30,23 +30,20 @@ def to_html(report: Report) -> str:
 
 def _tables(table: Table) -> str:
     parts = [(f"<h2>{escape(name)}</h2>" if name else "") + _table(part) for name, part in table.parts()]
-    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    return f'<section class="card">{"".join(parts)}{note}</section>'
+    return f'<section class="card">{"".join(parts)}{_note(table.note)}</section>'
 
 
 def _table(table: Table) -> str:
-    head = "".join(_heading(table, column) for column in table.columns)
+    head = "".join(
+        f'<th scope="col"{" class=text" * table.is_text(column)}>{escape(column.title)}</th>'
+        for column in table.columns
+    )
     best = [table.best_row(column) for column in table.columns]
     rows = "".join(
         "<tr>" + "".join(_cell(column, row, i == best[j], j) for j, column in enumerate(table.columns)) + "</tr>\n"
         for i, row in enumerate(table.rows)
     )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>'
-
-
-def _heading(table: Table, column: Column) -> str:
-    text = any(isinstance(row.get(column.key), str) for row in table.rows)
-    return f'<th scope="col"{" class=text" * text}>{escape(column.title)}</th>'
 
 
 def _cell(column: Column, row, is_best: bool, index: int) -> str:
@@ -68,17 +65,16 @@ def _section(title: str, name: str, parts: list[str]) -> str:
     return f'<section><h2>{title}</h2><div class="{name}">{"".join(parts)}</div></section>' if parts else ""
 
 
-def _plot(plot: Plot, labels: list[str]) -> str:
-    return _figure(plot.title, plot_to_svg(plot, labels), plot.note)
+def _image(grid: ImageGrid) -> str:
+    return f'<img src="{grid_to_png(grid)}" alt="{escape(grid.title)}">'
 
 
-def _grid(grid: ImageGrid) -> str:
-    return _figure(grid.title, f'<img src="{grid_to_png(grid)}" alt="{escape(grid.title)}">', grid.note)
+def _figure(of: Plot | ImageGrid, inside: str) -> str:
+    return f'<figure class="card"><figcaption>{escape(of.title)}</figcaption>{inside}{_note(of.note)}</figure>'
 
 
-def _figure(title: str, inside: str, note: str) -> str:
-    caption = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f'<figure class="card"><figcaption>{escape(title)}</figcaption>{inside}{caption}</figure>'
+def _note(note: str) -> str:
+    return f'<p class="note">{escape(note)}</p>' if note else ""
 
 
 def _facts(report: Report) -> str:

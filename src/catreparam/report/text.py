@@ -25,11 +25,15 @@ def table_to_markdown(table: Table) -> str:
     """The table alone, as Markdown."""
     lines = [[column.title for column in table.columns]]
     lines += [[column.show(row) for column in table.columns] for row in table.rows]
-    lines = [[_escape_cell(cell) for cell in line] for line in lines]
+    lines = [[_one_line(cell).replace("|", "\\|") for cell in line] for line in lines]
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(table.columns))]
-    numeric = [_is_numeric(table, i) for i in range(len(table.columns))]
-    rule = ["-" * (width - 1) + ":" if right else "-" * width for width, right in zip(widths, numeric, strict=True)]
-    return "\n".join(_join(line, widths, numeric) for line in [lines[0], rule, *lines[1:]])
+    sides = ["<" if table.is_text(column) else ">" for column in table.columns]
+    rule = ["-" * (width - 1) + ("-" if side == "<" else ":") for width, side in zip(widths, sides, strict=True)]
+    padded = (
+        [f"{cell:{side}{width}}" for cell, side, width in zip(line, sides, widths, strict=True)]
+        for line in [lines[0], rule, *lines[1:]]
+    )
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in padded)
 
 
 def to_csv(report: Report) -> str:
@@ -51,23 +55,6 @@ def to_jsonl(report: Report) -> str:
     """The table as JSON lines, one object per row."""
     keys = report.table.keys()
     return "".join(json.dumps({key: row.get(key) for key in keys}) + "\n" for row in report.table.rows)
-
-
-def _is_numeric(table: Table, index: int) -> bool:
-    key = table.columns[index].key
-    return not any(isinstance(row.get(key), str) for row in table.rows)
-
-
-def _join(cells: list[str], widths: list[int], numeric: list[bool]) -> str:
-    padded = [
-        cell.rjust(width) if right else cell.ljust(width)
-        for cell, width, right in zip(cells, widths, numeric, strict=True)
-    ]
-    return "| " + " | ".join(padded) + " |"
-
-
-def _escape_cell(text: str) -> str:
-    return _one_line(text).replace("|", "\\|")
 
 
 def _one_line(text: str) -> str:

@@ -1,5 +1,6 @@
-"""One run of Adam on free logits whose true loss is known in closed form, beside the loss that the estimator saw."""
+"""What polynomial programming and the mixture share: one loop of Adam, rows and curves of their reports."""
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,8 @@ from torch import Tensor
 from catreparam.estimators import expectation
 from catreparam.experiments.runs.estimator_specs import build_estimator, samples_of
 from catreparam.experiments.runs.folder import Record
+from catreparam.experiments.runs.statistics import band_curves, compare
+from catreparam.report import Curve
 
 Say = Callable[[int, float], None]  # step and gap
 
@@ -68,3 +71,26 @@ def descend(
     record: Record = {"steps": steps, "gaps": gaps, "milliseconds": 1000 * seconds / num_steps}
     record["own_loss"] = fmean(own_losses[-max(1, num_steps // 10) :])
     return record | ({"steps_to_one_percent": reached} if to_one_percent else {})
+
+
+Groups = dict[str, list[Record]]  # the runs of each estimator
+
+
+def rows_by_gap(groups: Groups, more: Callable[[list[Record], float], Record]) -> list[Record]:
+    """One row per estimator, smallest gap first, with what `more(runs, gap)` adds."""
+    compared = compare({spec: {r["seed"]: r["gaps"][-1] for r in runs} for spec, runs in groups.items()})
+    rows = []
+    for spec, values in compared.items():
+        runs, gap = groups[spec], values["mean"] or 0.0
+        row: Record = {"estimator": spec, "seeds": len(runs), "gap": gap, "gap_ci": values["half"]}
+        row |= {"difference": values["difference"], "difference_ci": values["difference_half"]}
+        row |= {key: fmean(r[key] for r in runs) for key in ("own_loss", "milliseconds")}
+        rows.append(row | more(runs, gap))
+    return sorted(rows, key=lambda row: row["gap"])
+
+
+def gap_curves(groups: Groups, *, floor: float = -math.inf) -> list[Curve]:
+    """The mean gap of each estimator by step, drawn at `floor` where it is below."""
+    return band_curves(
+        {spec: [(r["steps"], [max(gap, floor) for gap in r["gaps"]]) for r in runs] for spec, runs in groups.items()}
+    )

@@ -12,8 +12,7 @@ from statistics import fmean
 
 import torch
 
-from catreparam.experiments.closed_form.loop import Say, descend, say_nothing
-from catreparam.experiments.closed_form.report import Groups, gap_curves, rows_by_gap
+from catreparam.experiments.closed_form.loop import Groups, Say, descend, gap_curves, rows_by_gap, say_nothing
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
 from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs

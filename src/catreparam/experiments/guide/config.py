@@ -11,7 +11,6 @@ from catreparam.experiments.runs.folder import Record
 from catreparam.masked_diffusion.orders import ORDERS
 from catreparam.validation import check_choice, check_count, check_number
 
-RIVALS = ("unguided", "best_of_n", "svdd", "svdd_direct", "smc", "aps", "entrgi")
 ESTIMATORS = ("straight_through", "gumbel_softmax", "reinmax", "redge", "exact_redge")
 
 
@@ -59,11 +58,10 @@ class Config:
         check_number("lr", self.lr, above=0.0)
         check_number("forgetting", self.forgetting, least=0.0, most=1.0)
         check_choice("order", self.order, ORDERS)
-        for name in ("kl_weights", "reward_weights"):
-            for weight in getattr(self, name):
-                check_number(name, weight, least=0.0)
         for name in ("kl_weights", "reward_weights", "seeds"):
             values = getattr(self, name)
+            for weight in values if name != "seeds" else ():
+                check_number(name, weight, least=0.0)
             if not values or len(set(values)) != len(values):
                 raise ValueError(f"{name} must be one or several different numbers, got {values}")
         if self.label is not None and not 0 <= self.label <= 9:
@@ -107,7 +105,7 @@ PRESETS = {
     "paper": Config(
         reward="class:all",
         estimator=(*ESTIMATORS, "exact_redge:t1=0.7,num_noises=4"),
-        rivals=RIVALS,
+        rivals=tuple(OTHER_METHODS),
         kl_weights=(0.02, 0.05, 0.1, 0.2, 0.5),
         reward_weights=(0.5, 1.0, 2.0, 8.0),
         folder=Path("runs/guide-paper"),

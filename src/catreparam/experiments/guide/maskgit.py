@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from catreparam.experiments.guide.rewards import RewardSpec, token_reward
+from catreparam.experiments.guide.rewards import RewardSpec
 from catreparam.experiments.runs.configs import command_of, config_of_folder, identity_of
 from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
 from catreparam.experiments.runs.finish import finish
@@ -20,10 +20,10 @@ from catreparam.experiments.runs.folder import RunFolder, RunFolderError, open_r
 from catreparam.experiments.runs.machine import check_device, describe_machine
 from catreparam.experiments.runs.progress import show_progress
 from catreparam.experiments.runs.streams import stream
-from catreparam.guidance import Generation, RoundInfo, guided_sample
+from catreparam.guidance import Generation, RoundInfo, guided_sample, on_embeddings
 from catreparam.masked_diffusion import ClassifierFree, Condition, Denoiser
 from catreparam.masked_diffusion.orders import ORDERS
-from catreparam.masked_diffusion.schedules import MASK_SCHEDULES
+from catreparam.masked_diffusion.steps import MASK_SCHEDULES
 from catreparam.models.image_scores import Score
 from catreparam.models.maskgit import MaskGIT, MaskGITDenoiser
 from catreparam.models.maskgit_loading import check_vocabulary, load_maskgit, load_vq
@@ -161,7 +161,7 @@ def _denoiser(config: Config, transformer: MaskGIT) -> tuple[Denoiser, Condition
 
 def _generate(config: Config, transformer: MaskGIT, vq: VQModel, score: Score, folder: RunFolder) -> Generation:
     denoiser, condition = _denoiser(config, transformer)
-    length = transformer.config.input_size**2
+    names = ("num_rounds", "num_steps", "lr", "kl_weight", "schedule", "order", "remask_sigma")
     every = max(1, -(-config.num_rounds // SHOWN_ROUNDS))
 
     def keep(info: RoundInfo) -> None:
@@ -172,18 +172,12 @@ def _generate(config: Config, transformer: MaskGIT, vq: VQModel, score: Score, f
         progress.start("rounds", total=config.num_rounds)
         return guided_sample(
             denoiser,
-            token_reward(
-                lambda images: score(unit_images(images)), vq.codebook(), vq.decode_flat, weight=config.reward_weight
+            on_embeddings(lambda z: config.reward_weight * score(unit_images(vq.decode_flat(z))), vq.codebook()),
+            torch.full(
+                (config.num_images, transformer.config.input_size**2), denoiser.mask_token, device=config.device
             ),
-            torch.full((config.num_images, length), denoiser.mask_token, device=config.device),
             estimator=build_estimator(config.estimator),
-            num_rounds=config.num_rounds,
-            num_steps=config.num_steps,
-            lr=config.lr,
-            kl_weight=config.kl_weight,
-            schedule=config.schedule,
-            order=config.order,
-            remask_sigma=config.remask_sigma,
+            **{name: getattr(config, name) for name in names},
             condition=condition,
             checkpoint=folder.path / "generation.safetensors",
             callback=keep,
@@ -196,6 +190,8 @@ def _generate(config: Config, transformer: MaskGIT, vq: VQModel, score: Score, f
 def _write_report(
     config: Config, vq: VQModel, generation: Generation, judge: Score | None, folder: RunFolder, seconds: float
 ) -> Report:
+    from matplotlib.image import imsave
+
     images = _decode(vq, generation.tokens)
     spent, wanted = generation.evaluations, config.prompt or config.reward
     report = Report(
@@ -218,17 +214,17 @@ def _write_report(
     )
     folder.save_checkpoint("result", {"tokens": generation.tokens, "images": images}, {})
     with writing(folder.path / "image-000.png"):
-        _write_pictures(images, folder)
+        for index, image in enumerate(images):
+            imsave(folder.path / f"image-{index:03d}.png", image.permute(1, 2, 0).numpy())
     return finish(folder, report)
 
 
 def _table(generation: Generation, judged: Tensor | None) -> Table:
     """A row an image."""
-    log_prior = generation.prior_log_prob
-    values = {"reward": generation.reward, "judged": judged, "kl": generation.kl, "log_prior": log_prior}
+    values = {"reward": generation.reward, "kl": generation.kl, "log_prior": generation.prior_log_prob}
+    shown = {key: of for key, of in {**values, "judged": judged}.items() if of is not None}
     rows = [
-        {"image": str(i), **{key: None if of is None else float(of[i]) for key, of in values.items()}}
-        for i in range(len(generation.tokens))
+        {"image": str(i), **{key: float(of[i]) for key, of in shown.items()}} for i in range(len(generation.tokens))
     ]
     columns = [
         Column("image", "image"),
@@ -261,10 +257,3 @@ def _round_grid(config: Config, vq: VQModel, folder: RunFolder) -> list[ImageGri
     kept = [folder.load_checkpoint(f"round-{index:03d}") for index in range(config.num_rounds)]
     rows = [_decode(vq, found[0]["tokens"].to(config.device)) for found in kept if found]
     return [ImageGrid("Over the rounds", torch.stack(rows), "What a round proposes, first to last.")] if rows else []
-
-
-def _write_pictures(images: Tensor, folder: RunFolder) -> None:
-    from matplotlib.image import imsave
-
-    for index, image in enumerate(images):
-        imsave(folder.path / f"image-{index:03d}.png", image.permute(1, 2, 0).numpy())

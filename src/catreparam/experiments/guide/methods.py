@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Generator, Tensor
 
 from catreparam.estimators import ESTIMATORS
@@ -21,7 +20,7 @@ from catreparam.guidance import (
     smc,
     svdd,
 )
-from catreparam.masked_diffusion import Denoiser
+from catreparam.masked_diffusion import Condition, Denoiser
 from catreparam.validation import check_choice
 
 # Methods that are no estimators of the library: name -> what it is. Estimators are named as everywhere else.
@@ -53,6 +52,7 @@ class Budget:
         """How many candidates (particles) a method without gradients may have for the same evaluations; at least 1."""
         rounds = self.num_rounds
         spent = {
+            "unguided": 1,
             "best_of_n": self.evaluations // (rounds + 1),
             "svdd": (self.evaluations - 1) // (2 * rounds - 1),
             "svdd_direct": (self.evaluations - rounds) // rounds,
@@ -102,34 +102,24 @@ def generate(
     num_samples: int = 1,
     forgetting: float = 0.0,
     order: str = "confidence",
+    condition: Condition | None = None,
     checkpoint: Path | None = None,
     callback: Callable[[RoundInfo], Any] | None = None,
     generator: Generator,
 ) -> Generation:
     """Tokens by one method at one strength (of the KL, or of the reward), within the budget."""
-    settings: dict[str, Any] = {"num_rounds": budget.num_rounds, "order": order, "generator": generator}
-    if method == "unguided":
-        return _unguided(denoiser, reward, tokens, settings)
-    if method == "best_of_n":
+    prior = denoiser, reward, tokens
+    settings: dict[str, Any] = {"num_rounds": budget.num_rounds, "order": order, "condition": condition}
+    settings["generator"] = generator
+    if not is_gradient_method(method):
         count = budget.candidates(method)
-        return best_of_n(denoiser, reward, tokens, num_candidates=count, chunk_size=4, **settings)
-    if method in ("svdd", "svdd_direct"):
-        return svdd(
-            denoiser,
-            reward,
-            tokens,
-            num_candidates=budget.candidates(method),
-            reward_weight=strength,
-            lookahead=method == "svdd",
-            **settings,
-        )
-    if method == "smc":
-        particles = budget.candidates(method)
-        return smc(denoiser, reward, tokens, num_particles=particles, reward_weight=strength, **settings)
+        if method in ("unguided", "best_of_n"):
+            return best_of_n(*prior, num_candidates=count, chunk_size=4, **settings)
+        if method == "smc":
+            return smc(*prior, num_particles=count, reward_weight=strength, **settings)
+        return svdd(*prior, num_candidates=count, reward_weight=strength, lookahead=method == "svdd", **settings)
     return guided_sample(
-        denoiser,
-        reward,
-        tokens,
+        *prior,
         estimator=_estimator(method, codebook),
         num_steps=max(1, budget.num_steps // num_samples),
         num_samples=num_samples,
@@ -146,10 +136,3 @@ def _estimator(method: str, codebook: Tensor) -> Callable[..., Tensor]:
     if method == "aps":
         return QuantizedExpectation(codebook)
     return entropy_mixing if method == "entrgi" else build_estimator(method)
-
-
-def _unguided(denoiser: Denoiser, reward: Reward, tokens: Tensor, settings: dict[str, Any]) -> Generation:
-    drawn = best_of_n(denoiser, reward, tokens, num_candidates=1, **settings)
-    return Generation(
-        drawn.tokens, drawn.reward, drawn.prior_log_prob, torch.zeros_like(drawn.reward), drawn.trace, drawn.evaluations
-    )

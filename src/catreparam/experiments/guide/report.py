@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 
 import torch
@@ -51,13 +52,15 @@ def report_guide(config: Config, folder: RunFolder) -> Report:
         for strength in strengths(method, config.kl_weights, config.reward_weights)
         if _of(records, method, strength)
     ]
+    numbers = [{key: value for key, value in vars(point).items() if key != "images"} for point in points]
+    rows = [{"part": "Every method at every strength", **row} for row in numbers]
     missing = len(config.keys()) - len(records)
     report = Report(
         title=f"Guided digits: reward {config.reward}",
         summary=f"{len(config.methods)} methods, {config.num_images * len(config.seeds)} images each, "
         f"{config.num_rounds} rounds, at most {config.budget.evaluations} evaluations a sequence "
         "(model, reward and gradient each count as one).",
-        table=Table(_columns(config), [*_rows(points), *_rows_at_equal_kl(points)], _note(config), group="part"),
+        table=Table(_columns(config), [*rows, *_rows_at_equal_kl(points)], _note(config), group="part"),
         plots=[*_curves_against_kl(config, points), *_trace_plots(config, records)],
         grids=[*_round_grids(config, models, records), _result_grid(points)],
         facts=_facts(config, models, folder),
@@ -75,7 +78,7 @@ def point_of(config: Config, models: DigitsModels, method: str, strength: float,
     features = models.heldout.features(images)
     targets = RewardSpec.parse(config.reward).targets(config.num_images)
     accuracy = half = own = None
-    place = len(models.reference_mean) - 1
+    place = -1  # of the moments of all labels
     if targets is not None:
         wanted = targets.repeat(len(mine))
         right = (models.heldout.head(features).argmax(-1) == wanted).double()
@@ -83,23 +86,12 @@ def point_of(config: Config, models: DigitsModels, method: str, strength: float,
         own = float((models.reward(images).argmax(-1) == wanted).double().mean())
         place = int(targets[0]) if len(targets.unique()) == 1 else place
     reference = models.reference_mean[place], models.reference_covariance[place]
-    distance, distance_half = distance_with_interval(features, *reference)
     kls = [value for record in mine if record["kl"] is not None for value in record["kl"]]
-    return Point(
-        method,
-        strength,
-        images,
-        fmean(value for record in mine for value in record["reward"]),
-        fmean(kls) if kls else None,
-        accuracy,
-        half,
-        own,
-        distance,
-        distance_half,
-        fmean(value for record in mine for value in record["prior_log_prob"]),
-        fmean(record["evaluations"] for record in mine),
-        fmean(record["seconds"] for record in mine),
-    )
+    means = {key: fmean(value for record in mine for value in record[key]) for key in ("reward", "prior_log_prob")}
+    means |= {key: fmean(record[key] for record in mine) for key in ("evaluations", "seconds")}
+    means |= dict(zip(("distance", "distance_half"), distance_with_interval(features, *reference), strict=True))
+    judged = {"kl": fmean(kls) if kls else None, "accuracy": accuracy, "accuracy_half": half, "own_accuracy": own}
+    return Point(method, strength, images, **judged, **means)
 
 
 def distance_with_interval(features: Tensor, mean: Tensor, covariance: Tensor) -> tuple[float, float]:
@@ -116,14 +108,12 @@ def distance_with_interval(features: Tensor, mean: Tensor, covariance: Tensor) -
 
 def accuracy_at(points: Sequence[Point], kl: float) -> tuple[float, float] | None:
     """Held-out accuracy at a KL and its half-width, linear between neighbouring strengths; None outside."""
-    known = sorted((p for p in points if p.kl is not None and p.accuracy is not None), key=lambda p: p.kl or 0.0)
-    for low, high in zip(known, known[1:], strict=False):
-        if low.kl is None or high.kl is None or not low.kl <= kl <= high.kl:
-            continue
-        part = 0.0 if high.kl == low.kl else (kl - low.kl) / (high.kl - low.kl)
-        value = (1 - part) * (low.accuracy or 0.0) + part * (high.accuracy or 0.0)
-        halves = (1 - part) * (low.accuracy_half or 0.0), part * (high.accuracy_half or 0.0)
-        return value, (halves[0] ** 2 + halves[1] ** 2) ** 0.5
+    known = [(p.kl, p.accuracy, p.accuracy_half or 0.0) for p in points if p.kl is not None and p.accuracy is not None]
+    for (left, low, low_half), (right, high, high_half) in pairwise(sorted(known, key=lambda point: point[0])):
+        if left <= kl <= right:
+            part = 0.0 if right == left else (kl - left) / (right - left)
+            half = (((1 - part) * low_half) ** 2 + (part * high_half) ** 2) ** 0.5
+            return (1 - part) * low + part * high, half
     return None
 
 
@@ -133,45 +123,32 @@ def equal_kls(points: Sequence[Point], count: int = 3) -> list[float]:
     for point in points:
         if is_gradient_method(point.method) and point.kl is not None:
             by_method.setdefault(point.method, []).append(point.kl)
-    ranges = [(min(values), max(values)) for values in by_method.values() if len(values) > 1]
-    if not ranges:
-        return []
-    low, high = max(r[0] for r in ranges), min(r[1] for r in ranges)
-    return [] if high <= low else [low + (high - low) * (i + 0.5) / count for i in range(count)]
-
-
-def _rows(points: Sequence[Point]) -> list[Record]:
-    rows = []
-    for p in points:
-        row = {key: value for key, value in vars(p).items() if key != "images"}
-        rows.append({"part": "Every method at every strength", **row})
-    return rows
+    kls = [values for values in by_method.values() if len(values) > 1]
+    low, high = max(map(min, kls), default=0.0), min(map(max, kls), default=0.0)
+    return [low + (high - low) * (i + 0.5) / count for i in range(count)] if high > low else []
 
 
 def _rows_at_equal_kl(points: Sequence[Point]) -> list[Record]:
+    by_method: dict[str, list[Point]] = {}
+    for point in points:
+        by_method.setdefault(point.method, []).append(point)
     rows = []
     for kl in equal_kls(points):
-        at_kl = []
-        for method in dict.fromkeys(point.method for point in points):
-            found = accuracy_at([point for point in points if point.method == method], kl)
-            if found:
-                at_kl.append({"method": method, "accuracy": found[0], "accuracy_half": found[1]})
-        at_kl.sort(key=lambda row: -row["accuracy"])
-        rows += [{"part": f"Held-out accuracy at a KL of {kl:.2f} nats", "kl": kl, **row} for row in at_kl]
+        part = {"part": f"Held-out accuracy at a KL of {kl:.2f} nats", "kl": kl}
+        found = {method: at for method, mine in by_method.items() if (at := accuracy_at(mine, kl))}
+        at_kl = [{**part, "method": method, "accuracy": at[0], "accuracy_half": at[1]} for method, at in found.items()]
+        rows += sorted(at_kl, key=lambda row: -row["accuracy"])
     return rows
 
 
 def _columns(config: Config) -> list[Column]:
-    classes = RewardSpec.parse(config.reward).targets(1) is not None
-    judged = [
-        Column("accuracy", "held-out accuracy", ".3f", "accuracy_half"),
-        Column("own_accuracy", "reward classifier's", ".3f"),
-    ]
+    judged = Column("accuracy", "held-out accuracy", ".3f", "accuracy_half")
+    own = Column("own_accuracy", "reward classifier's", ".3f")
     return [
         Column("method", "method"),
         Column("strength", "weight", "g"),
         Column("kl", "KL, nats", ".2f"),
-        *(judged if classes else []),
+        *((judged, own) if RewardSpec.parse(config.reward).targets(1) is not None else ()),
         Column("reward", "reward", ".3f"),
         Column("distance", "Fréchet distance", ".2f", "distance_half"),
         Column("prior_log_prob", "log prior", ".1f"),
@@ -210,31 +187,24 @@ def _curves_against_kl(config: Config, points: Sequence[Point]) -> list[Plot]:
 
 def _trace_plots(config: Config, records: list[Record]) -> list[Plot]:
     """How reward and KL go along the steps of the optimisation, at the middle weight."""
-    plots = []
-    for key in ("reward", "kl"):
-        curves = []
-        for method in config.methods:
-            shown = [r for r in records if r["method"] == method and r["frames"]]
-            if shown:
-                values = [row[key] for row in shown[0]["trace"]]
-                curves.append(Curve(method, list(range(len(values))), values))
-        if curves:
-            note = "Mean over the images; every round starts anew from the prior of what is revealed."
-            plots.append(
-                Plot(f"{'KL' if key == 'kl' else key.capitalize()} while optimising", "step", key, curves, note)
-            )
-    return plots
+    shown = {record["method"]: record["trace"] for record in reversed(records) if record["frames"]}
+    traces = {method: shown[method] for method in config.methods if method in shown}
+    note = "Mean over the images; every round starts anew from the prior of what is revealed."
+    return [
+        Plot(title, "step", key, [Curve(m, range(len(t)), [row[key] for row in t]) for m, t in traces.items()], note)
+        for key, title in (("reward", "Reward while optimising"), ("kl", "KL while optimising"))
+        if traces
+    ]
 
 
 @torch.no_grad()
 def _round_grids(config: Config, models: DigitsModels, records: list[Record]) -> list[ImageGrid]:
     grids = []
-    for record in records:
-        if record["frames"]:
-            frames = torch.tensor(record["frames"])  # [rounds, images, 49]
-            images = models.vq.decode_tokens(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-            title = f"{record['method']}, weight {record['strength']:g}: what each round proposes"
-            grids.append(ImageGrid(title, images, "A row a round, from the first (all masked) to the last."))
+    for record in [record for record in records if record["frames"]]:
+        frames = torch.tensor(record["frames"])  # [rounds, images, 49]
+        images = models.vq.decode_tokens(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        title = f"{record['method']}, weight {record['strength']:g}: what each round proposes"
+        grids.append(ImageGrid(title, images, "A row a round, from the first (all masked) to the last."))
     return grids
 
 

@@ -1,4 +1,4 @@
-"""Rewards as users write them, `class:3` or `ink:0.2`, and their way from tokens to a number."""
+"""Rewards as users write them, `class:3` or `ink:0.2`, and the scores of images that they mean."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,9 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from catreparam.guidance import Reward, codebook_embed
-from catreparam.models.image_scores import Score, class_score, ink_score, symmetry_score
-from catreparam.models.imagenet_scores import check_imagenet_label, load_efficientnet
+from catreparam.models.image_scores import (
+    Score,
+    check_imagenet_label,
+    class_score,
+    ink_score,
+    load_efficientnet,
+    symmetry_score,
+)
 
 KINDS = {
     "class": "class:3, class:all (every class in turn): log-probability that the reward classifier gives the class",
@@ -66,12 +71,3 @@ class RewardSpec:
             label = check_imagenet_label(int(self.value or 0))
             return class_score(load_efficientnet(device), label)
         return ink_score(self.value or 0.0) if self.kind == "ink" else symmetry_score
-
-
-def token_reward(score: Score, codebook: Tensor, decode: Callable[[Tensor], Tensor], *, weight: float = 1.0) -> Reward:
-    """weight * score of the decoded image, from one-hot tokens [B, L, num_codes]: the reward that guidance takes."""
-
-    def reward(x: Tensor) -> Tensor:
-        return weight * score(decode(codebook_embed(x, codebook)))
-
-    return reward

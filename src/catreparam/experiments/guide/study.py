@@ -6,6 +6,7 @@ makes the four networks anew, and `catreparam guide maskgit` guides ImageNet-siz
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
@@ -15,14 +16,14 @@ from torch import Tensor
 from catreparam.experiments.guide.config import PRESETS, Config
 from catreparam.experiments.guide.methods import CANDIDATES, generate, is_gradient_method
 from catreparam.experiments.guide.report import report_guide
-from catreparam.experiments.guide.rewards import RewardSpec, token_reward
+from catreparam.experiments.guide.rewards import RewardSpec
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import config_of_folder
 from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.runs.streams import stream
-from catreparam.guidance import RoundInfo
+from catreparam.guidance import RoundInfo, on_embeddings
 from catreparam.models.digits_models import load_digits_models
-from catreparam.models.maskgit import MaskGIT, MaskGITDenoiser
+from catreparam.models.maskgit import MaskGITDenoiser
 from catreparam.report import Report, write_atomically
 
 __all__ = ["PRESETS", "Config", "report_folder", "run"]
@@ -51,21 +52,19 @@ def report_folder(path: Path) -> Report:
 def generate_cell(config: Config, method: str, strength: float, seed: int) -> Record:
     """One batch of images by one method: tokens, and their reward, KL and prior log-probability."""
     models = load_digits_models(config.weights)
-    prior, label = models.prior, config.label
-    denoiser = MaskGITDenoiser(prior) if label is None else _Conditioned(prior, label)
+    denoiser = MaskGITDenoiser(models.prior)
     score = RewardSpec.parse(config.reward).score(models.reward, config.num_images)
     place = config.run_folder() / "generations"  # what a killed generation goes on from
     place.mkdir(parents=True, exist_ok=True)
     name = f"{method}-{strength:g}-{seed}".replace(":", "-").replace(",", "-")
     state = place / f"{name}.state"
-    gradient = is_gradient_method(method)
     frames = Frames(place / f"{name}.frames") if config.shows_rounds(method, strength, seed) else None
     began = time.perf_counter()
     generation = generate(
         method,
         strength,
         denoiser,
-        token_reward(score, models.vq.codebook, models.vq.decode),
+        on_embeddings(lambda embedded: score(models.vq.decode(embedded)), models.vq.codebook),
         torch.full((config.num_images, 49), denoiser.mask_token),
         budget=config.budget,
         codebook=models.vq.codebook,
@@ -73,7 +72,8 @@ def generate_cell(config: Config, method: str, strength: float, seed: int) -> Re
         num_samples=config.num_samples,
         forgetting=config.forgetting,
         order=config.order,
-        checkpoint=state if gradient else None,
+        condition=None if config.label is None else {"labels": config.label},
+        checkpoint=state,
         callback=frames,
         generator=stream(seed, "generation"),
     )
@@ -87,39 +87,23 @@ def generate_cell(config: Config, method: str, strength: float, seed: int) -> Re
         "evaluations": spent.model + spent.reward + spent.reward_gradient,
         "candidates": config.budget.candidates(method) if method in CANDIDATES else None,
         "seconds": time.perf_counter() - began,
-        "trace": generation.trace.rows if gradient else [],
-        "frames": None if frames is None else frames.read(),
+        "trace": generation.trace.rows if is_gradient_method(method) else [],
+        "frames": None if frames is None else frames.read().tolist(),
     }
 
 
+@dataclass(frozen=True)
 class Frames:
     """Keeps what every round proposes for the first few images, in a file, so that a resumed run has all rounds."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def __call__(self, info: RoundInfo) -> None:
         """Adds the frame of a round; frames of rounds that are made again are replaced."""
         new = info.clean[None, :NUM_FRAMES]
-        frames = torch.cat([self._tensor()[: info.round_index], new]) if info.round_index else new
+        frames = torch.cat([self.read()[: info.round_index], new]) if info.round_index else new
         write_atomically(self.path, safetensors.torch.save({"frames": frames.contiguous()}))
 
-    def read(self) -> list[list[list[int]]]:
-        """Tokens [round, image, 49] as lists."""
-        return self._tensor().tolist()
-
-    def _tensor(self) -> Tensor:
-        if not self.path.exists():
-            return torch.zeros(0, 0, 0, dtype=torch.long)
+    def read(self) -> Tensor:
+        """Tokens [round, image, 49]."""
         return safetensors.torch.load(self.path.read_bytes())["frames"]
-
-
-class _Conditioned(MaskGITDenoiser):
-    """MaskGIT as a denoiser with one class for everything."""
-
-    def __init__(self, model: MaskGIT, label: int) -> None:
-        super().__init__(model)
-        self.label = label
-
-    def forward(self, tokens: Tensor, labels: Tensor | int | None = None) -> Tensor:
-        return super().forward(tokens, self.label)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from safetensors import safe_open
+from torch import nn
 
 from catreparam.data import DATASETS, ImageDataset, load_dataset
-from catreparam.experiments.guide.train_report import OUTPUT, report_training
 from catreparam.experiments.guide.training import (
     Training,
     accuracy,
@@ -26,7 +26,8 @@ from catreparam.experiments.guide.training import (
     psnr,
     vq_training,
 )
-from catreparam.experiments.runs.configs import command_of, config_of_folder
+from catreparam.experiments.runs.configs import command_of, config_of_folder, identity_of
+from catreparam.experiments.runs.finish import finish
 from catreparam.experiments.runs.folder import Record, RunFolder, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
@@ -37,8 +38,57 @@ from catreparam.models.digits_models import build_digits_models
 from catreparam.models.initialise import initialise
 from catreparam.models.maskgit import MaskGIT, zero_gates
 from catreparam.models.vq_digits import DigitsVQ
-from catreparam.report import Report
+from catreparam.report import Column, Curve, Plot, Report, Table
 from catreparam.validation import check_choice, check_count
+
+OUTPUT = "tokens_digits.safetensors"
+
+QUALITIES = {
+    "psnr": "PSNR of the VQ model, dB",
+    "reward_accuracy": "test accuracy of the reward classifier",
+    "heldout_accuracy": "test accuracy of the held-out classifier",
+    "prior_loss": "prior, nats per masked test token",
+}
+STAGES = {
+    "vq": ("VQ model", "VQ loss"),
+    "reward": ("Reward classifier", "nats an image"),
+    "heldout": ("Held-out classifier", "nats an image"),
+    "prior": ("Prior", "nats a masked token"),
+}
+
+
+def report_training(folder: RunFolder, command: str) -> Report:
+    """Writes the report of a run folder, finished or not, and returns it."""
+    content = folder.read_config()
+    config, records = content["config"], folder.read_metrics()
+    weights = folder.path / OUTPUT
+    finished = weights.exists()
+    done = len({(r["stage"], r["step"]) for r in records})
+    total = sum(-(-config[f"{name}_steps"] // config["checkpoint_every"]) for name in STAGES)
+    report = Report(
+        title=f"Image tokens of {config['dataset']}",
+        summary=f"Weights in {weights}." if finished else "No weights yet.",
+        table=Table([Column("what", "what"), Column("value", "value", ".4f")], _rows(folder) if finished else []),
+        plots=[_plot(name, records) for name in STAGES if any(r["stage"] == name for r in records)],
+        facts={"machine": content["facts"]["machine"], "seed": str(config["seed"])},
+        command=command,
+    )
+    return finish(folder, report, unfinished="" if finished else f"{done} of {total} checkpoints")
+
+
+def _rows(folder: RunFolder) -> list[Record]:
+    """What was measured when the weights were written: it stands in their file."""
+    with safe_open(folder.path / OUTPUT, "pt") as file:
+        facts = json.loads(file.metadata()["facts"])
+    return [{"what": title, "value": facts[key]} for key, title in QUALITIES.items()]
+
+
+def _plot(name: str, records: list[Record]) -> Plot:
+    title, unit = STAGES[name]
+    steps = [r["step"] for r in records if r["stage"] == name]
+    losses = [r["loss"] for r in records if r["stage"] == name]
+    return Plot(title, "step", unit, [Curve("training, running mean", steps, losses)])
+
 
 WARM_UP = 50  # steps of rising learning rate
 
@@ -72,8 +122,7 @@ def run(config: Config) -> Report:
     """Trains what is not trained yet and writes the weights. Raises MissingData, RunFolderError, WriteFailed."""
     config = config.checked()
     data = load_dataset(config.dataset)
-    identity = {key: value for key, value in dataclasses.asdict(config).items() if key != "folder"}
-    facts = {"machine": describe_machine()}
+    identity, facts = identity_of(config), {"machine": describe_machine()}
     with (
         open_run_folder(config.folder, experiment="guide train", config=identity, facts=facts) as folder,
         show_progress() as progress,
@@ -148,7 +197,8 @@ def _quality(models: dict[str, nn.Module], data: ImageDataset, seed: int) -> dic
 @torch.no_grad()
 def _write_weights(models: dict[str, nn.Module], data: ImageDataset, facts: Record, folder: RunFolder) -> None:
     """One file in half precision: parameters stay well inside its range, and it halves the package."""
-    tensors = {f"{name}.{key}": value.half() for name, model in models.items() for key, value in _state(model).items()}
+    states = {name: model.state_dict() for name, model in models.items()}
+    tensors = {f"{name}.{key}": value.half().contiguous() for name in states for key, value in states[name].items()}
     heldout = models["heldout"]
     assert isinstance(heldout, HeldOutClassifier)
     features = torch.cat([heldout.features(batch) for batch in data.test.split(1000)])
@@ -156,7 +206,3 @@ def _write_weights(models: dict[str, nn.Module], data: ImageDataset, facts: Reco
     tensors["reference.mean"] = torch.stack([group.mean(0) for group in groups])
     tensors["reference.covariance"] = torch.stack([group.T.cov() for group in groups])
     folder.write(OUTPUT, safetensors.torch.save(tensors, {"facts": json.dumps(facts)}))
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}

@@ -68,9 +68,9 @@ class Config:
 
     def checked(self) -> "Config":
         """This config with estimators in one spelling. Raises ValueError or TypeError naming the bad value."""
-        for name in ("num_puzzles", "num_rounds", "num_steps", "free_steps", "num_samples", "free_samples", "restarts"):
+        counts = ("num_puzzles", "num_rounds", "num_steps", "free_steps", "num_samples", "free_samples", "restarts")
+        for name in (*counts, "jobs"):
             check_count(name, getattr(self, name))
-        check_count("jobs", self.jobs)
         if self.num_puzzles > HELD_BACK_COUNT:
             raise ValueError(f"num_puzzles must be at most {HELD_BACK_COUNT}, got {self.num_puzzles}")
         for name in ("lr", "free_lr"):
@@ -83,10 +83,10 @@ class Config:
         for level in self.levels:
             check_choice("level", level, CLUES)
         for prior in self.priors:
-            if prior not in FREE and not prior.endswith(".safetensors"):
-                check_choice("prior", prior, (*FREE, *PRIORS))
-            elif prior not in FREE:
+            if prior.endswith(".safetensors"):
                 load_prior(prior)
+            else:
+                check_choice("prior", prior, (*FREE, *PRIORS))
         estimators = normalise_specs(self.estimators)
         for spec in estimators:
             try_estimator(spec, (81, 9), num_samples=min(self.num_samples, self.free_samples))

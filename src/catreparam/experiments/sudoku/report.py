@@ -57,7 +57,7 @@ def _table(config: Config, records: Sequence[Record]) -> Table:
     for level, prior, mine in _groups(config, records):
         low, high = CLUES[level]
         group = f"{level} ({low} to {high} clues), {_about(prior)}"
-        rows += [{"group": group, **_row(record)} for record in mine]
+        rows += [{"group": group, **record, **_rates(record)} for record in mine]
     return Table(COLUMNS, rows, NOTE, group="group")
 
 
@@ -86,10 +86,9 @@ def _about(prior: str) -> str:
     return FREE.get(prior, f"prior {prior}")
 
 
-def _row(record: Record) -> Record:
-    row = {key: show_rate(record[key], record["n"]) for key in ("exact", "solved_last", "solved_argmax", "solved_best")}
-    kept = ("method", "violations", "violations_half", "violations_best", "seconds", "model", "reward", "n")
-    return {**{key: record[key] for key in kept}, **row}
+def _rates(record: Record) -> dict[str, str]:
+    keys = ("exact", "solved_last", "solved_argmax", "solved_best")
+    return {key: show_rate(record[key], record["n"]) for key in keys}
 
 
 def show_rate(successes: int, trials: int) -> str:

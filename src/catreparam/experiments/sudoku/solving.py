@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 from catreparam.experiments.runs.estimator_specs import build_estimator
 from catreparam.experiments.sudoku.config import FREE, UNGUIDED, Config
 from catreparam.experiments.sudoku.priors import load_prior
-from catreparam.guidance import Evaluations, OptimizedLogits, RoundInfo, StepInfo, guided_sample, optimize_logits
+from catreparam.guidance import Evaluations, RoundInfo, StepInfo, guided_sample, optimize_logits
 from catreparam.models.denoiser import MaskedDenoiser
 from catreparam.objectives.sudoku import allowed_digits, sudoku_penalty, violations
 
@@ -35,17 +35,17 @@ class Best:
         """Nothing seen yet."""
         return cls(puzzles.clone(), torch.full(puzzles.shape[:1], 1_000))
 
-    def update(self, boards: Boards, count: Tensor) -> None:
-        """Keeps the boards [B, 81] that have fewer violations [B]."""
+    def update(self, boards: Boards) -> Int[Tensor, " B"]:
+        """Keeps the boards that have fewer violations than those before; returns the violations of these."""
+        count = count_violations(boards)
         better = count < self.violations
         self.boards = torch.where(better[:, None], boards, self.boards)
         self.violations = torch.where(better, count, self.violations)
+        return count
 
     def look(self, x_axis: int, boards: Boards) -> None:
-        """Counts violations of these proposals, notes the mean and keeps the better boards."""
-        count = count_violations(boards)
-        self.curve.append((x_axis, float(count.float().mean())))
-        self.update(boards, count)
+        """Updates by these proposals and notes their mean violations."""
+        self.curve.append((x_axis, float(self.update(boards).float().mean())))
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,7 @@ def solve_in_attempts(attempt: Callable[[Boards], Solved], puzzles: Boards, most
 
 
 def solve_without_prior(
-    puzzles: Boards,
-    spec: str,
-    config: Config,
-    *,
-    exclude_peers: bool,
-    generator: Generator,
-    watch: Watch | None = None,
+    puzzles: Boards, spec: str, config: Config, *, exclude_peers: bool, generator: Generator, watch: Watch | None = None
 ) -> Solved:
     """Adam on the logits of every blank from 0, minimising the expected penalty; clues are fixed.
 
@@ -136,7 +130,12 @@ def solve_without_prior(
         callback=look,
         generator=generator,
     )
-    return _without_prior(found, best, total, generator)
+    argmax = found.logits.argmax(-1) + 1
+    best.look(total, argmax)
+    last = torch.multinomial(found.logits.softmax(-1).flatten(0, 1), 1, generator=generator).view_as(argmax) + 1
+    if found.best_tokens is not None:
+        best.update(found.best_tokens + 1)
+    return Solved(last, argmax, best.boards, best.curve, found.evaluations)
 
 
 def solve_with_prior(
@@ -159,9 +158,9 @@ def solve_with_prior(
         nonlocal final
         final = info.optimized.logits.argmax(-1) + 1
         best.look(info.round_index + 1, final)
-        best.update(info.clean + 1, count_violations(info.clean + 1))
+        best.update(info.clean + 1)
         if watch is not None:
-            watch(info.round_index + 1, info.num_rounds, from_tokens(info.tokens), info.clean + 1)
+            watch(info.round_index + 1, info.num_rounds, (info.tokens + 1) % 10, info.clean + 1)
         return _is_enough(config, best)
 
     generation = guided_sample(
@@ -180,18 +179,13 @@ def solve_with_prior(
         generator=generator,
     )
     last = generation.tokens + 1
-    best.update(last, count_violations(last))
+    best.update(last)
     return Solved(last, final, best.boards, best.curve, generation.evaluations)
 
 
 def to_tokens(puzzles: Boards) -> Boards:
-    """Tokens 0 to 8, and 9, the mask, for blanks."""
-    return (puzzles - 1).masked_fill(puzzles == 0, 9)
-
-
-def from_tokens(tokens: Boards) -> Boards:
-    """Digits 1 to 9, and 0 for masked cells."""
-    return (tokens + 1).masked_fill(tokens == 9, 0)
+    """Tokens 0 to 8, and 9, the mask, for blanks; (tokens + 1) % 10 undoes it."""
+    return (puzzles - 1) % 10
 
 
 def _is_enough(config: Config, best: Best) -> bool:
@@ -201,14 +195,3 @@ def _is_enough(config: Config, best: Best) -> bool:
 
 def _reward(x: Tensor) -> Tensor:
     return -sudoku_penalty(x)
-
-
-def _without_prior(found: OptimizedLogits, best: Best, total: int, generator: Generator) -> Solved:
-    argmax = found.logits.argmax(-1) + 1
-    best.look(total, argmax)
-    probs = torch.softmax(found.logits, -1)
-    last = torch.multinomial(probs.flatten(0, 1), 1, generator=generator).view_as(argmax) + 1
-    if found.best_tokens is not None:
-        samples = found.best_tokens + 1
-        best.update(samples, count_violations(samples))
-    return Solved(last, argmax, best.boards, best.curve, found.evaluations)

@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
-from torch import Generator, Tensor
 
 from catreparam.data.sudoku import held_back_puzzles
 from catreparam.data.sudoku_solver import solve
@@ -25,7 +24,7 @@ from catreparam.experiments.sudoku.board import boards_to_tensor
 from catreparam.experiments.sudoku.config import FREE, PRESETS, Config
 from catreparam.experiments.sudoku.live import solve_live
 from catreparam.experiments.sudoku.report import report_sudoku
-from catreparam.experiments.sudoku.solving import Solved, count_violations, solve_in_attempts, solver
+from catreparam.experiments.sudoku.solving import count_violations, solve_in_attempts, solver
 from catreparam.report import Report
 
 __all__ = ["PRESETS", "Config", "report_folder", "run"]
@@ -53,9 +52,11 @@ def measure(config: Config, level: str, prior: str, method: str) -> Record:
     puzzles = held_back_puzzles(level, config.num_puzzles)
     solutions = boards_to_tensor([solve(puzzle) for puzzle in puzzles])
     chunks = boards_to_tensor(puzzles).split(CHUNK)
+    certain = method == "unguided_argmax" and config.order == "confidence"  # nothing is random
+    most = config.restarts if prior in FREE else 1 if certain else config.attempts
     generator = stream(config.seed, f"sudoku {level} {prior} {method}")
     began = time.thread_time()
-    solved = [_solve(config, chunk, prior, method, generator) for chunk in chunks]
+    solved = [solve_in_attempts(solver(config, prior, method, generator=generator), chunk, most) for chunk in chunks]
     seconds = time.thread_time() - began
     boards = {name: torch.cat([getattr(part, name) for part in solved]) for name in ("last", "argmax", "best")}
     counts = {name: count_violations(found).tolist() for name, found in boards.items()}
@@ -79,9 +80,3 @@ def measure(config: Config, level: str, prior: str, method: str) -> Record:
             for points in zip(*(part.curve for part in solved), strict=True)
         ],
     }
-
-
-def _solve(config: Config, puzzles: Tensor, prior: str, method: str, generator: Generator) -> Solved:
-    certain = method == "unguided_argmax" and config.order == "confidence"  # nothing is random
-    most = config.restarts if prior in FREE else 1 if certain else config.attempts
-    return solve_in_attempts(solver(config, prior, method, generator=generator), puzzles, most)

@@ -155,10 +155,7 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
         summary=f"Cross-entropy of masked cells, {config.num_steps} steps on batches of {config.batch_size} boards.",
         table=Table(COLUMNS, [row for row in rows if row]),
         plots=[Plot("Training", "step", "nats a masked cell", [Curve("last loop", steps, losses)])] if records else [],
-        facts={
-            "machine": folder.machine,
-            "puzzles": f"{config.num_puzzles}, seed {config.seed}",
-        },
+        facts={"machine": folder.machine, "puzzles": f"{config.num_puzzles}, seed {config.seed}"},
         command=command_of("catreparam run sudoku-prior", config),
     )
     return finish(folder, report, unfinished=unfinished)

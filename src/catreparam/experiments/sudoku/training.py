@@ -27,8 +27,7 @@ class PriorState:
 
     def parts(self) -> dict[str, Part]:
         """Everything by the name that it has in a checkpoint."""
-        parts: dict[str, Part] = {"model": self.model, "average": self.average}
-        return parts | {"optimizer": self.optimizer, "generator": self.generator}
+        return {"model": self.model, "average": self.average, "optimizer": self.optimizer, "generator": self.generator}
 
 
 def new_prior_state(seed: int, lr: float) -> PriorState:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from catreparam.data import load_dataset
-from catreparam.data.binarise import BINARISATIONS
+from catreparam.data.digits import BINARISATIONS
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.training import to_tensors
 from catreparam.experiments.sweep.config import SweepConfig, check_inner

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catreparam.data import DATASETS
-from catreparam.data.binarise import BINARISATIONS
+from catreparam.data.digits import BINARISATIONS
 from catreparam.experiments.runs.configs import identity_of
 from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs, try_estimator
 from catreparam.experiments.runs.machine import check_device

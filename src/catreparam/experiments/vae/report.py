@@ -8,7 +8,7 @@ import torch
 
 from catreparam.categorical import draw_one_hot
 from catreparam.data import ImageDataset
-from catreparam.data.binarise import BINARISATIONS, binarise
+from catreparam.data.digits import BINARISATIONS, binarise
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.finish import finish
 from catreparam.experiments.runs.folder import Record, RunFolder

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from catreparam.data import ImageDataset, load_dataset
-from catreparam.data.binarise import binarise
+from catreparam.data.digits import binarise
 from catreparam.experiments.runs.estimator_specs import build_estimator
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.progress import Progress

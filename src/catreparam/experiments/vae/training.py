@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import draw_one_hot
-from catreparam.data.binarise import binarise
+from catreparam.data.digits import binarise
 from catreparam.estimators import Estimator, expectation
 from catreparam.experiments.runs.estimator_specs import learned_parameters
 from catreparam.experiments.runs.streams import stream
