@@ -34,6 +34,22 @@ examples:
 A run is resumed by giving the same command again. Exit codes: 0 done, 2 something to correct, 130 Ctrl-C.
 Set CATREPARAM_TRACEBACK=1 to see the full traceback of an error."""
 
+RUN = f"""\
+usage: catreparam run EXPERIMENT [options]
+
+experiments: {{}}
+`catreparam run EXPERIMENT --help` lists the options.
+
+{EPILOG}"""
+
+SWEEP = """\
+usage: catreparam sweep STUDY [options]
+
+studies: {}
+
+Tunes every estimator (Optuna, on validation values), then runs its best setting with fresh seeds.
+`catreparam sweep STUDY --help` lists the options."""
+
 CITATION = """\
 @article{gourevitch2026redge,
   title   = {Categorical Reparameterization with Denoising Diffusion models},
@@ -54,8 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _fail(f"this needs the package {error.name}: run pip install 'catreparam[experiments]'")
     except KeyboardInterrupt as error:
-        report = getattr(error, "report", None)
-        if report is not None:
+        if report := getattr(error, "report", None):
             _print_report(report)
         return _fail(str(error) or "interrupted", code=130)
     except BrokenPipeError:
@@ -84,9 +99,15 @@ def _dispatch(words: list[str]) -> int:
 def _commands() -> dict[str, tuple[Callable[[list[str]], int], str]]:
     """What every command does with its words, and one line of help."""
     return {
-        "run": (_run, "train or optimise: an experiment, with any estimators"),
+        "run": (
+            partial(_second_word, "run", "experiment", RUN),
+            "train or optimise: an experiment, with any estimators",
+        ),
         "data": (_data, "fetch a data set, or list them"),
-        "sweep": (_sweep, "tune every estimator on a study, then compare their best settings"),
+        "sweep": (
+            partial(_second_word, "sweep", "study", SWEEP),
+            "tune every estimator on a study, then compare their best settings",
+        ),
         "guide": (_guide, "guide image tokens by a reward: digits, maskgit (by a prompt); train their networks"),
         "measure": (partial(_study, "measure"), "bias, variance, law and cost of estimators on an objective"),
         "tune": (partial(_study, "tune"), "the best estimator and hyperparameters for an objective"),
@@ -99,24 +120,13 @@ def _commands() -> dict[str, tuple[Callable[[list[str]], int], str]]:
     }
 
 
-def _run(words: list[str]) -> int:
-    names = _names("run")
+def _second_word(command: str, kind: str, about: str, words: list[str]) -> int:
+    """Runs the study that the second word names, or says which there are."""
+    names = _names(command)
     if not words or words[0] in ("-h", "--help"):
-        print(f"usage: catreparam run EXPERIMENT [options]\n\nexperiments: {', '.join(names)}")
-        print("`catreparam run EXPERIMENT --help` lists the options.\n")
-        print(EPILOG)
+        print(about.format(", ".join(names)))
         return 0
-    return _study(f"run {check_choice('experiment', words[0], names)}", words[1:])
-
-
-def _sweep(words: list[str]) -> int:
-    names = _names("sweep")
-    if not words or words[0] in ("-h", "--help"):
-        print(f"usage: catreparam sweep STUDY [options]\n\nstudies: {', '.join(names)}\n")
-        print("Tunes every estimator (Optuna, on validation values), then runs its best setting with fresh seeds.")
-        print("`catreparam sweep STUDY --help` lists the options.")
-        return 0
-    return _study(f"sweep {check_choice('study', words[0], names)}", words[1:])
+    return _study(f"{command} {check_choice(kind, words[0], names)}", words[1:])
 
 
 def _guide(words: list[str]) -> int:
@@ -263,8 +273,7 @@ def _first_line(thing: object) -> str:
 
 def _message(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        where = f" ({error.filename})" if error.filename else ""
-        return f"{error.strerror}{where}"
+        return error.strerror + (f" ({error.filename})" if error.filename else "")
     return str(error)
 
 

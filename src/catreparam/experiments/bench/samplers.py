@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import OneHotCategoricalStraightThrough
+from torch.distributions import OneHotCategoricalStraightThrough as ThroughTorch
 
 from catreparam.estimators import ESTIMATORS
 from catreparam.estimators.facts import facts_of
@@ -97,7 +97,10 @@ def find_samplers() -> tuple[list[Sampler], list[str]]:
     missing: list[str] = []
     samplers = [
         Sampler(GUMBEL, lambda logits, _: torch.nn.functional.gumbel_softmax(logits, hard=True)),
-        Sampler("torch OneHotCategoricalStraightThrough", _torch_straight_through),
+        Sampler(
+            "torch OneHotCategoricalStraightThrough",
+            lambda logits, _: ThroughTorch(logits=logits, validate_args=False).rsample(),
+        ),
     ]
     if (redge := _optional("redge", missing)) is not None:  # its n_steps counts grid points
         samplers.append(Sampler(PEER, lambda logits, steps: redge.redge(logits, n_steps=steps + 1, t_1=T1)))
@@ -172,10 +175,6 @@ def _ours(method: str, options: dict[str, Any]) -> Callable[[Tensor, int], Tenso
     if "num_steps" not in options:
         return lambda logits, _: function(logits, **options)
     return lambda logits, num_steps: function(logits, **{**options, "num_steps": num_steps})
-
-
-def _torch_straight_through(logits: Tensor, _: int) -> Tensor:
-    return OneHotCategoricalStraightThrough(logits=logits, validate_args=False).rsample()
 
 
 def _optional(name: str, missing: list[str]) -> Any:

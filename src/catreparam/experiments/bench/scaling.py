@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import linear_regression
 
 from catreparam.experiments.bench.samplers import GUMBEL, NUM_STEPS, Sampler
 from catreparam.report import Column, Curve, Plot, Table
@@ -49,7 +50,7 @@ def scalings(quick: bool) -> list[Scaling]:
     steps = (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32)
     size = 20_000 if quick else 200_000
     return [
-        Scaling("elements", "logits, in rows of 32 classes", [_elements_case(count) for count in elements]),
+        Scaling("elements", "logits, in rows of 32 classes", [Case((n // 32, 32), x=n // 32 * 32) for n in elements]),
         Scaling("rows", "rows of 10 classes", [Case((count, 10), x=count) for count in rows]),
         Scaling("classes", "classes of 32 rows", [Case((32, count), x=count) for count in classes]),
         Scaling(
@@ -113,10 +114,4 @@ def fitted_exponent(x: Sequence[float], y: Sequence[float]) -> float | None:
     points = [(math.log(a), math.log(b)) for a, b in zip(x, y, strict=True) if a >= smallest]
     if len(points) < 2:
         return None
-    middle_x, middle_y = (sum(values) / len(points) for values in zip(*points, strict=True))
-    return sum((a - middle_x) * (b - middle_y) for a, b in points) / sum((a - middle_x) ** 2 for a, _ in points)
-
-
-def _elements_case(count: int) -> Case:
-    rows = count // 32
-    return Case((rows, 32), x=32 * rows)
+    return linear_regression(*zip(*points, strict=True)).slope

@@ -6,6 +6,7 @@ timed.
 """
 
 import json
+import math
 import os
 import random
 import time
@@ -81,13 +82,12 @@ given."""
 def run(config: Config) -> Report:
     """Times everything. Raises ValueError or TypeError for a bad config."""
     check_count("rounds", config.rounds, minimum=2)
-    shapes = {name: parse_shape(name) for name in config.shapes}
-    rounds = config.rounds
+    shapes, rounds = {name: parse_shape(name) for name in config.shapes}, config.rounds
     if config.quick:
-        shapes = {name: shape for name, shape in shapes.items() if _elements(shape) < LARGE / 4}
+        shapes = {name: shape for name, shape in shapes.items() if math.prod(shape) < LARGE / 4}
         rounds = min(rounds, 7)
-    samplers, missing = find_samplers()
-    samplers = _wanted(samplers, config.samplers)
+    found, missing = find_samplers()
+    samplers = _wanted(found, config.samplers)
     wrong = {sampler.label: error for sampler in samplers if not (error := parity_error(sampler)) < TOLERANCE}
     samplers = [sampler for sampler in samplers if sampler.label not in wrong]
     chosen = [s for s in samplers if s.name in (GUMBEL, PEER, "redge", "exact_redge")]
@@ -103,7 +103,7 @@ def run(config: Config) -> Report:
         appendix={"Fitted exponents": exponent_table(plots)} if plots else {},
         facts={
             "machine": describe_machine(),
-            "load": _load(),
+            "load": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
             "autograd node": node.UNAVAILABLE or "built",
             "missing": ", ".join(missing) or "nothing",
         },
@@ -159,8 +159,11 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 def measure(case: Case, samplers: Sequence[Sampler], rounds: int) -> dict[str, dict[str, float]]:
     """Milliseconds for every sampler: medians of forward and both, and half their interquartile ranges."""
-    rounds = max(rounds // 6, 3) if _elements(case.shape) >= LARGE else rounds
-    given = {device: _logits(case.shape, device) for device in {sampler.device for sampler in samplers}}
+    rounds = max(rounds // 6, 3) if math.prod(case.shape) >= LARGE else rounds
+    given = {
+        device: (torch.randn(case.shape, device=device).requires_grad_(), torch.randn(case.shape, device=device))
+        for device in {sampler.device for sampler in samplers}
+    }
     times: dict[str, tuple[list[float], list[float]]] = {sampler.label: ([], []) for sampler in samplers}
     order = random.Random(0)
     for turn in range(rounds + WARM_UP):
@@ -197,10 +200,6 @@ def _time_block(sampler: Sampler, logits: Tensor, upstream: Tensor, num_steps: i
     return 1e3 * forward / calls, 1e3 * both / calls
 
 
-def _logits(shape: tuple[int, ...], device: str) -> tuple[Tensor, Tensor]:
-    return torch.randn(shape, device=device).requires_grad_(), torch.randn(shape, device=device)
-
-
 def _now(logits: Tensor) -> float:
     if logits.is_cuda:
         torch.cuda.synchronize()
@@ -227,11 +226,3 @@ def _plot(scaling: Scaling, samplers: Sequence[Sampler], rounds: int, progress: 
         results.append(measure(case, chosen, rounds))
         progress.advance(scaling.axis, str(case.x))
     return make_plot(scaling, samplers, results)
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    return int(torch.Size(shape).numel())
-
-
-def _load() -> str:
-    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"

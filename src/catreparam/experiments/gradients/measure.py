@@ -5,6 +5,7 @@ Every objective depends on a few categorical variables, so that the exact gradie
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def run(config: Config) -> Report:
         title="Gradient estimators measured",
         summary=f"{config.num_variables} variables with {config.num_classes} classes, {config.num_draws} draws each.",
         table=Table(COLUMNS, rows, NOTE, group="objective"),
-        plots=[_trade_off(objective, rows) for objective in config.objectives],
+        plots=[_plot(objective, rows) for objective in config.objectives],
         facts={"machine": describe_machine(), "seed": str(config.seed)},
         command=command_of("catreparam measure", config),
         warning=_law_warning(rows),
@@ -111,23 +112,20 @@ def draw_logits(num_variables: int, num_classes: int, scale: float, seed: int) -
 def _row(config: Config, name: str, objective: Objective, logits: Tensor, reference: Reference, spec: str) -> Record:
     estimator = build_estimator(spec)
     count = samples_of(estimator, config.num_samples)
-    num_draws = min(config.num_draws, 100) if estimator.name == "exact" else config.num_draws
+    is_exact = estimator.name == "exact"
     stats = measure(
         objective,
         logits,
         estimator=estimator,
-        num_draws=num_draws,
+        num_draws=min(config.num_draws, 100) if is_exact else config.num_draws,
         num_samples=count,
         reference=reference,
         generator=torch.Generator().manual_seed(config.seed + 1),
     )
     row: Record = {"objective": name, "estimator": spec, **asdict(stats)}
-    exact_law = stats.law_noise == 0.0
-    row["law_error"] = None if exact_law else max(stats.law_error - stats.law_noise, 0.0)
-    row["evaluations"] = count_evaluations(objective, logits, estimator, count)
-    if estimator.name == "exact":
-        row["evaluations"] = config.num_classes**config.num_variables
-    return row
+    row["law_error"] = None if stats.law_noise == 0.0 else max(stats.law_error - stats.law_noise, 0.0)
+    counted = count_evaluations(objective, logits, estimator, count)
+    return row | {"evaluations": config.num_classes**config.num_variables if is_exact else counted}
 
 
 def _with_times(config: Config, objective: Objective, logits: Tensor, rows: list[Record]) -> list[Record]:
@@ -147,12 +145,18 @@ def _law_warning(rows: list[Record]) -> str:
     return f"Law error above {LAW_LIMIT}, their samples flatter their own loss: {', '.join(names)}." if names else ""
 
 
-def _trade_off(objective: str, rows: list[Record]) -> Plot:
-    floor = 1e-5
+def _plot(objective: str, rows: list[Record]) -> Plot:
     points = [
-        Curve(str(row["estimator"]), [max(row["variance"], floor)], [max(row["squared_bias"], floor)])
+        (row["estimator"], row["variance"], row["squared_bias"])
         for row in rows
         if row["objective"] == objective and row["estimator"] != "exact" and math.isfinite(row["variance"])
     ]
-    note = f"Values below {floor:g} are drawn at {floor:g}. Down is less bias, left is less variance."
-    return Plot(objective, "variance of one draw", "squared bias", points, note, log_x=True, log_y=True)
+    return trade_off(objective, "variance of one draw", points, " Down is less bias, left is less variance.")
+
+
+def trade_off(title: str, x_label: str, points: Sequence[tuple[str, float, float]], note: str = "") -> Plot:
+    """Squared bias against variance, one point (estimator, variance, squared bias) each."""
+    floor = 1e-5
+    curves = [Curve(name, [max(variance, floor)], [max(bias, floor)]) for name, variance, bias in points]
+    note = f"Values below {floor:g} are drawn at {floor:g}.{note}"
+    return Plot(title, x_label, "squared bias", curves, note, log_x=True, log_y=True)

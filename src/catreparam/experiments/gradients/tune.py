@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from catreparam.estimators import Estimator
-from catreparam.experiments.gradients.measure import draw_logits
+from catreparam.experiments.gradients.measure import draw_logits, trade_off
 from catreparam.experiments.gradients.objective_specs import build_objective
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
@@ -20,7 +20,7 @@ from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import show_progress
 from catreparam.gradients import SEARCH_SPACE, TuneResult, tune
-from catreparam.report import Column, Curve, Plot, Report, Table
+from catreparam.report import Column, Report, Table
 
 COLUMNS = (
     Column("estimator", "setting"),
@@ -37,6 +37,8 @@ NOTE = (
     "Relative to the squared norm of the exact gradient; ± is one standard error. Score: the criterion, lower is "
     "better. Pareto: no other setting has both less bias and less variance at equal evaluations."
 )
+
+MEASURED = ("score", "evaluations", "mse_per_evaluation", "mse_per_second", "pareto", "final_loss", "final_loss_stderr")
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,7 @@ def run(config: Config) -> Report:
             generator=torch.Generator().manual_seed(config.seed),
             progress=follow,
         )
-    report = _report(config, result)
-    return write_into(config.folder, report)
+    return write_into(config.folder, _report(config, result))
 
 
 def show_setting(estimator: Estimator) -> str:
@@ -102,37 +103,19 @@ def _report(config: Config, result: TuneResult) -> Report:
         {
             **asdict(row.stats),
             "estimator": show_setting(row.estimator),
-            "score": row.score,
-            "evaluations": row.evaluations,
-            "mse_per_evaluation": row.mse_per_evaluation,
-            "mse_per_second": row.mse_per_second,
-            "pareto": "yes" if row.pareto else "",
-            "final_loss": row.final_loss,
-            "final_loss_stderr": row.final_loss_stderr,
+            **{name: getattr(row, name) for name in MEASURED},
         }
+        | {"pareto": "yes" if row.pareto else ""}
         for row in result.rows
     ]
     columns = COLUMNS if config.criterion == "training" else COLUMNS[:-1]
-    front = sorted((row for row in rows if row["pareto"]), key=lambda row: row["variance"] * row["evaluations"])
+    points = [(r["estimator"], r["variance"] * r["evaluations"], r["squared_bias"]) for r in rows if r["pareto"]]
+    front = sorted(points, key=lambda point: point[1])
     return Report(
         title=f"Tuning for {config.objective}",
         summary=f"Best by {config.criterion}: {result.best!r}",
         table=Table(columns, rows, NOTE),
-        plots=[_front(front)],
+        plots=[trade_off("Pareto front", "variance at equal evaluations", front)],
         facts={"machine": describe_machine(), "seed": str(config.seed)},
         command=command_of("catreparam tune", config),
     )
-
-
-def _front(rows: list[Record]) -> Plot:
-    floor = 1e-5
-    points = [
-        Curve(
-            str(row["estimator"]),
-            [max(row["variance"] * row["evaluations"], floor)],
-            [max(row["squared_bias"], floor)],
-        )
-        for row in rows
-    ]
-    note = f"Values below {floor:g} are drawn at {floor:g}."
-    return Plot("Pareto front", "variance at equal evaluations", "squared bias", points, note, log_x=True, log_y=True)

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from catreparam.categorical import draw_normal_like
 from catreparam.estimators import Estimator, make_estimator
 from catreparam.estimators.facts import facts_of
+from catreparam.estimators.reindge import reindge_surrogate
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
 from catreparam.experiments.runs.estimator_specs import normalise_specs, parse_spec
@@ -140,8 +141,6 @@ def _laws_of_chunks(estimator: Estimator, logits: Tensor, num_draws: int, genera
 @torch.no_grad()
 def _relaxed_reindge(estimator: Estimator, rows: Tensor, generator: Generator) -> Tensor:
     """The relaxed sample that ReinDGE draws its hard one from: the value of its surrogate."""
-    from catreparam.estimators.reindge import reindge_surrogate
-
     values = dict(estimator.keywords)
     solver = values.pop("solver", "euler")
     schedule = make_schedule(values.pop("grid", "alpha"), values["num_steps"], values["t1"])
@@ -175,13 +174,9 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
         _row(config, distance, spec, t1, records)
         for distance, spec, t1 in itertools.product(DISTANCES, config.estimators, config.t1)
     ]
-    steps = [Column(f"steps_{n}", str(n), ".4f") for n in config.num_steps]
-    columns = [
-        Column("estimator", "estimator"),
-        Column("t1", "t1"),
-        *steps,
-        Column("largest_error", "± largest", ".4f"),
-    ]
+    columns = [Column("estimator", "estimator"), Column("t1", "t1")]
+    columns += [Column(f"steps_{n}", str(n), ".4f") for n in config.num_steps]
+    columns.append(Column("largest_error", "± largest", ".4f"))
     report = Report(
         title="The law of the hard sample",
         summary=f"{config.num_classes} classes, normal logits with standard deviation {config.logit_scale:g}, "
@@ -196,29 +191,29 @@ def _write_report(config: Config, folder: RunFolder) -> Report:
 
 def _row(config: Config, distance: str, spec: str, t1: float, records: list[Record]) -> Record:
     row: Record = {"distance": DISTANCES[distance], "estimator": spec, "t1": t1}
-    points = {n: _mean_over_seeds(records, distance, spec, t1, n) for n in config.num_steps}
-    row |= {f"steps_{n}": point[0] if point else None for n, point in points.items()}
-    row["largest_error"] = max((point[1] for point in points.values() if point), default=None)
-    return row
+    points = _points(config, distance, spec, t1, records)
+    row |= {f"steps_{n}": points[n][0] if n in points else None for n in config.num_steps}
+    return row | {"largest_error": max((error for _, error in points.values()), default=None)}
 
 
-def _mean_over_seeds(
-    records: list[Record], distance: str, spec: str, t1: float, num_steps: int
-) -> tuple[float, float] | None:
-    """Mean and the larger of its two errors: of the sampling, and over logits."""
-    found = [r for r in records if (r["estimator"], r["t1"], r["num_steps"]) == (spec, t1, num_steps)]
-    if not found:
-        return None
-    mean, over_logits = mean_and_error([r[distance] for r in found])
-    sampling = sum(r[f"{distance}_error"] ** 2 for r in found) ** 0.5 / len(found)
-    return mean, max(sampling, over_logits or 0.0)
+def _points(
+    config: Config, distance: str, spec: str, t1: float, records: list[Record]
+) -> dict[int, tuple[float, float]]:
+    """For every measured number of steps: mean, and the larger of its two errors, of the sampling and over logits."""
+    points = {}
+    for n in config.num_steps:
+        found = [r for r in records if (r["estimator"], r["t1"], r["num_steps"]) == (spec, t1, n)]
+        if found:
+            mean, over_logits = mean_and_error([r[distance] for r in found])
+            sampling = sum(r[f"{distance}_error"] ** 2 for r in found) ** 0.5 / len(found)
+            points[n] = mean, max(sampling, over_logits or 0.0)
+    return points
 
 
 def _curves(config: Config, distance: str, t1: float, records: list[Record]) -> Plot:
     curves = []
     for spec in config.estimators:
-        points = {n: _mean_over_seeds(records, distance, spec, t1, n) for n in config.num_steps}
-        known = {n: point for n, point in points.items() if point}
-        curves.append(Curve(spec, list(known), [max(mean, error, FLOOR) for mean, error in known.values()]))
+        points = _points(config, distance, spec, t1, records)
+        curves.append(Curve(spec, list(points), [max(mean, error, FLOOR) for mean, error in points.values()]))
     note = "Values below their standard error are drawn at it: so low, a curve shows the noise of the measurement."
     return Plot(f"{DISTANCES[distance]}, t1 = {t1:g}", "number of steps", "distance", curves, note, log_y=True)

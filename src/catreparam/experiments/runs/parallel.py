@@ -76,10 +76,6 @@ def run_side_by_side(
             say(f"{lost}; starting again what was in flight, {len(work.tasks)} to go")
 
 
-def _on_processes(work: Work[Any, Any]) -> Iterator[tuple[int, Any]]:
-    yield from _parallel(work, return_as="generator_unordered")
-
-
 def _on_dask(work: Work[Any, Any]) -> Iterator[tuple[int, Any]]:
     from dask.distributed import Client, LocalCluster  # pyright: ignore[reportMissingImports]
 
@@ -161,7 +157,7 @@ def _lost_worker_errors(engine: str) -> tuple[type[BaseException], ...]:
 
 
 ENGINES: dict[str, Callable[[Work[Any, Any]], Iterator[tuple[int, Any]]]] = {
-    "processes": _on_processes,
+    "processes": lambda work: _parallel(work, return_as="generator_unordered"),
     "ray": _on_ray,
     "dask": _on_dask,
 }
