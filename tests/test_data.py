@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from catreparam.data import DATASETS, DamagedData, MissingData, cache_folder, load_dataset
-from catreparam.data.cache import check_sha256, keep_members, scratch_folder
 from catreparam.data.digits import binarise, read_idx, split_by_class
-from catreparam.data.fetch import IDX_FILES, fetch_mnist
+from catreparam.data.fetch import IDX_FILES, check_sha256, fetch_mnist, keep_members, scratch_folder
 
 
 def idx_bytes(array, code=0x08, dtype=">u1"):

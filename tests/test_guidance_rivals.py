@@ -18,7 +18,7 @@ from catreparam.guidance import (
     smc,
     svdd,
 )
-from catreparam.guidance.particles import selection_kl
+from catreparam.guidance.trace import selection_kl
 from catreparam.masked_diffusion import ClassifierFree, TableDenoiser, as_denoiser
 from guidance_bed import ONE_BY_ONE, chain, linear_reward, masked, pair_reward, uniform
 from methods import seeded

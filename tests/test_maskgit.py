@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from catreparam.models.initialise import initialise
 from catreparam.models.maskgit import MaskGIT, MaskGITDenoiser, zero_gates
 from catreparam.models.maskgit_config import MaskGITConfig
+from official import maskgit_config
 
 FIXTURES = Path(__file__).parent / "fixtures" / "maskgit"
 OPTIONS = json.loads((FIXTURES / "tiny_configs.json").read_text())["transformer"]["patch1"]
@@ -23,7 +24,7 @@ def weights():
 
 @pytest.fixture(scope="module")
 def model(weights):
-    model = MaskGIT(MaskGITConfig.from_options(OPTIONS))
+    model = MaskGIT(maskgit_config(OPTIONS))
     model.load_state_dict(weights)
     return model.eval()
 
@@ -98,13 +99,13 @@ def test_flat_tokens_give_the_same_as_a_grid(model):
 
 def test_official_large_model_has_every_name_and_shape():
     with torch.device("meta"):
-        model = MaskGIT(MaskGITConfig.from_options(OFFICIAL["config"]))
+        model = MaskGIT(maskgit_config(OFFICIAL["config"]))
     assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == OFFICIAL["tensors"]
 
 
 def test_config_of_the_official_large_model_is_read_off_its_shapes():
     tensors = {name: torch.empty(shape, device="meta") for name, shape in OFFICIAL["tensors"].items()}
-    assert MaskGITConfig.from_tensors(tensors) == MaskGITConfig.from_options(OFFICIAL["config"])
+    assert MaskGITConfig.from_tensors(tensors) == maskgit_config(OFFICIAL["config"])
 
 
 @pytest.mark.parametrize(

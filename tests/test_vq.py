@@ -11,6 +11,7 @@ from catreparam.models.initialise import initialise
 from catreparam.models.maskgit_loading import load_vq
 from catreparam.models.vq import VQModel
 from catreparam.models.vq_config import VQConfig
+from official import vq_config
 
 FIXTURES = Path(__file__).parent / "fixtures" / "maskgit"
 OPTIONS = json.loads((FIXTURES / "tiny_configs.json").read_text())["vq"]["tiny"]
@@ -53,17 +54,17 @@ def test_gradient_of_the_decoder_matches_finite_differences(model):
 
 def test_official_model_has_every_name_and_shape():
     with torch.device("meta"):
-        model = VQModel(VQConfig.from_options(OFFICIAL["config"], usage_buffer=65536))
+        model = VQModel(vq_config(OFFICIAL["config"], usage_buffer=65536))
     assert {name: list(tensor.shape) for name, tensor in model.state_dict().items()} == OFFICIAL["tensors"]
 
 
 def test_config_of_the_official_model_is_read_off_its_shapes():
     tensors = {name: torch.empty(shape, device="meta") for name, shape in OFFICIAL["tensors"].items()}
-    assert VQConfig.from_tensors(tensors) == VQConfig.from_options(OFFICIAL["config"], usage_buffer=65536)
+    assert VQConfig.from_tensors(tensors) == vq_config(OFFICIAL["config"], usage_buffer=65536)
 
 
 def test_config_of_the_fixture_is_read_off_its_shapes(model):
-    assert model.config == VQConfig.from_options(OPTIONS)
+    assert model.config == vq_config(OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_config_of_the_fixture_is_read_off_its_shapes(model):
 )
 def test_other_sizes_are_read_off_their_shapes_and_run(options):
     sizes = {"z_channels": 6, "codebook_size": 10, "codebook_embed_dim": 3, "group_norm_groups": 2, **options}
-    config = VQConfig.from_options(sizes)
+    config = vq_config(sizes)
     with torch.device("meta"):
         model = VQModel(config)
     initialise(model, torch.Generator().manual_seed(0))
@@ -116,4 +117,4 @@ def test_bad_shapes_are_named(model):
     with pytest.raises(ValueError, match="multiples of 2"):
         model.encode(torch.zeros(1, 3, 7, 8))
     with pytest.raises(ValueError, match="do not split into 32 groups"):
-        VQConfig.from_options({**OPTIONS, "ch": 20})
+        vq_config({**OPTIONS, "ch": 20})

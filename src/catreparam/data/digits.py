@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
-from catreparam.data.cache import MissingData, cache_folder
+from catreparam.data.fetch import MissingData, cache_folder
 from catreparam.validation import check_choice
 
 BINARISATIONS = {

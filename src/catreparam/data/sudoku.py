@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
-from catreparam.data.cache import DamagedData
+from catreparam.data.fetch import DamagedData
 from catreparam.data.sudoku_solver import PEERS, Board, dig, random_solution, solve
 from catreparam.validation import check_choice, check_count
 

@@ -104,7 +104,7 @@ def _version(name: str) -> str:
 def _folders() -> Iterator[Finding]:
     yield "package", str(Path(catreparam.__file__).parent)
     try:
-        from catreparam.data.cache import cache_folder
+        from catreparam.data.fetch import cache_folder
 
         folder = cache_folder()
         yield "data", f"{folder}{'' if folder.is_dir() else ' (not made yet)'}"

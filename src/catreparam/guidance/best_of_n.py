@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
-from catreparam.guidance.particles import pick, reward_of
 from catreparam.guidance.rewards import Reward
-from catreparam.guidance.trace import Evaluations, Generation, Trace
+from catreparam.guidance.trace import Evaluations, Generation, Trace, pick, reward_of
 from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking
 from catreparam.masked_diffusion.orders import Order
 from catreparam.masked_diffusion.sampling import run_process

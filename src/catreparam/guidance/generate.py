@@ -11,12 +11,11 @@ from jaxtyping import Int
 from torch import Generator, Tensor
 
 from catreparam.guidance.optimize import Optimization, OptimizedLogits, Schedule, divergence, optimize
-from catreparam.guidance.particles import reward_of
 from catreparam.guidance.problem import Problem
 from catreparam.guidance.rewards import Reward, RewardError
 from catreparam.guidance.state import Checkpoint, GuidedState, fingerprint
 from catreparam.guidance.stopping import Annealed, EarlyStop
-from catreparam.guidance.trace import Evaluations, Generation, Trace
+from catreparam.guidance.trace import Evaluations, Generation, Trace, reward_of
 from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking, draw_tokens
 from catreparam.masked_diffusion.orders import Order
 from catreparam.validation import check_choice

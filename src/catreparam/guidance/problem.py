@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from catreparam.categorical import one_hot_like, wide
-from catreparam.guidance.particles import pick
 from catreparam.guidance.rewards import Reward, RewardError, check_rewards, is_hard
-from catreparam.guidance.trace import Evaluations
+from catreparam.guidance.trace import Evaluations, pick
 from catreparam.masked_diffusion import carry_over
 
 

@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from catreparam.guidance.particles import reward_of, selection_scores
 from catreparam.guidance.rewards import Reward
-from catreparam.guidance.trace import Evaluations, Generation, Trace
+from catreparam.guidance.trace import Evaluations, Generation, Trace, reward_of, selection_scores
 from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking, draw_tokens
 from catreparam.masked_diffusion.orders import Order
 from catreparam.validation import check_choice, check_count, check_number

@@ -8,9 +8,17 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
-from catreparam.guidance.particles import check_reward_weight, pick, reward_of, selection_kl, selection_scores
 from catreparam.guidance.rewards import Reward
-from catreparam.guidance.trace import Evaluations, Generation, Trace
+from catreparam.guidance.trace import (
+    Evaluations,
+    Generation,
+    Trace,
+    check_reward_weight,
+    pick,
+    reward_of,
+    selection_kl,
+    selection_scores,
+)
 from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking, draw_tokens
 from catreparam.masked_diffusion.orders import Order
 from catreparam.validation import check_count, check_flag

@@ -1,6 +1,5 @@
 """Masked diffusion: denoisers, schedules, orders, remasking, samplers. Imports categorical and validation alone."""
 
-from catreparam.masked_diffusion.adapters import from_masked_lm, from_mdlm
 from catreparam.masked_diffusion.denoiser import (
     ClassifierFree,
     Condition,
@@ -8,6 +7,8 @@ from catreparam.masked_diffusion.denoiser import (
     as_denoiser,
     carry_over,
     evaluations_per_call,
+    from_masked_lm,
+    from_mdlm,
     prior_of,
 )
 from catreparam.masked_diffusion.orders import confidence_order, halton_order

@@ -1,8 +1,7 @@
-"""The sizes of a Halton-MaskGIT transformer: from its official options, or from the tensors of a checkpoint."""
+"""The sizes of a Halton-MaskGIT transformer, as the tensors of its checkpoints show them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -48,22 +47,6 @@ class MaskGITConfig:
     def mask_token(self) -> int:
         """The token that stands for "masked"."""
         return self.codebook_size
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> "MaskGITConfig":
-        """From the options of the official constructor, with `mlp_dim`; options that size nothing are passed over.
-
-        >>> MaskGITConfig.from_options({"input_size": 24, "hidden_dim": 1024, "codebook_size": 16384, "depth": 24,
-        ...     "heads": 16, "mlp_dim": 4096, "nclass": 1000, "register": 1, "proj": 1}).ff_dim
-        2816
-        """
-        names = ("input_size", "hidden_dim", "codebook_size", "depth", "heads", "nclass", "register", "proj")
-        missing = [name for name in (*names[:5], "mlp_dim") if name not in options]
-        if missing:
-            raise ValueError(f"the config of a MaskGIT lacks {', '.join(missing)}")
-        sizes = {name: options[name] for name in names if name in options}
-        ff_dim = int(2 * check_count("mlp_dim", options["mlp_dim"]) / 3)
-        return cls(**sizes, ff_dim=-(-ff_dim // FF_MULTIPLE) * FF_MULTIPLE)
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], *, heads: int | None = None) -> "MaskGITConfig":

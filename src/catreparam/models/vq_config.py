@@ -1,8 +1,7 @@
-"""The sizes of a LlamaGen VQ model: from its official options, or from the tensors of a checkpoint."""
+"""The sizes of a LlamaGen VQ model, as its checkpoints show them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -46,29 +45,6 @@ class VQConfig:
     def norm(self, width: int) -> nn.GroupNorm:
         """The normalisation layer of so many channels."""
         return nn.GroupNorm(self.group_norm_groups, width, eps=self.group_norm_eps)
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any], *, encoder: bool = True, usage_buffer: int = 0) -> "VQConfig":
-        """From official options: `ch_mult` for both halves, or `encoder_ch_mult` and `decoder_ch_mult`.
-
-        >>> VQConfig.from_options({"ch": 128, "ch_mult": [1, 1, 2, 2, 4], "num_res_blocks": 2, "z_channels": 256,
-        ...     "codebook_size": 16384, "codebook_embed_dim": 8}).downsampling
-        16
-        """
-        decoder_mult = options.get("decoder_ch_mult", options.get("ch_mult"))
-        needed = {"z_channels", "codebook_size", "codebook_embed_dim"}
-        missing = sorted(needed - set(options)) + ["ch_mult"] * (decoder_mult is None)
-        if missing or decoder_mult is None:
-            raise ValueError(f"the config of a VQ model lacks {', '.join(missing)}")
-        encoder_mult = options.get("encoder_ch_mult", decoder_mult) if encoder else ()
-        names = ("num_res_blocks", "l2_normalised_codebook", "group_norm_groups", "group_norm_eps")
-        return cls(
-            ch=options.get("ch", 128),
-            ch_mult=tuple(decoder_mult),
-            encoder_ch_mult=tuple(encoder_mult),
-            usage_buffer=usage_buffer,
-            **{name: options[name] for name in (*sorted(needed), *names) if name in options},
-        )
 
     @classmethod
     def from_tensors(

@@ -30,8 +30,7 @@ from catreparam.experiments.bench.samplers import (
 )
 from catreparam.experiments.bench.scaling import Case, Scaling, exponent_table, fits, make_plot, scalings
 from catreparam.experiments.runs.configs import options
-from catreparam.experiments.runs.finish import write_into
-from catreparam.experiments.runs.folder import Record
+from catreparam.experiments.runs.folder import Record, write_into
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
 from catreparam.kernels.compiled import node

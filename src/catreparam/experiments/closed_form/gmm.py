@@ -18,8 +18,7 @@ from catreparam.experiments.closed_form.loop import Say, descend, gap_curves, ro
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
 from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs
-from catreparam.experiments.runs.finish import finish
-from catreparam.experiments.runs.folder import Record, RunFolder
+from catreparam.experiments.runs.folder import Record, RunFolder, finish
 from catreparam.experiments.runs.statistics import mean_and_interval
 from catreparam.objectives.gmm import MixturePosterior
 from catreparam.report import Column, Plot, Report, Table

@@ -16,8 +16,7 @@ from catreparam.experiments.closed_form.loop import Groups, Say, descend, gap_cu
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
 from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs
-from catreparam.experiments.runs.finish import finish
-from catreparam.experiments.runs.folder import Record, RunFolder
+from catreparam.experiments.runs.folder import Record, RunFolder, finish
 from catreparam.objectives.polynomial import Polynomial
 from catreparam.report import Column, Plot, Report, Table
 from catreparam.validation import check_count, check_number

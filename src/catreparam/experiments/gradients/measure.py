@@ -17,8 +17,7 @@ from catreparam.estimators.joint import Objective
 from catreparam.experiments.gradients.objective_specs import build_objective
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs, samples_of
-from catreparam.experiments.runs.finish import write_into
-from catreparam.experiments.runs.folder import Record
+from catreparam.experiments.runs.folder import Record, write_into
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import show_progress
 from catreparam.gradients import Reference, count_evaluations, measure, reference_gradient, seconds_per_draw

@@ -15,8 +15,7 @@ from torch import Tensor
 from catreparam.experiments.guide.rewards import RewardSpec
 from catreparam.experiments.runs.configs import command_of, config_of_folder, identity_of
 from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
-from catreparam.experiments.runs.finish import finish
-from catreparam.experiments.runs.folder import RunFolder, RunFolderError, open_run_folder, writing
+from catreparam.experiments.runs.folder import RunFolder, RunFolderError, finish, open_run_folder, writing
 from catreparam.experiments.runs.machine import check_device, describe_machine
 from catreparam.experiments.runs.progress import show_progress
 from catreparam.experiments.runs.streams import stream

@@ -12,8 +12,7 @@ from catreparam.experiments.guide.config import Config
 from catreparam.experiments.guide.methods import is_gradient_method, strengths
 from catreparam.experiments.guide.rewards import RewardSpec
 from catreparam.experiments.runs.configs import command_of
-from catreparam.experiments.runs.finish import finish
-from catreparam.experiments.runs.folder import Record, RunFolder
+from catreparam.experiments.runs.folder import Record, RunFolder, finish
 from catreparam.experiments.runs.statistics import agresti_coull_half
 from catreparam.models.classifier import frechet_distance
 from catreparam.models.digits_models import DigitsModels, load_digits_models

@@ -27,8 +27,7 @@ from catreparam.experiments.guide.training import (
     vq_training,
 )
 from catreparam.experiments.runs.configs import command_of, config_of_folder, identity_of
-from catreparam.experiments.runs.finish import finish
-from catreparam.experiments.runs.folder import Record, RunFolder, open_run_folder
+from catreparam.experiments.runs.folder import Record, RunFolder, finish, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
 from catreparam.experiments.runs.streams import stream

@@ -22,8 +22,7 @@ from catreparam.estimators.reindge import reindge_surrogate
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import command_of, config_of_folder
 from catreparam.experiments.runs.estimator_specs import normalise_specs, parse_spec
-from catreparam.experiments.runs.finish import finish
-from catreparam.experiments.runs.folder import Record, RunFolder
+from catreparam.experiments.runs.folder import Record, RunFolder, finish
 from catreparam.experiments.runs.statistics import mean_and_error
 from catreparam.experiments.runs.streams import stream
 from catreparam.noise_schedule import make_schedule

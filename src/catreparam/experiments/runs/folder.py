@@ -1,9 +1,10 @@
-"""A run folder: config, metrics and checkpoints that survive kills, full disks and a second run at the same time.
+"""A run folder: config, metrics and checkpoints that survive kills, full disks and a second run; and its report.
 
 Files are replaced whole; metrics grow by one synced line at a time and are written before the checkpoint they belong
 to, so a checkpoint never knows more than the metrics. Nothing that is read back can execute code: JSON and safetensors.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import safetensors.torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from catreparam.report import Report, write_atomically
+from catreparam.report import Report, write_atomically, write_report
 
 Record = dict[str, Any]
 
@@ -186,3 +187,23 @@ def _refuse_other_config(folder: RunFolder, experiment: str, config: Record) -> 
         raise RunFolderError(
             f"{folder.path} holds a run with another config ({pairs}). Choose another --folder, or delete it"
         )
+
+
+def finish(folder: RunFolder, report: Report, *, unfinished: str = "") -> Report:
+    """Writes the report into the run folder and returns it, with its location.
+
+    `unfinished` says what is missing, as in "2 of 6 runs"; people are then told that the same command resumes. Raises
+    WriteFailed.
+    """
+    if unfinished:
+        report = dataclasses.replace(report, warning=f"Unfinished: {unfinished}. The same command resumes.")
+    with writing(folder.path / "report.html"):
+        return write_into(folder.path, report)
+
+
+def write_into(folder: Path | None, report: Report) -> Report:
+    """Writes the report into any folder and returns it, with its location; without a folder nothing is written."""
+    if folder is None:
+        return report
+    write_report(report, folder)
+    return dataclasses.replace(report, location=str(folder / "report.html"))

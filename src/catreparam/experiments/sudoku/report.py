@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from catreparam.data.sudoku import CLUES
 from catreparam.experiments.runs.configs import command_of
-from catreparam.experiments.runs.finish import finish
-from catreparam.experiments.runs.folder import Record, RunFolder
+from catreparam.experiments.runs.folder import Record, RunFolder, finish
 from catreparam.experiments.runs.statistics import wilson_interval
 from catreparam.experiments.sudoku.config import FREE, Config
 from catreparam.report import Column, Curve, Plot, Report, Table

@@ -16,8 +16,7 @@ import safetensors.torch
 from catreparam.data.sudoku import CLUES, check_no_overlap, format_puzzle, held_back_puzzles, read_puzzle
 from catreparam.data.sudoku_solver import Board, dig, random_solution
 from catreparam.experiments.runs.configs import command_of, config_of_folder, identity_of
-from catreparam.experiments.runs.finish import finish
-from catreparam.experiments.runs.folder import Interrupted, Record, RunFolder, open_run_folder, writing
+from catreparam.experiments.runs.folder import Interrupted, Record, RunFolder, finish, open_run_folder, writing
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
 from catreparam.experiments.runs.training import resume, to_tensors

@@ -11,8 +11,7 @@ from statistics import fmean
 
 from catreparam.experiments.runs.cells import Cell, measure_cells
 from catreparam.experiments.runs.configs import config_of_folder, identity_of
-from catreparam.experiments.runs.finish import finish
-from catreparam.experiments.runs.folder import Interrupted, Record, RunFolder, open_run_folder
+from catreparam.experiments.runs.folder import Interrupted, Record, RunFolder, finish, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
 from catreparam.experiments.runs.training import Diverged
@@ -20,8 +19,7 @@ from catreparam.experiments.sweep.chosen import chosen_for, read_settings, refus
 from catreparam.experiments.sweep.config import Config, SweepConfig
 from catreparam.experiments.sweep.plan import Study, Sweep
 from catreparam.experiments.sweep.report import build_report
-from catreparam.experiments.sweep.search import Pruned, Search
-from catreparam.experiments.sweep.spaces import spec_at
+from catreparam.experiments.sweep.search import Pruned, Search, spec_at
 from catreparam.report import Report
 
 

@@ -11,7 +11,7 @@ from catreparam.data.digits import BINARISATIONS
 from catreparam.experiments.runs.configs import identity_of
 from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs, try_estimator
 from catreparam.experiments.runs.machine import check_device
-from catreparam.experiments.vae.tensorboard import check_tensorboard
+from catreparam.experiments.vae.run import check_tensorboard
 from catreparam.models.vae import ACTIVATIONS, NETWORKS
 from catreparam.validation import check_choice, check_count, check_number
 

@@ -10,8 +10,7 @@ from catreparam.categorical import draw_one_hot
 from catreparam.data import ImageDataset
 from catreparam.data.digits import BINARISATIONS, binarise
 from catreparam.experiments.runs.configs import command_of
-from catreparam.experiments.runs.finish import finish
-from catreparam.experiments.runs.folder import Record, RunFolder
+from catreparam.experiments.runs.folder import Record, RunFolder, finish
 from catreparam.experiments.runs.statistics import band_curves, compare, mean_and_interval
 from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.vae.config import Config

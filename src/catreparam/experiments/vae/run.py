@@ -2,9 +2,12 @@
 
 import itertools
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -17,7 +20,6 @@ from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.runs.training import Diverged, load_tensors, resume, to_tensors
 from catreparam.experiments.vae.config import Config
 from catreparam.experiments.vae.team import Team
-from catreparam.experiments.vae.tensorboard import scalar_log
 from catreparam.experiments.vae.training import (
     ALONE,
     TrainingState,
@@ -27,6 +29,39 @@ from catreparam.experiments.vae.training import (
     train_epoch,
 )
 from catreparam.models.vae import CategoricalVAE
+
+
+@contextmanager
+def scalar_log(folder: Path, *, enabled: bool, after: int) -> Iterator[Callable[[Mapping[str, Any], int], None]]:
+    """Yields log(values, step), which writes the numbers among the values into `folder`.
+
+    Steps after `after`, from a run that was killed, are shown no more. Raises ValueError, naming the package, if
+    TensorBoard is not installed.
+    """
+    if not enabled:
+        yield lambda values, step: None
+        return
+    check_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder), purge_step=after + 1) as writer:
+        yield lambda values, step: _add(writer, values, step)
+
+
+def _add(writer: Any, values: Mapping[str, Any], step: int) -> None:
+    for name, value in values.items():
+        if isinstance(value, int | float):
+            writer.add_scalar(name, value, step)
+    writer.flush()
+
+
+def check_tensorboard() -> None:
+    """Raises ValueError unless TensorBoard is installed."""
+    try:
+        import tensorboard  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError("--tensorboard needs the package: pip install 'catreparam[tensorboard]'") from error
+
 
 TRAIN_IMAGES_EVALUATED = 1000  # so many training images, evenly spread, stand for all when −ELBOs are measured
 CHECKPOINT_SECONDS = 5.0  # training time between checkpoints, at least; the last epoch always has one
