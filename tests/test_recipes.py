@@ -30,7 +30,7 @@ import inspect
 
 import catreparam
 from catreparam.cli import main
-from catreparam.experiments.sweep.search import space_of
+from catreparam.experiments.sweep.spaces import space_of
 from catreparam.gradients.tune import SEARCH_SPACE, expand
 
 names = [name for name in ("{NAME}", "{NAME}_surrogate") if name in catreparam.__all__ and hasattr(catreparam, name)]

@@ -19,7 +19,7 @@ from catreparam.experiments.runs.folder import RunFolder, RunFolderError, WriteF
 from catreparam.experiments.sweep import vae as sweep_vae
 from catreparam.experiments.sweep.chosen import best_of
 from catreparam.experiments.sweep.plan import Sweep
-from catreparam.experiments.sweep.search import space_of, spec_at, start_of
+from catreparam.experiments.sweep.spaces import space_of, spec_at, start_of
 from catreparam.experiments.sweep.study import run_sweep, trials_of
 from catreparam.experiments.vae.config import Config as VaeConfig
 from sweep_bed import BedStudy, bed_config, records_of, stop_after

@@ -8,7 +8,8 @@ from catreparam.estimators import ESTIMATORS, make_estimator
 from catreparam.experiments.runs.estimator_specs import parse_spec
 from catreparam.experiments.runs.folder import RunFolder
 from catreparam.experiments.sweep.plan import Sweep
-from catreparam.experiments.sweep.search import Pruned, Search, space_of, spec_at, start_of
+from catreparam.experiments.sweep.search import Pruned, Search
+from catreparam.experiments.sweep.spaces import space_of, spec_at, start_of
 from catreparam.experiments.sweep.study import run_sweep
 from sweep_bed import BedStudy, bed_config, records_of, stop_after
 

@@ -26,11 +26,11 @@ class Range:
     `grid`: the values that `tune` tries; none given: it leaves the hyperparameter at its default.
     """
 
-    low: float
-    high: float
-    start: float
+    low: int | float
+    high: int | float
+    start: int | float
     log: bool = False
-    grid: tuple[float | str, ...] = ()
+    grid: tuple[int | float | str, ...] = ()
 
 
 @dataclass(frozen=True)

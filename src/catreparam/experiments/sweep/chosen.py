@@ -8,7 +8,7 @@ from pathlib import Path
 from catreparam.experiments.runs.estimator_specs import normalise_specs
 from catreparam.experiments.runs.folder import Record, RunFolder, RunFolderError
 from catreparam.experiments.sweep.plan import Chosen, Sweep, searched
-from catreparam.experiments.sweep.search import spec_at
+from catreparam.experiments.sweep.spaces import spec_at
 from catreparam.validation import check_number
 
 NAME = "settings.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 from catreparam.estimators.facts import Space
 from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.sweep.config import SweepConfig
-from catreparam.experiments.sweep.search import space_of
+from catreparam.experiments.sweep.spaces import space_of
 from catreparam.report import ImageGrid
 
 Say = Callable[[int, float], None]  # step and validation value so far

@@ -8,7 +8,7 @@ from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import band_curves, compare
 from catreparam.experiments.sweep.chosen import chosen_for
 from catreparam.experiments.sweep.plan import Study, Sweep, searched
-from catreparam.experiments.sweep.search import spec_at
+from catreparam.experiments.sweep.spaces import spec_at
 from catreparam.report import Column, Curve, Plot, Report, Table
 
 CURVE_TITLES = {

@@ -1,4 +1,4 @@
-"""Where a search looks, which point a trial tries (Optuna's part), and when it has fallen behind.
+"""Optuna's part of a search: which point a trial tries, and when it has fallen behind.
 
 The lines of metrics.jsonl are the only truth. Optuna's study of an estimator is made from them, in memory, and again
 whenever there are more of them: there is no second store that could disagree after a kill.
@@ -6,7 +6,6 @@ whenever there are more of them: there is no second store that could disagree af
 
 import math
 import warnings
-from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -14,43 +13,11 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import BaseSampler, PartialFixedSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from catreparam.estimators.facts import Choice, Range, Space, facts_of
-from catreparam.experiments.runs.estimator_specs import parse_spec
+from catreparam.estimators.facts import Choice, Range
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.sweep.plan import Sweep, searched
-
-
-def space_of(spec: str, lr_range: tuple[float, float], lr: float) -> Space:
-    """What is searched for an estimator: its space without the hyperparameters that the spec fixes, and the rate `lr`.
-
-    Estimators without a space of their own (`relax`, or one added later) are searched in the learning rate only. A
-    range of one value fixes the learning rate.
-    """
-    name, fixed = parse_spec(spec)
-    space = {key: values for key, values in facts_of(name).search.items() if key not in fixed}
-    low, high = lr_range
-    return space if low == high else {**space, "lr": Range(low, high, min(max(lr, low), high), log=True)}
-
-
-def start_of(space: Space) -> dict[str, Any]:
-    """The point that is tried first: the defaults, or the paper's values."""
-    return {key: values.start for key, values in space.items()}
-
-
-def spec_at(spec: str, point: dict[str, Any]) -> str:
-    """The estimator at a point, as users write it; a learning rate in the point is not the estimator's and left out.
-
-    >>> spec_at("redge:solver=heun", {"t1": 0.5, "lr": 1e-3})
-    'redge:solver=heun,t1=0.5'
-    """
-    items = [f"{key}={_show(value)}" for key, value in point.items() if key != "lr"]
-    return spec + (("," if ":" in spec else ":") + ",".join(items) if items else "")
-
-
-def _show(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
+from catreparam.experiments.sweep.spaces import start_of
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.FAIL}
 

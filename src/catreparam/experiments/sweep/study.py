@@ -19,7 +19,8 @@ from catreparam.experiments.sweep.chosen import chosen_for, read_settings, refus
 from catreparam.experiments.sweep.config import Config, SweepConfig
 from catreparam.experiments.sweep.plan import Study, Sweep
 from catreparam.experiments.sweep.report import build_report
-from catreparam.experiments.sweep.search import Pruned, Search, spec_at
+from catreparam.experiments.sweep.search import Pruned, Search
+from catreparam.experiments.sweep.spaces import spec_at
 from catreparam.report import Report
 
 

@@ -11,7 +11,6 @@ from catreparam.data.digits import BINARISATIONS
 from catreparam.experiments.runs.configs import identity_of
 from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs, try_estimator
 from catreparam.experiments.runs.machine import check_device
-from catreparam.experiments.vae.run import check_tensorboard
 from catreparam.models.vae import ACTIVATIONS, NETWORKS
 from catreparam.validation import check_choice, check_count, check_number
 
@@ -123,3 +122,11 @@ PRESETS = {
         for num_classes, num_latents in REINMAX_SHAPES
     },
 }
+
+
+def check_tensorboard() -> None:
+    """Raises ValueError unless TensorBoard is installed."""
+    try:
+        import tensorboard  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError("--tensorboard needs the package: pip install 'catreparam[tensorboard]'") from error

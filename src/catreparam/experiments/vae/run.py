@@ -18,7 +18,7 @@ from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.progress import Progress
 from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.runs.training import Diverged, load_tensors, resume, to_tensors
-from catreparam.experiments.vae.config import Config
+from catreparam.experiments.vae.config import Config, check_tensorboard
 from catreparam.experiments.vae.team import Team
 from catreparam.experiments.vae.training import (
     ALONE,
@@ -53,14 +53,6 @@ def _add(writer: Any, values: Mapping[str, Any], step: int) -> None:
         if isinstance(value, int | float):
             writer.add_scalar(name, value, step)
     writer.flush()
-
-
-def check_tensorboard() -> None:
-    """Raises ValueError unless TensorBoard is installed."""
-    try:
-        import tensorboard  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ValueError("--tensorboard needs the package: pip install 'catreparam[tensorboard]'") from error
 
 
 TRAIN_IMAGES_EVALUATED = 1000  # so many training images, evenly spread, stand for all when −ELBOs are measured
