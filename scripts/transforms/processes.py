@@ -93,7 +93,9 @@ def _rank(rank: int, checks: list[str], names: list[str], sent: list, store: str
     for check in checks:
         errors |= _errors({"ddp": ddp, "fsdp": fsdp}[check], names)
     queue.put({name: error[:500] for name, error in errors.items()})  # short enough to wait in the pipe
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    os._exit(0)  # ordinary ends now and then meet a thread of gloo's that is still there, and abort
 
 
 def _child(names: list[str], sent: list, queue) -> None:
