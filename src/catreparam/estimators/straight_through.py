@@ -8,7 +8,7 @@ from catreparam.categorical import Rows
 from catreparam.estimators.facts import estimator
 from catreparam.kernels import dispatch
 from catreparam.kernels.methods import Method, Rule
-from catreparam.kernels.settings import Setting
+from catreparam.kernels.settings import Setting, draw_from_surrogate
 
 
 @estimator("Straight-through and ReinMax")
@@ -41,4 +41,4 @@ def straight_through_surrogate(logits: Rows) -> Rows:
     return torch.softmax(logits, -1)
 
 
-STRAIGHT_THROUGH = Setting(Method(straight_through_surrogate, Rule.DIRECT))
+STRAIGHT_THROUGH = Setting(Method(straight_through_surrogate, Rule.DIRECT, draw_from_surrogate))

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
+from catreparam.categorical import draw_one_hot
 from catreparam.kernels.methods import METHODS, Method, Rule
 from catreparam.noise_schedule import NoiseSchedule
 
@@ -43,7 +44,15 @@ def draw_surrogate(logits: Tensor) -> Tensor:
     return torch.softmax(logits, -1)
 
 
-DRAW = Setting(Method(draw_surrogate, Rule.DIRECT))  # for methods that need an exact hard sample before all else
+def draw_from_surrogate(setting: Setting, rows: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
+    """How the naive path draws where the surrogate is the law itself: one softmax for both."""
+    probs = setting.method.surrogate(rows)
+    return draw_one_hot(probs, generator), probs
+
+
+DRAW = Setting(
+    Method(draw_surrogate, Rule.DIRECT, draw_from_surrogate)
+)  # for methods that need an exact hard sample before all else
 
 
 def remembered(make: Callable[..., Setting]) -> Callable[..., Setting]:
