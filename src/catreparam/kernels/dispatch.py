@@ -22,8 +22,8 @@ from catreparam.kernels.triton import launch
 from catreparam.validation import check_choice
 
 ENVIRONMENT = "CATREPARAM_KERNELS"
-# In order of preference: each module has `why_not(setting, logits, num_classes)` and `sample(setting, rows,
-# generator)`.
+# In order of preference. Each has `sample(setting, rows, generator)`, all but the last, which takes everything, also
+# `why_not(setting, logits, num_classes)`.
 PATHS: dict[str, ModuleType] = {
     "compiled": compiled_path,
     "triton": triton_path,
@@ -50,8 +50,7 @@ def sample(logits: Tensor, mask: Tensor | None, dim: int, generator: Generator |
         if x is not None:
             return x
     path = choose_path(setting, logits, dim)
-    # torch operations want the dtype of `to_rows`, which looks at the values; kernels take any dtype and look
-    # themselves.
+    # Torch's operations want the dtype of `to_rows`, which looks at the values; kernels do both by themselves.
     rows = (to_rows if path in ("torch", "naive") else lay_out)(logits, mask, dim, generator)
     x = PATHS[path].sample(setting, rows, generator)
     return x if dim == -1 and x.dtype == logits.dtype else from_rows(x, logits, dim)

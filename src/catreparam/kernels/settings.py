@@ -50,9 +50,8 @@ def draw_from_surrogate(setting: Setting, rows: Tensor, generator: Generator | N
     return draw_one_hot(probs, generator), probs
 
 
-DRAW = Setting(
-    Method(draw_surrogate, Rule.DIRECT, draw_from_surrogate)
-)  # for methods that need an exact hard sample before all else
+# For methods that need an exact hard sample before all else.
+DRAW = Setting(Method(draw_surrogate, Rule.DIRECT, draw_from_surrogate))
 
 
 def remembered(make: Callable[..., Setting]) -> Callable[..., Setting]:

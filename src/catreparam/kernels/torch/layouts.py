@@ -242,9 +242,8 @@ def _interleave(first: Tensor, second: Tensor, out: Tensor) -> Tensor:
 
 def normal_like(like: Tensor, shape: tuple[int, ...], generator: Generator | None, scale: float = 1.0) -> Tensor:
     """Normals of standard deviation `scale`, in the dtype and on the device of `like`."""
-    return like.new_empty(shape).normal_(
-        0.0, scale, generator=generator
-    )  # torch.randn takes no generator and symbolic sizes
+    # torch.randn takes no generator and symbolic sizes.
+    return like.new_empty(shape).normal_(0.0, scale, generator=generator)
 
 
 def draw_by_blocks(probs: Tensor, ticket: Tensor) -> Tensor:
