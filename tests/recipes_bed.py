@@ -62,7 +62,9 @@ def commands(title: str) -> list[str]:
 def run(root: Path, command: str) -> subprocess.CompletedProcess[str]:
     """A shell command in the copy, which `catreparam`, `python` and imports come from."""
     shell = f'set -e\npython() {{ "{sys.executable}" "$@"; }}\ncatreparam() {{ python -m catreparam.cli "$@"; }}\n'
-    environment = {**os.environ, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
+    # The tools of the environment that runs the tests, activated or not
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         ["bash", "-c", shell + command], cwd=root, env=environment, capture_output=True, text=True, check=False
     )
