@@ -129,6 +129,15 @@ def facts_of(estimator: str | Callable[..., Tensor]) -> Facts:
     return resolve(estimator).facts
 
 
+def takes_argument(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function can be handed a keyword argument of that name; not if it has no signature."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
 def _facts_of_function(function: Callable[..., Tensor]) -> Facts:
     if function in _FACTS:  # known without reading the signature, which torch.compile cannot trace
         return _FACTS[function]

@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import (
     attach_gradient,
+    centred,
     draw_antithetic_like,
     draw_gumbel_like,
     draw_normal_like,
@@ -67,5 +68,5 @@ def naive_gradient(
     """What a kernel's backward pass returns, as a differentiable function of logits and upstream gradient."""
     with torch.enable_grad():
         rows = logits if logits.requires_grad else logits.detach().requires_grad_()
-        surrogate = naive_surrogate(setting, rows.float(), noise, x)
+        surrogate = naive_surrogate(setting, centred(rows.float()), noise, x)
         return torch.autograd.grad(surrogate, rows, upstream.to(surrogate.dtype), create_graph=True)[0]
