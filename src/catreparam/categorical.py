@@ -84,21 +84,28 @@ def attach_gradient(x: Rows, surrogate: Rows) -> Rows:
 def draw_exponential_like(rows: Tensor, generator: Generator | None = None) -> Tensor:
     """Exponential(1) noise, never zero, to full relative precision near 0, where rare classes are decided."""
     noise = torch.empty_like(rows, memory_format=torch.contiguous_format).detach()
-    return with_fine_tail(noise.exponential_(generator=generator), generator)
+    return with_fine_tail(noise.exponential_(generator=generator))
 
 
-def with_fine_tail(noise: Tensor, generator: Generator | None = None) -> Tensor:
-    """Exponential(1) noise whose values below TAIL are drawn anew: torch's are multiples of 2^-24 or 2^-31."""
-    rare = noise < TAIL
-    if noise.is_cpu and values_are_readable():
-        return noise.masked_scatter_(rare, _tail(noise[rare], generator)) if rare.any() else noise
-    return torch.where(rare, _tail(noise, generator), noise)
+def with_fine_tail(noise: Tensor) -> Tensor:
+    """Exponential(1) noise, changed in place or not, whose values below TAIL are told apart further.
+
+    Torch's are multiples of 2^-24 or 2^-31, on some devices 0 among them. What is missing comes from the last digits of
+    two other numbers of the same noise, so that generators and all other values stay as they are.
+    """
+    if not noise.is_cpu or not values_are_readable():
+        return torch.where(noise < TAIL, _tail(noise.roll(1), noise.roll(2)), noise)
+    flat = noise.view(-1)
+    rare = (flat < TAIL).nonzero().squeeze(-1)
+    if len(rare):
+        flat[rare] = _tail(flat[(rare - 1) % len(flat)], flat[(rare - 2) % len(flat)])
+    return noise
 
 
-def _tail(like: Tensor, generator: Generator | None) -> Tensor:
+def _tail(first: Tensor, second: Tensor) -> Tensor:
     """Exponential(1) noise below TAIL: uniform there, but for the slope of exp(-noise)."""
-    uniform = torch.empty_like(like, dtype=torch.float64).uniform_(generator=generator)
-    return (-torch.log1p(uniform * math.expm1(-TAIL))).to(like.dtype).clamp_min(torch.finfo(like.dtype).tiny)
+    uniform = (first.double() * 10368889.723).frac() + (second.double() * 11863283.203).frac() * 2.0**-24
+    return -torch.log1p((uniform + 2.0**-49) * math.expm1(-TAIL)).to(first.dtype)
 
 
 def draw_gumbel_like(rows: Tensor, generator: Generator | None = None) -> Tensor:

@@ -144,7 +144,7 @@ def check_number(
         high = f"at most {most:g}" if most < math.inf else ""
         wanted = " and ".join(part for part in (low, high) if part) or "finite"
         raise ValueError(f"{name} must be {wanted}, got {value}")
-    if above == 0.0 and value < SMALLEST or not -LARGEST <= value <= LARGEST:
+    if (above == 0.0 and value < SMALLEST) or not -LARGEST <= value <= LARGEST:
         raise ValueError(
             f"{name} must lie within the range of float32, of size {SMALLEST:.3g} to {LARGEST:.3g}, got {value}; "
             "let a schedule end at a bound of its own"

@@ -55,7 +55,8 @@ def arsm(
 
 def _disarm(objective: Objective, rows: Tensor, generator: Generator | None) -> Tensor:
     difference = rows.detach()[..., 0] - rows.detach()[..., 1]  # class 0 has probability sigmoid(difference)
-    uniform = -torch.expm1(-draw_exponential_like(difference, generator)) / 2  # below 1/2: its twin is 1 - uniform
+    clocks = draw_exponential_like(rows, generator)[..., 0]
+    uniform = -torch.expm1(-clocks) / 2  # below 1/2: its twin is 1 - uniform
     first, twin = uniform < torch.sigmoid(difference), uniform > torch.sigmoid(-difference)
     losses = torch.stack([objective(one_hot_like((~b).long(), rows)) for b in (first, twin)])
     spread = over_variables((losses[0] - losses[1]).detach(), difference)

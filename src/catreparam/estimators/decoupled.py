@@ -1,6 +1,5 @@
 """Decoupled straight-through Gumbel: one temperature for the draw, another for the gradient."""
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 

@@ -110,8 +110,8 @@ def transport_redge(
                from p to every vertex; the relaxed sample softmax(logits + lambda_1 z) is differentiated through it.
     Bias:      none for linear f, and at second_order_weight = 1 none for quadratic f. The law of x is exact.
     Cost:      a few error functions per class and noise in float64; one evaluation of f.
-    Raises:    ValueError for num_noises < 1, t1 outside [1e-4, 1], weight outside [0, 2]; TypeError or ValueError for bad
-               input.
+    Raises:    ValueError for num_noises < 1, t1 outside [1e-4, 1], weight outside [0, 2]; TypeError or ValueError for
+               bad input.
 
     >>> x = transport_redge(torch.zeros(8, 3), generator=torch.Generator().manual_seed(0))
     >>> x.sum(-1).tolist() == [1.0] * 8

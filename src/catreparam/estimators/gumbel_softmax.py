@@ -2,7 +2,6 @@
 
 import warnings
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 

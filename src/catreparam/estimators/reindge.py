@@ -43,8 +43,8 @@ def reindge(
                x0_hat.
     Bias:      less than `redge` for curved objectives; the law of x is redge's.
     Cost:      num_steps softmaxes forward and as many backward. No model is trained.
-    Raises:    ValueError for num_steps < 1, t1 outside [1e-4, 1], unknown grid or solver; TypeError or ValueError for bad
-               input.
+    Raises:    ValueError for num_steps < 1, t1 outside [1e-4, 1], unknown grid or solver; TypeError or ValueError for
+               bad input.
 
     >>> x = reindge(torch.zeros(8, 3), generator=torch.Generator().manual_seed(0))
     >>> x.sum(-1).tolist() == [1.0] * 8

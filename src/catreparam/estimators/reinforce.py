@@ -87,9 +87,10 @@ def reinforce(
     check_count("num_samples", num_samples)
     rows = to_rows(logits, mask, generator=generator)
     losses, log_probs = _draw(objective, logits, rows, num_samples, generator)
-    level = baseline.value if isinstance(baseline, MovingAverageBaseline) else check_number("baseline", baseline, least=-1e30, most=1e30)
+    moving = isinstance(baseline, MovingAverageBaseline)
+    level = baseline.value if moving else check_number("baseline", baseline, least=-1e30, most=1e30)
     result = add_gradient(losses, (losses.detach() - level) * log_probs).mean(0)
-    if isinstance(baseline, MovingAverageBaseline) and losses.numel() and not inside_transform():
+    if moving and losses.numel() and not inside_transform():
         baseline.update(float(losses.detach().mean()))
     return result
 

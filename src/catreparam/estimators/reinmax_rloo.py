@@ -93,9 +93,9 @@ def draw_stratified(probs: Rows, num_samples: int, generator: Generator | None =
     class comes up within one of num_samples times its probability.
     """
     shape = (num_samples + 1, *probs.shape[:-1])
-    uniforms = torch.rand(shape, generator=generator, dtype=probs.dtype, device=probs.device)
+    uniforms = torch.rand(shape, generator=generator, dtype=torch.float64, device=probs.device)  # for rare classes
     uniforms = (uniforms[1:].argsort(0) + uniforms[0]) / num_samples  # [S, *batch]
-    below = probs.cumsum(-1)
+    below = probs.cumsum(-1, dtype=torch.float64)
     index = (uniforms.unsqueeze(-1) * below[..., -1:] >= below).sum(-1)  # the first class that reaches beyond
     last = (probs > 0).long().cumsum(-1).argmax(-1)  # rounding may step over it
     return torch.nn.functional.one_hot(torch.minimum(index, last), probs.shape[-1]).to(probs.dtype)

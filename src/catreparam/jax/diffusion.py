@@ -41,8 +41,8 @@ def redge(
 ) -> Float[Array, "*batch num_classes"]:
     """Draws a one-hot x whose gradient flows back through a diffusion sampler: see `catreparam.redge`.
 
-    Raises ValueError for num_steps < 1, t1 outside [1e-4, 1], unknown grid or solver; TypeError or ValueError for bad
-    input.
+    Raises ValueError for num_steps < 1, t1 outside [1e-4, 1], unknown grid or solver; TypeError or ValueError for
+    bad input.
 
     >>> redge(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
@@ -77,8 +77,8 @@ def redge_cov(
 ) -> Float[Array, "*batch num_classes"]:
     """ReDGE whose diffusion ends in a Gaussian with the mean and variances of x: see `catreparam.redge_cov`.
 
-    Raises ValueError for num_steps < 1, t1 outside [1e-4, 1], unknown grid or solver; TypeError or ValueError for bad
-    input.
+    Raises ValueError for num_steps < 1, t1 outside [1e-4, 1], unknown grid or solver; TypeError or ValueError for
+    bad input.
 
     >>> redge_cov(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
@@ -119,8 +119,8 @@ def reindge(
 ) -> Float[Array, "*batch num_classes"]:
     """Draws x by ReDGE; the direct dependence at the last step uses ReinMax's Jacobian: see `catreparam.reindge`.
 
-    Raises ValueError for num_steps < 1, t1 outside [1e-4, 1], unknown grid or solver; TypeError or ValueError for bad
-    input.
+    Raises ValueError for num_steps < 1, t1 outside [1e-4, 1], unknown grid or solver; TypeError or ValueError for
+    bad input.
 
     >>> reindge(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True

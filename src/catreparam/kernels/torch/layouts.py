@@ -177,7 +177,7 @@ class Table:
         return torch.add(noise, x, alpha=lam)
 
     def covariance(self, probs: Tensor, u: Tensor) -> Tensor:
-        if probs.numel() == u.numel():
+        if probs.shape == u.shape:
             return torch._softmax_backward_data(u, probs, self.axis, probs.dtype)  # type: ignore[attr-defined]
         product = probs * u
         return product.addcmul_(probs, product.sum(self.axis, keepdim=True), value=-1)

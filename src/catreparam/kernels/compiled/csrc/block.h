@@ -127,7 +127,8 @@ struct Block {
       const bool half = !Along && 4 * group + 2 >= n;  // the last group of 4 g + 1 or 4 g + 2 classes
       vf four[4];
       if (call.rule == kGumbel) {
-        half ? gumbels<Along, 2>(generator, words, group, row, four) : gumbels<Along, 4>(generator, words, group, row, four);
+        half ? gumbels<Along, 2>(generator, words, (uint64_t)group, (uint64_t)row, four)
+             : gumbels<Along, 4>(generator, words, (uint64_t)group, (uint64_t)row, four);
       } else {
         const Two first = normals(words.w[0], words.w[1]);
         four[0] = first.a, four[1] = first.b;

@@ -13,8 +13,8 @@ INLINE vu high_product(vu a, vu b) {
   return (vu)((even >> 32) | (odd & 0xffffffff00000000u));
 }
 
-// What a row loses when shares are cut to whole units is a share as well: with its probability, a class is drawn by what
-// was cut off its own. Called for one row in a million; -1: not this time.
+// What a row loses when shares are cut to whole units is a share as well: with its probability, a class is drawn by
+// what was cut off its own. Asked for one row in a million; -1: not this time.
 __attribute__((noinline)) int draw_of_cut(int n, const Weights& p, vf scale, int row, const Words& words) {
   double cut = 0, whole = 0;
   const auto cut_off = [&](int k) {
@@ -60,7 +60,7 @@ INLINE vi draw_class(int n, const Weights& p, const Words& words) {
   return index;
 }
 
-// 64 weights summed in double, for beside a likely class float would lose the rare ones. The same on every instruction set.
+// 64 weights summed in double: beside a likely class float would lose the rare ones. The same on all instruction sets.
 inline double sum_of_block(const float* weight) {
   typedef double Eight __attribute__((vector_size(64)));
   typedef float EightFloats __attribute__((vector_size(32), aligned(4), may_alias));

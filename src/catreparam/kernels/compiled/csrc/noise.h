@@ -107,9 +107,9 @@ INLINE vf gumbel(vf u) {
   return -log_lanes(exponential);
 }
 
-// Of a word at the upper end, where -log(u) is how far u is below 1: `more` tells how far exactly.
+// Of a word at the upper end, where -log(u) is how far u is below 1: `more` tells how far exactly. The mask is for others.
 INLINE vf gumbel_of_tail(vu word, vu more) {
-  const vf below_one = (to_float((vi)(~word & 0xfffffu)) + fraction(more)) * 0x1p-32f;
+  const vf below_one = (to_float((vi)(~word & 0x1fffffu)) + fraction(more)) * 0x1p-32f;
   return -log_lanes(below_one + 0.5f * below_one * below_one);
 }
 

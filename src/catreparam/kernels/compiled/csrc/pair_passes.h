@@ -11,7 +11,8 @@ struct Result {
   Four slope;  // the Jacobian's one number
 };
 
-// Gumbel-softmax with the noise given compares the sums themselves, as the naive twin does (the larger logit taken off), ties included.
+// Gumbel-softmax with the noise given compares the sums themselves, the larger logit taken off: as the naive twin does,
+// ties included.
 INLINE Four pair_gumbel_logit(Pairs& p, Four first, Four second) {
   if (!p.call.noise) return (second - first) + p.logistic_difference();
   Four noise_first, noise_second;
