@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Generator, Tensor, nn
 
 from catreparam.nn.routing import RoutesTokens, jittered
