@@ -24,7 +24,7 @@ def test_eval_mode_takes_the_nearest_code():
     module = made().eval()
     found = module(FEATURES.view(8, 20, 4))
     nearest = torch.cdist(FEATURES.view(8, 20, 4), module.codebook).argmin(-1)
-    assert torch.equal(found.index, nearest)
+    assert torch.equal(found.indices, nearest)
     assert torch.allclose(found.quantized, module.codebook[nearest])
     assert torch.allclose(found.commitment_loss, 0.25 * (FEATURES.view(8, 20, 4) - found.quantized).square().mean())
     assert module.num_batches == 0
@@ -76,10 +76,10 @@ def test_codes_that_are_not_used_are_put_on_features():
 def test_a_schedule_moves_the_temperature():
     schedule = ExponentialSchedule(100.0, 1e-4, num_steps=10)
     module = made(temperature=schedule, **PLAIN)
-    hot = module(FEATURES, generator=seeded()).index
+    hot = module(FEATURES, generator=seeded()).indices
     schedule.step(10)
-    cold = module(FEATURES, generator=seeded()).index
-    assert torch.equal(cold, module.eval()(FEATURES).index)
+    cold = module(FEATURES, generator=seeded()).indices
+    assert torch.equal(cold, module.eval()(FEATURES).indices)
     assert not torch.equal(hot, cold)
 
 
@@ -103,7 +103,7 @@ def test_features_far_from_zero_keep_their_nearest_code():
     module = made(**PLAIN).eval()
     with torch.no_grad():
         module.codebook.copy_(CENTRES + 1000)
-    assert torch.equal(module(FEATURES + 1000).index, torch.arange(160) % 8)
+    assert torch.equal(module(FEATURES + 1000).indices, torch.arange(160) % 8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -133,7 +133,7 @@ def test_state_dict_goes_round_and_modules_copy_and_pickle():
     twin.load_state_dict(module.state_dict())
     for other in (twin, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert torch.equal(
-            other(FEATURES, generator=seeded()).index, copy.deepcopy(module)(FEATURES, generator=seeded()).index
+            other(FEATURES, generator=seeded()).indices, copy.deepcopy(module)(FEATURES, generator=seeded()).indices
         )
     assert list(module.state_dict()) == ["codebook", "usage", "num_batches", "idle"]
     assert repr(module) == "VectorQuantizer(4, num_codes=8, estimator=reinmax)"

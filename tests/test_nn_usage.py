@@ -76,7 +76,7 @@ def test_checkpointed_quantisers_draw_the_same_codes_after_the_codebook_started(
 
     def step(x):
         result = module(x)
-        drawn.append(result.index)
+        drawn.append(result.indices)
         return result.quantized
 
     for _ in range(3):
@@ -129,7 +129,12 @@ def test_two_processes_count_together_if_asked(tmp_path):
     bed = Path(__file__).parent / "usage_bed.py"
     commands = [[sys.executable, str(bed), str(rank), str(tmp_path / "meeting")] for rank in range(2)]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    first, second = (ast.literal_eval(process.communicate(timeout=120)[0]) for process in started)
+    try:
+        first, second = (ast.literal_eval(process.communicate(timeout=300)[0]) for process in started)
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
     assert first[0] == second[0] == [0.25, 0.75, 0.0]
     assert (first[1], second[1]) == ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0])
     assert first[2:4] == second[2:4]

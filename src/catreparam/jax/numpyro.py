@@ -15,24 +15,16 @@ from catreparam.jax.validation import check_logits, check_rows
 from catreparam.validation import check_choice
 
 try:
-    from numpyro.distributions import Distribution, constraints
-    from numpyro.distributions.util import validate_sample
+    from numpyro.distributions import Distribution, constraints  # pyright: ignore[reportMissingImports]
+    from numpyro.distributions.util import validate_sample  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise ImportError("catreparam.jax.numpyro needs numpyro; install it with: pip install numpyro") from error
 
 _ESTIMATORS: dict[str, Callable[..., Array]] = {
-    function.__name__: function
-    for function in (
-        direct.straight_through,
-        direct.gumbel_softmax,
-        direct.gumbel_rao,
-        direct.reinmax,
-        direct.lambda_reinmax,
-        diffusion.redge,
-        diffusion.redge_cov,
-        diffusion.reindge,
-        diffusion.exact_redge,
-    )
+    name: function
+    for module in (direct, diffusion)
+    for name, function in vars(module).items()
+    if f"{name}_surrogate" in vars(module)
 }
 
 

@@ -20,7 +20,7 @@ class Quantized(NamedTuple):
     """What a VectorQuantizer gives: codes in place of features, which ones, and the loss that holds both together."""
 
     quantized: Float[Tensor, "*batch dim"]
-    index: Int[Tensor, "*batch"]
+    indices: Int[Tensor, "*batch"]
     commitment_loss: Float[Tensor, ""]
 
 
@@ -46,8 +46,8 @@ class VectorQuantizer(UsageStatistics):
             of another size or with NaN, and where several processes would let their codebooks drift apart.
 
     >>> quantizer = VectorQuantizer(16, num_codes=64)
-    >>> quantized, index, loss = quantizer(torch.zeros(8, 10, 16))
-    >>> quantized.shape, index.shape
+    >>> quantized, indices, loss = quantizer(torch.zeros(8, 10, 16))
+    >>> quantized.shape, indices.shape
     (torch.Size([8, 10, 16]), torch.Size([8, 10]))
     """
 

@@ -87,7 +87,7 @@ def replace_routers(model: nn.Module, **routing: Any) -> int:
     >>> replace_routers(nn.Sequential(MixtralTopKRouter(config)), estimator="straight_through")
     1
     """
-    found = [module for module in model.modules() if type(module) in _OURS]
+    found: list[Any] = [module for module in model.modules() if type(module) in _OURS]
     if not found:
         raise ValueError(f"{type(model).__name__} holds no Mixtral or Switch router")
     for module in found:

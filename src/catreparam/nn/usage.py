@@ -100,7 +100,9 @@ class UsageStatistics(nn.Module):
             self.usage = before.to(self.usage.device)  # not what went through another dtype
         return self
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: dict[str, Any], prefix: str, *arguments: Any
+    ) -> None:
         for name in ("usage", "num_batches"):
             key = f"{prefix}{name}"
             if getattr(self, name) is None:
