@@ -31,8 +31,8 @@ class VectorQuantizer(UsageStatistics):
                 the summed variance of the codebook (a constant), so that the temperature has no unit. In eval mode the
                 nearest code, with the gradient of that softmax.
     Gradient:   encoder and codebook learn from your loss through the choice; the codebook also through the code chosen.
-    Loss:       `commitment_loss` = commitment * mean (x - c)^2, c held constant: add it to yours. Without it features
-                drift away from the codes.
+    Loss:       `commitment_loss` = commitment * mean (x - c)^2, c held constant: add it to yours. It keeps features
+                near the codes.
     Codebook:   starts at `kmeans_steps` of Lloyd's algorithm on the first training batch (0: where it was drawn). A
                 code that no feature chose in `replace_after` training batches is put on a random feature of the next
                 (0: never). Both change the parameter in place, before it is used.
@@ -41,7 +41,8 @@ class VectorQuantizer(UsageStatistics):
     `temperature` is a number or a Schedule, which you step. track_usage=False needs kmeans_steps=0 and
     replace_after=0. With several processes start and replacement take rank 0's features, and need sync_usage=True.
 
-    Cost:   one product of matrices, one call of the estimator, two values read back from the device.
+    Cost:   one product of matrices, one call of the estimator; for start and replacement two values read back from the
+            device, where torch.compile breaks its graph.
     Raises: ValueError for sizes below 1, settings out of range, estimators that do not exist; when called, for features
             of another size or with NaN, and where several processes would let their codebooks drift apart.
 
@@ -88,8 +89,9 @@ class VectorQuantizer(UsageStatistics):
         if x.shape[-1] != self.codebook.shape[1]:
             raise ValueError(f"features must have size {self.codebook.shape[1]}, got shape {tuple(x.shape)}")
         check_generator(generator, x.device)
-        if self.training and self.usage is not None and not in_backward():
-            self._care_for_codebook(x.detach(), generator)
+        cares = self.usage is not None and (self.kmeans_steps or self.replace_after)
+        if self.training and cares and not in_backward():
+            self._care_for_codebook(x.detach(), generator)  # pyright: ignore[reportCallIssue]
         with torch.autocast(x.device.type, enabled=False):
             rows = to_rows(self._logits(x), generator=generator)
             if self.training:
@@ -129,12 +131,13 @@ class VectorQuantizer(UsageStatistics):
         if share is not None and self.idle is not None:
             self.idle.copy_(torch.where(share > 0, 0, self.idle + 1))
 
+    @torch.compiler.disable
     @torch.no_grad()
     def _care_for_codebook(self, x: Tensor, generator: Generator | None) -> None:
         """The start at the first batch, and the replacement of codes that are not used."""
         assert self.num_batches is not None
         assert self.idle is not None
-        if num_processes() > 1 and not self.sync_usage and (self.kmeans_steps or self.replace_after):
+        if num_processes() > 1 and not self.sync_usage:
             raise ValueError(
                 "with several processes give sync_usage=True, or kmeans_steps=0 and replace_after=0; "
                 "otherwise each would change its codebook by itself"
