@@ -119,7 +119,7 @@ def test_hyperparameters_are_computed_or_refused_never_nan(name, key, path):
 
 @pytest.mark.parametrize("name", ["gumbel_softmax", "reinmax", "gumbel_rao"])
 def test_denormal_temperatures_are_refused_with_their_name(name):
-    with pytest.raises(ValueError, match="temperature must lie within the range of float32, .*got 5e-40"):
+    with pytest.raises(ValueError, match=r"temperature must lie within the range of float32, .*got 5e-40"):
         make_estimator(name, temperature=5e-40)
     with pytest.raises(ValueError, match="temperature"):
         getattr(cj, name)(jnp.zeros(3), key=jax.random.key(0), temperature=5e-40)
