@@ -110,12 +110,17 @@ def check_generator(generator: Any, device: torch.device) -> None:
         )
 
 
+LARGEST_COUNT = 2**53  # as far as sizes, steps and floats agree
+
+
 def check_count(name: str, value: Any, minimum: int = 1) -> int:
     """Returns `value` if it is an int of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    if value > LARGEST_COUNT:
+        raise ValueError(f"{name} must be at most {LARGEST_COUNT}, got {value}")
     return value
 
 
