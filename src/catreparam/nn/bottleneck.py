@@ -7,6 +7,7 @@ from torch import Generator, Tensor, nn
 from catreparam.categorical import attach_gradient, entropy, from_rows, one_hot_like, to_rows
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
+from catreparam.kernels.tracing import refuse_script
 from catreparam.validation import check_choice, check_count, check_flag, check_number
 
 MODES = ("sample", "argmax", "mean")
@@ -35,6 +36,8 @@ class CategoricalBottleneck(nn.Module):
 
     usage: Tensor
     num_batches: Tensor
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,

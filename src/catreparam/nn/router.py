@@ -6,9 +6,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
+from catreparam.categorical import source
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
-from catreparam.validation import check_choice, check_count, check_number
+from catreparam.kernels.tracing import refuse_script
+from catreparam.validation import check_choice, check_count, check_number, has_values
 
 
 class Routing(NamedTuple):
@@ -49,6 +51,8 @@ class TopKRouter(nn.Module):
     (torch.Size([3, 10, 4]), torch.Size([3, 10, 2]), [1.0])
     """
 
+    __prepare_scriptable__ = refuse_script
+
     def __init__(
         self,
         dim: int,
@@ -85,7 +89,11 @@ class TopKRouter(nn.Module):
         if tokens.shape[-1] != self.projection.in_features:
             raise ValueError(f"tokens must have size {self.projection.in_features}, got shape {tuple(tokens.shape)}")
         if self.training and self.jitter:
-            factor = torch.empty_like(tokens).detach().uniform_(1 - self.jitter, 1 + self.jitter, generator=generator)
+            factor = (
+                torch.empty_like(tokens)
+                .detach()
+                .uniform_(1 - self.jitter, 1 + self.jitter, generator=source(generator, tokens))
+            )
             tokens = tokens * factor
         logits = self.projection(tokens).float()
         if expert_mask is not None:
@@ -134,5 +142,5 @@ class TopKRouter(nn.Module):
             raise ValueError(
                 f"expert_mask must be boolean and broadcast to {tuple(logits.shape)}, got {tuple(mask.shape)}"
             )
-        if not torch.compiler.is_compiling() and bool((mask.expand(logits.shape).sum(-1) < self.k).any()):
+        if has_values(mask) and bool((mask.expand(logits.shape).sum(-1) < self.k).any()):
             raise ValueError(f"expert_mask must allow at least k={self.k} experts for every token")

@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 from catreparam.categorical import one_hot_like
 from catreparam.estimators.facts import ESTIMATORS, facts_of
 from catreparam.estimators.sampling import Sampler, sampling_estimator
+from catreparam.kernels.tracing import refuse_script
 from catreparam.schedules import ExponentialSchedule, Schedule
 from catreparam.validation import check_count
 
@@ -37,6 +38,8 @@ class GumbelVectorQuantizer(nn.Module):
     >>> sorted(quantizer(torch.zeros(3, 7, 32)))
     ['code_perplexity', 'num_vars', 'prob_perplexity', 'temp', 'x']
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,
@@ -112,6 +115,8 @@ class Wav2Vec2GumbelVectorQuantizer(nn.Module):
 
     Raises: ValueError if the groups do not divide codevector_dim, and for estimators that do not exist.
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(self, config: Any, *, estimator: str | Sampler = "gumbel_softmax") -> None:
         super().__init__()
