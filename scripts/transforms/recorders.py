@@ -4,16 +4,19 @@ A replay with the same random state must give eager code's loss and gradient, so
 """
 
 import contextlib
+import functools
 import io
+import itertools
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from checks import check_one_hot, loss_of, sampler_of, seeded
+from checks import check_one_hot, loss_of, sampler_of
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.functional import jacobian
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,6 +27,8 @@ from catreparam.kernels import dispatch
 from catreparam.kernels.compiled import library
 
 SEEDS = (0, 1, 2)
+PATHS = ("", "torch", "naive")
+LOGITS = torch.tensor([[0.3, -1.0, 0.8, 0.1], [1.2, 0.0, -0.4, 0.6], [-0.7, 0.9, 0.2, -0.3]])
 
 
 def jit_trace(name: str) -> None:
@@ -34,18 +39,16 @@ def jit_trace(name: str) -> None:
 
 
 def fx(name: str) -> None:
-    """make_fx with real, fake and symbolic tensors: of the loss, and of its gradient."""
+    """make_fx with real, fake and symbolic tensors, and of a gradient."""
     path = "" if library.BUILT else "naive"
+    example, logits = torch.randn(5, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
     for mode in ("real", "fake", "symbolic"):
-        example = torch.randn(5, 4, requires_grad=True)
         recorded = make_fx(_loss(name), tracing_mode=mode)(example)
         _check_replay(recorded, name, path, size=6 if mode == "symbolic" else 5)
-        gradient = make_fx(lambda logits: _gradient(_loss(name), logits)[1], tracing_mode=mode)(example)
-        logits = torch.randn(5, 4, requires_grad=True)
-        with dispatch.using(path):
-            wanted = seeded(lambda logits=logits: _gradient(_loss(name), logits)[1])
-        found = seeded(lambda gradient=gradient, logits=logits: gradient(logits))
-        assert torch.allclose(found, wanted, atol=1e-5), f"{mode}: another gradient"
+    recorded = make_fx(lambda logits: _gradient(_loss(name), logits)[1])(example)
+    with dispatch.using(path):
+        wanted = _at(0, lambda logits: _gradient(_loss(name), logits)[1], logits)
+    assert torch.allclose(_at(0, recorded, logits), wanted, atol=1e-5), "another gradient"
 
 
 def stand_ins(name: str) -> None:
@@ -79,39 +82,30 @@ def onnx_traced(name: str) -> None:
 
 def modes(name: str) -> None:
     """Dispatch and function modes, hooks of saved tensors, the flop counter, deterministic algorithms."""
-    for enter in MODES:
-        for path in ("", "torch", "naive"):
-            with dispatch.using(path):
-                wanted, logits = _loss(name), torch.randn(5, 4)
-
-                def found(logits: Tensor, enter=enter, loss=_loss(name)) -> tuple[Tensor, Tensor]:
-                    with enter():
-                        return _gradient(loss, logits)
-
-                for a, b in zip(
-                    _at(0, found, logits), _at(0, lambda x, w=wanted: _gradient(w, x), logits), strict=True
-                ):
-                    assert torch.allclose(a, b, atol=1e-5), f"{enter.__name__} changes a number"
+    for enter, path in itertools.product(MODES, PATHS):
+        with dispatch.using(path):
+            found = _at(0, functools.partial(_gradient_in, enter, _loss(name)), LOGITS)
+            wanted = _at(0, functools.partial(_gradient, _loss(name)), LOGITS)
+        for one, other in zip(found, wanted, strict=True):
+            assert torch.allclose(one, other, atol=1e-5), f"{enter.__name__} changes a number"
 
 
 def batched_gradients(name: str) -> None:
     """is_grads_batched, vmap of a backward pass and jacobian(vectorize=True): the rows of single backward passes."""
-    for path in ("", "torch", "naive"):
+    for path, create_graph in itertools.product(PATHS, (False, True)):
         with dispatch.using(path):
-            logits = torch.randn(3, 4, requires_grad=True)
-            loss = _loss(name)(logits)
-            single = [torch.autograd.grad(loss, logits, one, retain_graph=True)[0] for one in torch.eye(3)]
-            for create_graph in (False, True):
-                options: dict[str, Any] = {"retain_graph": True, "create_graph": create_graph}
-                (rows,) = torch.autograd.grad(loss, logits, torch.eye(3), is_grads_batched=True, **options)
-                assert torch.allclose(rows, torch.stack(single), atol=1e-5)
-            rows = torch.vmap(lambda one: torch.autograd.grad(loss, logits, one, retain_graph=True)[0])(torch.eye(3))
-            assert torch.allclose(rows, torch.stack(single), atol=1e-5)
-            jacobians = [
-                seeded(lambda v=v: torch.autograd.functional.jacobian(_loss(name), logits.detach(), vectorize=v))
-                for v in (False, True)
-            ]
-            assert torch.allclose(*jacobians, atol=1e-5)
+            logits = LOGITS.clone().requires_grad_()
+            loss, ones = _loss(name)(logits), torch.eye(len(logits))
+
+            def pull(one: Tensor, batched: bool = False, loss=loss, logits=logits, graph=create_graph) -> Tensor:
+                options: dict[str, Any] = {"retain_graph": True, "create_graph": graph, "is_grads_batched": batched}
+                return torch.autograd.grad(loss, logits, one, **options)[0]
+
+            wanted = torch.stack([pull(one) for one in ones])
+            assert torch.allclose(pull(ones, batched=True), wanted, atol=1e-5), f"{path}: is_grads_batched"
+            assert torch.allclose(torch.vmap(pull)(ones), wanted, atol=1e-5), f"{path}: vmap"
+            jacobians = [_at(0, lambda x, v=v: jacobian(_loss(name), x, vectorize=v), LOGITS) for v in (False, True)]
+            assert torch.allclose(*jacobians, atol=1e-5), f"{path}: jacobian"
 
 
 def inference(name: str) -> None:
@@ -182,6 +176,11 @@ def _gradient(run: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, 
     logits = logits if logits.requires_grad else logits.detach().requires_grad_()
     loss = run(logits)
     return loss.detach(), torch.autograd.grad(loss.sum(), logits)[0]
+
+
+def _gradient_in(enter: Callable, run: Callable[[Tensor], Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
+    with enter():
+        return _gradient(run, logits)
 
 
 def _at(seed: int, run: Callable, logits: Tensor, generator: torch.Generator | None = None) -> Any:

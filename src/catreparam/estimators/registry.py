@@ -30,6 +30,7 @@ class Estimator(functools.partial):
         """The key in ESTIMATORS."""
         return self.func.__name__
 
+    __name__ = name  # torch.jit.trace asks for it
     __prepare_scriptable__ = refuse_script
 
     def __repr__(self) -> str:
