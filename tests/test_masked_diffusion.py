@@ -237,7 +237,8 @@ def test_the_same_seed_gives_the_same_sample_and_the_global_generator_is_left_al
 
 def test_finished_generations_call_the_denoiser_no_more():
     done = torch.tensor([[1, 2, 3]])
-    result = sample(uniform(), done, num_rounds=5)
+    with pytest.warns(UserWarning, match="no position of tokens holds the mask token 9: nothing is generated"):
+        result = sample(uniform(), done, num_rounds=5)
     assert torch.equal(result.tokens, done)
     assert result.model_evaluations == 0
     assert sample(uniform(), torch.tensor([[1, 9, 9]]), num_rounds=5, order="random").model_evaluations == 2
@@ -272,8 +273,10 @@ def test_bad_tokens_are_refused(tokens, error, message):
 
 
 def test_a_process_can_be_repeated_with_its_condition():
+    denoiser = as_denoiser(lambda tokens, **condition: torch.zeros(*tokens.shape, 9), mask_token=9)
+    condition = {"label": torch.tensor([4, 5]), "scale": 2.0}
     process = ReverseProcess.start(
-        uniform(), torch.full((2, 3), 9), Unmasking(), condition={"label": torch.tensor([4, 5]), "scale": 2.0}
+        denoiser, torch.full((2, 3), 9), Unmasking(), condition, per_sequence=["label"]
     ).repeated(3)
     assert process.maskable.shape == (6, 3)
     assert process.condition["label"].tolist() == [4, 4, 4, 5, 5, 5]

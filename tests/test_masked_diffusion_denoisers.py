@@ -111,8 +111,15 @@ def test_masked_language_models_keep_their_ids():
     assert not bool((result.tokens == 2).any())
 
 
-def test_a_last_mask_column_is_cut_off():
-    assert from_masked_lm(MaskedLM(6), mask_token=5)(torch.tensor([[5]])).shape == (1, 1, 5)
+@pytest.mark.parametrize("token", range(6))
+def test_the_vocabulary_keeps_its_size_wherever_the_mask_is(token):
+    for denoiser in (
+        from_masked_lm(MaskedLM(6), mask_token=token),
+        from_mdlm(lambda tokens, sigma: torch.zeros(*tokens.shape, 6), mask_token=token),
+    ):
+        logits = denoiser(torch.tensor([[token]]))
+        assert logits.shape == (1, 1, 6)
+        assert (logits[0, 0] == -torch.inf).nonzero().tolist() == [[token]]
 
 
 def test_masked_language_models_need_a_mask_token():

@@ -1,7 +1,7 @@
 """Best of N: independent samples of the prior, of which the one with the highest reward is kept."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ def best_of_n(
     order: str | Tensor | Order = "ancestral",
     remask_sigma: float = 0.0,
     condition: Condition | None = None,
+    per_sequence: Collection[str] | None = None,
     temperature: float = 1.0,
     chunk_size: int | None = None,
     progress: Callable[[int, int], Any] | None = None,
@@ -35,7 +36,9 @@ def best_of_n(
     """The best by reward of `num_candidates` independent samples of the prior for every sequence.
 
     `chunk_size` candidates a sequence are generated at a time (None: all at once). The reward may be a black box.
-    The result's kl is the bound log N - (N - 1) / N, which holds for any reward. The trace has a row per chunk.
+    `per_sequence` names the condition's entries with a row for each sequence, which are repeated for the candidates;
+    needed where an entry's size leaves it open. The result's kl is the bound log N - (N - 1) / N, which holds for any
+    reward. The trace has a row per chunk.
 
     Cost:   num_candidates * num_rounds model evaluations, num_candidates of the reward.
     Raises: as `sample`; ValueError for num_candidates < 1 or a reward that is not finite.
@@ -46,13 +49,18 @@ def best_of_n(
     check_count("num_candidates", num_candidates)
     chunk = min(num_candidates, num_candidates if chunk_size is None else check_count("chunk_size", chunk_size))
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
-    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator)
+    process = ReverseProcess.start(
+        denoiser, tokens, unmasking, condition, temperature, generator, reward=reward, per_sequence=per_sequence
+    )
     best: tuple[Tensor, Tensor, Tensor] | None = None
     trace, evaluations = Trace(), Evaluations()
     for done in range(0, num_candidates, chunk):
         times = min(chunk, num_candidates - done)
-        drawn = run_process(process.repeated(times), tokens.repeat_interleave(times, 0))
-        rewards = reward_of(reward, drawn.tokens, drawn.vocab_size, f"for candidates {done} to {done + times - 1}")
+        repeated = process.repeated(times)
+        drawn = run_process(repeated, tokens.repeat_interleave(times, 0))
+        size = drawn.vocab_size or repeated.vocab_size(drawn.tokens)
+        where = f"for candidates {done} to {done + times - 1}"
+        rewards = reward_of(repeated.bound(reward), drawn.tokens, size, where)
         first = rewards.reshape(-1, times).argmax(-1) + torch.arange(tokens.shape[0], device=tokens.device) * times
         new = (drawn.tokens[first], rewards[first], drawn.log_prob[first])
         best = new if best is None else pick(new[1] > best[1], new, best)  # type: ignore[assignment]

@@ -1,5 +1,6 @@
 """Embeddings of one-hot tokens without the product: an index lookup forward, one matrix product backward."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,18 +35,18 @@ def codebook_embed(
     return _Lookup.apply(x, codebook)
 
 
-def on_embeddings(score: Callable[[Tensor], Tensor], codebook: Float[Tensor, "num_codes dim"]) -> Reward:
-    """A reward from a score of embedded tokens [B, L, dim] -> [B].
+def on_embeddings(score: Callable[..., Tensor], codebook: Float[Tensor, "num_codes dim"]) -> Reward:
+    """A reward from a score of embedded tokens [B, L, dim] -> [B]; its further arguments are the condition's.
 
     >>> reward = on_embeddings(lambda embedded: embedded.sum((1, 2)), torch.tensor([[1.0], [2.0], [3.0]]))
     >>> reward(torch.eye(3)[None, [2, 0]])
     tensor([4.])
     """
-    return lambda x: score(codebook_embed(x, codebook))
+    return _named_as(score, lambda x, **condition: score(codebook_embed(x, codebook), **condition))
 
 
 def on_images(
-    score: Callable[[Tensor], Tensor],
+    score: Callable[..., Tensor],
     decoder: Callable[[Tensor], Tensor],
     codebook: Float[Tensor, "num_codes dim"],
     *,
@@ -53,7 +54,8 @@ def on_images(
 ) -> Reward:
     """A reward from a score of decoded images -> [B]; `decoder` maps embeddings [B, dim, height, width] to images.
 
-    `grid` is (height, width), positions row by row. Raises ValueError when it does not have L cells.
+    `grid` is (height, width), positions row by row. Further arguments of `score` are the condition's. Raises ValueError
+    when the grid does not have L cells.
 
     >>> codebook = torch.tensor([[1.0], [2.0]])
     >>> reward = on_images(lambda image: image.amax((1, 2, 3)), lambda z: 2 * z, codebook, grid=(1, 2))
@@ -62,12 +64,17 @@ def on_images(
     """
     height, width = check_count("height", grid[0]), check_count("width", grid[1])
 
-    def reward(x: Tensor) -> Tensor:
+    def reward(x: Tensor, **condition: Any) -> Tensor:
         if x.shape[1] != height * width:
             raise ValueError(f"a grid of {height} x {width} does not fit {x.shape[1]} positions")
-        return score(decoder(codebook_embed(x, codebook).mT.unflatten(-1, (height, width))))
+        return score(decoder(codebook_embed(x, codebook).mT.unflatten(-1, (height, width))), **condition)
 
-    return reward
+    return _named_as(score, reward)
+
+
+def _named_as(score: Callable[..., Any], reward: Reward) -> Reward:
+    """The reward, with the arguments of the score."""
+    return functools.update_wrapper(reward, score, assigned=(), updated=())  # type: ignore[type-var]
 
 
 class _Lookup(torch.autograd.Function):

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import attach_gradient, draw_one_hot, entropy
 from catreparam.guidance.generate import RoundInfo, generate
+from catreparam.guidance.inference_mode import with_gradients
 from catreparam.guidance.optimize import Optimization
 from catreparam.guidance.rewards import Reward
 from catreparam.guidance.trace import Generation
@@ -67,6 +68,7 @@ class QuantizedExpectation:
         return attach_gradient(torch.zeros_like(probs).scatter_(-1, nearest, 1.0), probs)
 
 
+@with_gradients
 def entrgi(
     denoiser: Denoiser,
     reward: Reward,
@@ -87,11 +89,12 @@ def entrgi(
     Cost, errors: those of `guided_sample`. Departs: steps are Adam's, as for every method here.
     """
     unmasking = Unmasking(num_rounds, schedule, order)
-    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, generator=generator)
+    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, generator=generator, reward=reward)
     settings = Optimization(entropy_mixing, num_steps, lr, kl_weight=0.0, forgetting=1.0)
     return generate(process, reward, tokens, settings, callback=callback, progress=progress)
 
 
+@with_gradients
 def aps(
     denoiser: Denoiser,
     reward: Reward,
@@ -114,6 +117,6 @@ def aps(
     (order="confidence"), and steps are Adam's.
     """
     unmasking = Unmasking(num_rounds, schedule, order)
-    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, generator=generator)
+    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, generator=generator, reward=reward)
     settings = Optimization(QuantizedExpectation(codebook), num_steps, lr, kl_weight=0.0, forgetting=1.0)
     return generate(process, reward, tokens, settings, callback=callback, progress=progress)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
+from catreparam.guidance.inference_mode import with_gradients
 from catreparam.guidance.optimize import Optimization, OptimizedLogits, Schedule, divergence, optimize
 from catreparam.guidance.problem import Problem
 from catreparam.guidance.rewards import Reward, RewardError
@@ -32,6 +33,7 @@ class RoundInfo:
     optimized: OptimizedLogits
 
 
+@with_gradients
 def guided_sample(
     denoiser: Denoiser,
     reward: Reward,
@@ -75,7 +77,7 @@ def guided_sample(
     Raises: as `sample` and `optimize_logits`; ValueError if the checkpoint belongs to other settings or is damaged.
     """
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
-    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator)
+    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator, reward=reward)
     settings = Optimization(estimator, num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop)
     return generate(process, reward, tokens, settings, commit, checkpoint, callback, progress)
 
@@ -92,6 +94,7 @@ def generate(
 ) -> Generation:
     """The loop of `guided_sample`: all rounds of a process, each optimised by the settings."""
     check_choice("commit", commit, ("sample", "argmax", "best"))
+    reward = process.bound(reward)
     num_rounds, file = process.unmasking.num_rounds, None
     if checkpoint is not None:
         digest = fingerprint(tokens, process, settings, commit)
@@ -117,9 +120,11 @@ def generate(
             file.save(state)
         if progress is not None:
             progress(state.round_index, num_rounds)
-    vocab_size = state.vocab_size or process.denoiser.mask_token
+    evaluations, vocab_size = state.evaluations + Evaluations(reward=1), state.vocab_size
+    if not vocab_size:  # there was nothing to generate
+        vocab_size = process.vocab_size(state.tokens)
+        evaluations += Evaluations(model=process.evaluations_per_round)
     rewards = reward_of(reward, state.tokens, vocab_size, "for the finished tokens")
-    evaluations = state.evaluations + Evaluations(reward=1)
     return Generation(state.tokens, rewards, state.prior_log_prob, state.kl, state.trace, evaluations)
 
 

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import finite
 from catreparam.estimators.expectation import expectation
+from catreparam.guidance.inference_mode import with_gradients
 from catreparam.guidance.problem import Problem
 from catreparam.guidance.rewards import Reward
 from catreparam.guidance.stopping import Annealed, EarlyStop, Stopper
@@ -109,6 +110,7 @@ class OptimizedLogits:
     best_reward: Tensor | None = None
 
 
+@with_gradients
 def optimize_logits(
     prior_logits: Float[Tensor, "B L V"],
     reward: Reward,

@@ -14,6 +14,7 @@ from catreparam.validation import inside_transform
 class Reward(Protocol):
     """x [B, L, vocab_size], one-hot in the dtype of the logits -> reward [B].
 
+    Arguments beside x are filled from the condition's entries of that name (targets, say), repeated as x is.
     Differentiable in x unless it is a BlackBoxReward. Embeddings of x: `codebook_embed(x, codebook)`.
     """
 
@@ -33,6 +34,8 @@ class BlackBoxError(ValueError):
 class BlackBoxReward:
     """A reward known only by its values: `function` maps tokens [B, L] (long) to rewards [B] (a tensor or a sequence).
 
+    Its further arguments are the condition's, as for any reward.
+
     It serves estimators that need values at hard samples only (rloo, reinforce, arsm, exact with chunk_size=1) and the
     methods without gradients (best_of_n, svdd, smc). Anything else raises BlackBoxError.
 
@@ -44,16 +47,16 @@ class BlackBoxReward:
     def __init__(self, function: Callable[[Tensor], Any]) -> None:
         if not callable(function):
             raise TypeError(f"a black-box reward wraps a function of tokens, got {function!r}")
-        self.function = function
+        self.function = self.__wrapped__ = function
 
-    def __call__(self, x: Float[Tensor, "B L V"]) -> Float[Tensor, " B"]:
+    def __call__(self, x: Float[Tensor, "B L V"], **condition: Any) -> Float[Tensor, " B"]:
         if x.requires_grad or not is_hard(x):
             raise BlackBoxError(
                 "this reward is a black box: it has values at hard tokens but no gradient, and this estimator asks for "
                 "one. Use a score-function estimator (rloo, reinforce, arsm) or a method without gradients "
                 "(best_of_n, svdd, smc)"
             )
-        rewards = self.function(x.argmax(-1))
+        rewards = self.function(x.argmax(-1), **condition)
         return torch.as_tensor(rewards, device=x.device).to(x.dtype)
 
 

@@ -1,7 +1,7 @@
 """Feynman-Kac steering: particles weighted by the growth of their reward, and resampled."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ def smc(
     order: str | Tensor | Order = "ancestral",
     remask_sigma: float = 0.0,
     condition: Condition | None = None,
+    per_sequence: Collection[str] | None = None,
     temperature: float = 1.0,
     chunk_size: int | None = None,
     progress: Callable[[int, int], Any] | None = None,
@@ -42,8 +43,10 @@ def smc(
     particles are resampled (systematically, per sequence). As num_particles grows, select="draw" (by weight) follows
     the tilted law of the sampler; select="best" returns the particle of the highest reward, as published.
 
-    kl is None: no exact figure is known. The reward may be a black box. Model and reward see `chunk_size` particles at
-    a time (of all sequences together; None: all at once), which bounds the memory: tokens are small, logits are not.
+    `per_sequence` names the condition's entries with a row for each sequence, which are repeated for the particles;
+    needed where an entry's size leaves it open. kl is None: no exact figure is known. The reward may be a black box.
+    Model and reward see `chunk_size` particles at a time (of all sequences together; None: all at once), which bounds
+    the memory: tokens are small, logits are not.
     Cost:   num_particles * num_rounds evaluations of the model and of the reward.
     Raises: as `sample`; ValueError for bad settings and a reward that is not finite.
 
@@ -54,7 +57,9 @@ def smc(
     threshold = check_number("ess_threshold", ess_threshold, least=0.0, most=1.0)
     check_choice("select", select, ("best", "draw"))
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
-    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator).repeated(count)
+    process = ReverseProcess.start(
+        denoiser, tokens, unmasking, condition, temperature, generator, reward=reward, per_sequence=per_sequence
+    ).repeated(count)
     chunk = check_count("chunk_size", tokens.shape[0] * count or 1 if chunk_size is None else chunk_size)
     batch, tokens = tokens.shape[0], tokens.repeat_interleave(count, 0)
     log_weight = torch.zeros(batch, count, device=tokens.device)
@@ -76,8 +81,8 @@ def smc(
         if progress is not None:
             progress(round_index + 1, num_rounds)
     if rewards is None:  # there was nothing to generate
-        rewards = reward_of(reward, tokens, denoiser.mask_token, "for the finished tokens")
-        evaluations += Evaluations(reward=count)
+        rewards = reward_of(process.bound(reward), tokens, process.vocab_size(tokens), "for the finished tokens")
+        evaluations += Evaluations(count * process.evaluations_per_round, count)
     by = rewards.reshape(batch, count) if select == "best" else selection_scores(log_weight, 1.0, generator)
     chosen = by.argmax(-1) + torch.arange(batch, device=tokens.device) * count
     return Generation(tokens[chosen], rewards[chosen], log_prob[chosen], None, trace, evaluations)
@@ -89,9 +94,10 @@ def _proposals(
     """Clean tokens [N, L] for all particles, their log-probabilities [N, L] and rewards [N]."""
     parts = []
     for start in range(0, tokens.shape[0], chunk):
-        prior = process.rows(start, start + chunk).prior(tokens[start : start + chunk])
+        rows = process.rows(start, start + chunk)
+        prior = rows.prior(tokens[start : start + chunk])
         clean, drawn = draw_tokens(prior, process.generator)
-        parts.append((clean, drawn, reward_of(reward, clean, prior.shape[-1], f"in round {round_index}")))
+        parts.append((clean, drawn, reward_of(rows.bound(reward), clean, prior.shape[-1], f"in round {round_index}")))
     clean, drawn, rewards = (torch.cat(part) for part in zip(*parts, strict=True))
     return clean, drawn, rewards
 

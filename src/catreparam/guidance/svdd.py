@@ -60,7 +60,8 @@ def svdd(
     check_flag("lookahead", lookahead)
     weight = check_reward_weight(reward_weight)
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
-    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator)
+    process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator, reward=reward)
+    reward = process.bound(reward)
     evaluations, trace = Evaluations(), Trace()
     log_prob = kl = torch.zeros(tokens.shape[0], device=tokens.device)
     rewards: Tensor | None = None
@@ -85,8 +86,8 @@ def svdd(
         if progress is not None:
             progress(round_index + 1, num_rounds)
     if rewards is None:  # there was nothing to generate
-        rewards = reward_of(reward, tokens, denoiser.mask_token, "for the finished tokens")
-        evaluations += Evaluations(reward=1)
+        rewards = reward_of(reward, tokens, process.vocab_size(tokens), "for the finished tokens")
+        evaluations += Evaluations(process.evaluations_per_round, 1)
     return Generation(tokens, rewards, log_prob, kl, trace, evaluations)
 
 

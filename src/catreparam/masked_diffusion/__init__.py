@@ -1,8 +1,8 @@
 """Masked diffusion: denoisers, schedules, orders, remasking, samplers. Imports categorical and validation alone."""
 
+from catreparam.masked_diffusion.conditions import Condition
 from catreparam.masked_diffusion.denoiser import (
     ClassifierFree,
-    Condition,
     Denoiser,
     as_denoiser,
     carry_over,

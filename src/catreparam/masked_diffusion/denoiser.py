@@ -1,16 +1,15 @@
 """Denoisers: (tokens, **condition) -> prior logits. Every foreign model is wrapped once into one, by an adapter."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from catreparam.categorical import one_hot_like
+from catreparam.categorical import one_hot_like, wide
+from catreparam.masked_diffusion.conditions import Condition, entries_for
 from catreparam.validation import check_count, check_number
-
-Condition = Mapping[str, Any]  # keyword arguments of a denoiser: class labels, a prompt's features, …
 
 
 @runtime_checkable
@@ -20,8 +19,8 @@ class Denoiser(Protocol):
     `tokens` [B, L] hold ids in [0, vocab_size) and `mask_token` where they are masked; the result is
     prior logits [B, L, vocab_size], unnormalised log-probabilities of the clean token at every position.
 
-    vocab_size does NOT count the mask token: usually mask_token == vocab_size. A vocabulary in which the mask token
-    sits in the middle (BERT) keeps its numbering and gives that column -inf.
+    vocab_size is the last axis of the logits, nothing else. A mask token inside it (BERT, RoBERTa) has a column of
+    -inf; one outside it (mask_token == vocab_size, usually) has none.
 
     Optional: `evaluations_per_call` (int, default 1), the model evaluations that a call costs a sequence.
     """
@@ -39,6 +38,7 @@ class FunctionDenoiser:
     def __init__(self, function: Callable[..., Tensor], mask_token: int) -> None:
         self.function, self.mask_token = function, mask_token
         self.evaluations_per_call = 1
+        self.__wrapped__ = function  # whose keyword arguments are the condition's
 
     def __call__(self, tokens: Tensor, **condition: Any) -> Tensor:
         return self.function(tokens, **condition)
@@ -82,12 +82,13 @@ class ClassifierFree:
         self.denoiser, self.weight = denoiser, weight
         self.null_condition = dict(null_condition)
         self.mask_token = denoiser.mask_token
+        self.__wrapped__ = denoiser  # whose keyword arguments are the condition's
         self.evaluations_per_call = 2 * evaluations_per_call(denoiser)
 
     def __call__(self, tokens: Tensor, **condition: Any) -> Tensor:
         null = {key: _expanded(value, tokens.shape[0]) for key, value in self.null_condition.items()}
-        conditional = self.denoiser(tokens, **condition)
-        unconditional = self.denoiser(tokens, **{**condition, **null})
+        conditional = wide(self.denoiser(tokens, **condition))
+        unconditional = wide(self.denoiser(tokens, **{**condition, **null}))
         weight = self.weight
         if callable(weight):
             weight = weight((tokens != self.mask_token).to(conditional.dtype).mean(-1))
@@ -107,13 +108,17 @@ def carry_over(prior_logits: Float[Tensor, "B L V"], tokens: Int[Tensor, "B L"],
 def prior_of(
     denoiser: Denoiser, tokens: Int[Tensor, "B L"], condition: Condition | None = None, *, temperature: float = 1.0
 ) -> Float[Tensor, "B L V"]:
-    """The denoiser's logits at `temperature`, without gradient, checked.
+    """The denoiser's logits at `temperature`, in float32 or wider, without gradient, checked.
 
     Raises ValueError if their shape does not fit the tokens, they hold NaN or +inf, or the column of the mask token
     (where there is one) is not impossible.
     """
-    with torch.no_grad():
-        logits = denoiser(tokens, **(condition or {}))
+    try:
+        with torch.no_grad():
+            logits = denoiser(tokens, **entries_for(denoiser, condition or {}))
+    except IndexError as error:
+        ids = f"from {int(tokens.min())} to {int(tokens.max())}" if tokens.numel() else "(none)"
+        raise IndexError(f"the denoiser failed on tokens {ids}: {error}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 3 or logits.shape[:2] != tokens.shape:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
@@ -121,6 +126,7 @@ def prior_of(
         )
     if not logits.is_floating_point():
         raise TypeError(f"the denoiser must return floating logits, got {logits.dtype}")
+    logits = wide(logits)
     top = logits.amax(-1)
     if not bool(torch.isfinite(top).all()):
         what = "NaN" if bool(torch.isnan(top).any()) else "+inf or a row with no possible token"
@@ -130,7 +136,9 @@ def prior_of(
             f"mask_token {denoiser.mask_token} is inside the vocabulary of {logits.shape[-1]} and the denoiser gives "
             "it probability; set that column to -inf (from_masked_lm does)"
         )
-    return (logits if temperature == 1.0 else logits / temperature).detach()
+    if temperature != 1.0:
+        logits = (logits - top.unsqueeze(-1)) / temperature  # the largest becomes 0: nothing overflows
+    return logits.detach()
 
 
 def evaluations_per_call(denoiser: Denoiser) -> int:
@@ -145,7 +153,7 @@ def _expanded(value: Any, batch: int) -> Any:
 def from_masked_lm(model: Callable[..., Any], *, mask_token: int | None = None, **fixed: Any) -> Denoiser:
     """A denoiser from a masked language model as Hugging Face has them: model(input_ids=…).logits [B, L, vocabulary].
 
-    The ids keep their meaning; the column of the mask token becomes -inf. `mask_token` defaults to
+    The ids and the size of the vocabulary are kept; the mask token's column becomes -inf. `mask_token` defaults to
     `model.config.mask_token_id` where the config has one (tokenizers do: pass `tokenizer.mask_token_id`). `fixed` and
     the condition travel as keyword arguments, `attention_mask` say.
     Raises ValueError when the mask token is unknown or outside the vocabulary.
@@ -184,13 +192,11 @@ def from_mdlm(model: Callable[..., Any], *, mask_token: int, sigma: float = 0.0)
 
 
 def without_mask_token(logits: Tensor, mask_token: int) -> Tensor:
-    """Logits without the mask token: its column cut off where it is the last, -inf where other ids follow.
+    """Logits whose column of the mask token is -inf; the vocabulary keeps its size.
 
-    >>> without_mask_token(torch.zeros(1, 3), 2), without_mask_token(torch.zeros(1, 3), 1)
-    (tensor([[0., 0.]]), tensor([[0., -inf, 0.]]))
+    >>> without_mask_token(torch.zeros(1, 3), 2)
+    tensor([[0., 0., -inf]])
     """
     if mask_token >= logits.shape[-1]:
         raise ValueError(f"mask_token {mask_token} lies outside the model's vocabulary of {logits.shape[-1]}")
-    if mask_token == logits.shape[-1] - 1:
-        return logits[..., :-1]
     return logits.index_fill(-1, torch.tensor(mask_token, device=logits.device), -torch.inf)

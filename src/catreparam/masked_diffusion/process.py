@@ -1,13 +1,23 @@
 """A reverse process: a denoiser with the settings of its sampler, from the first masked tokens on."""
 
-from collections.abc import Callable
+import functools
+import warnings
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from catreparam.masked_diffusion.denoiser import Condition, Denoiser, carry_over, evaluations_per_call, prior_of
+from catreparam.masked_diffusion.conditions import (
+    Condition,
+    check_condition,
+    entries_for,
+    per_sequence_entries,
+    picked,
+)
+from catreparam.masked_diffusion.denoiser import Denoiser, carry_over, evaluations_per_call, prior_of
 from catreparam.masked_diffusion.steps import Unmasking, reverse_step
 from catreparam.validation import check_generator, check_number
 
@@ -33,6 +43,8 @@ class ReverseProcess:
     condition: Condition
     temperature: float
     generator: Generator | None
+    per_sequence: Collection[str] | None = None
+    """The condition's entries that have a row for each sequence; None: not said, see `per_sequence_entries`."""
 
     @staticmethod
     def start(
@@ -42,13 +54,30 @@ class ReverseProcess:
         condition: Condition | None = None,
         temperature: float = 1.0,
         generator: Generator | None = None,
+        *,
+        reward: Callable[..., Any] | None = None,
+        per_sequence: Collection[str] | None = None,
     ) -> "ReverseProcess":
-        """The process that fills the masked positions of `tokens`. Raises TypeError or ValueError for bad input."""
+        """The process that fills the masked positions of `tokens`. Raises TypeError or ValueError for bad input.
+
+        Each entry of the condition goes to the denoiser and to the `reward`, whichever takes an argument of that name.
+        Warns where no position is masked: then nothing is generated.
+        """
         _check_tokens(tokens, denoiser)
         check_generator(generator, tokens.device)
-        temperature = check_number("temperature", temperature, above=0.0)
+        check_number("temperature", temperature, least=torch.finfo(torch.float32).tiny)
+        condition = condition or {}
+        check_condition(condition, denoiser, *([] if reward is None else [reward]))
+        if per_sequence is not None:
+            per_sequence = per_sequence_entries(condition, tokens.shape[0], per_sequence)
         maskable = tokens == denoiser.mask_token
-        return ReverseProcess(denoiser, unmasking, maskable, condition or {}, temperature, generator)
+        if tokens.numel() and not bool(maskable.any()):
+            warnings.warn(
+                f"no position of tokens holds the mask token {denoiser.mask_token}: nothing is generated. "
+                f"Their ids reach from {int(tokens.min())} to {int(tokens.max())}; check mask_token",
+                stacklevel=3,
+            )
+        return ReverseProcess(denoiser, unmasking, maskable, condition, temperature, generator, per_sequence)
 
     @property
     def evaluations_per_round(self) -> int:
@@ -66,7 +95,17 @@ class ReverseProcess:
     def prior(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L V"]:
         """The denoiser's logits at the process's temperature, revealed tokens carried over; checked, no gradient."""
         logits = prior_of(self.denoiser, tokens, self.condition, temperature=self.temperature)
+        _check_inside(tokens, logits.shape[-1], self.denoiser.mask_token)
         return carry_over(logits, tokens, ~self.masked(tokens))
+
+    def vocab_size(self, tokens: Int[Tensor, "B L"]) -> int:
+        """The last axis of the denoiser's logits, for callers who had no round to see it. Cost: one evaluation."""
+        return self.prior(tokens).shape[-1]
+
+    def bound(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, a reward say, with the entries of the condition that it takes."""
+        entries = entries_for(function, self.condition)
+        return functools.partial(function, **entries) if entries else function
 
     def step(
         self, tokens: Int[Tensor, "B L"], clean: Int[Tensor, "B L"], log_prob: Float[Tensor, "B L"], round_index: int
@@ -88,21 +127,21 @@ class ReverseProcess:
         return self.masked(before) & ~self.masked(after)
 
     def repeated(self, times: int) -> "ReverseProcess":
-        """The process for `times` copies of every sequence, side by side; tensors in the condition are repeated too."""
-        return self._with_rows(lambda tensor: tensor.repeat_interleave(times, 0))
+        """The process for `times` copies of every sequence, side by side, their part of the condition included."""
+        return self._with_rows([row for row in range(self.maskable.shape[0]) for _ in range(times)])
 
     def rows(self, start: int, stop: int) -> "ReverseProcess":
         """The process of the sequences start … stop - 1, their part of the condition included."""
-        return self._with_rows(lambda tensor: tensor[start:stop])
+        return self._with_rows(list(range(self.maskable.shape[0]))[start:stop])
 
-    def _with_rows(self, change: Callable[[Tensor], Tensor]) -> "ReverseProcess":
-        """The process after a change of every tensor that has a row for each sequence."""
-        batch = self.maskable.shape[:1]
-        condition = {
-            key: change(value) if isinstance(value, Tensor) and value.shape[:1] == batch else value
-            for key, value in self.condition.items()
-        }
-        return replace(self, maskable=change(self.maskable), condition=condition)
+    def _with_rows(self, index: list[int]) -> "ReverseProcess":
+        """The process of the sequences at these places, the condition's entries that belong to them included."""
+        batch = self.maskable.shape[0]
+        if index == list(range(batch)):
+            return self
+        belong = per_sequence_entries(self.condition, batch, self.per_sequence)
+        condition = {key: picked(value, index) if key in belong else value for key, value in self.condition.items()}
+        return replace(self, maskable=self.maskable[index], condition=condition, per_sequence=belong)
 
 
 def _check_tokens(tokens: Tensor, denoiser: Denoiser) -> None:
@@ -113,3 +152,11 @@ def _check_tokens(tokens: Tensor, denoiser: Denoiser) -> None:
         raise TypeError(f"a denoiser needs a mask_token, {type(denoiser).__name__} has none; wrap it by as_denoiser")
     if tokens.numel() and int(tokens.min()) < 0:
         raise ValueError(f"tokens must be at least 0, got {int(tokens.min())}; masked positions hold mask_token")
+
+
+def _check_inside(tokens: Tensor, vocab_size: int, mask_token: int) -> None:
+    outside = tokens[(tokens >= vocab_size) & (tokens != mask_token)]
+    if outside.numel():
+        raise ValueError(
+            f"tokens must lie in [0, {vocab_size}) or be the mask token {mask_token}, got {int(outside[0])}"
+        )

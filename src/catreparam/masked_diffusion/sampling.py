@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from catreparam.categorical import draw_exponential_like
-from catreparam.masked_diffusion.denoiser import Condition, Denoiser
+from catreparam.masked_diffusion.conditions import Condition
+from catreparam.masked_diffusion.denoiser import Denoiser
 from catreparam.masked_diffusion.orders import Order
 from catreparam.masked_diffusion.process import ReverseProcess
 from catreparam.masked_diffusion.steps import Unmasking
@@ -16,12 +17,15 @@ from catreparam.masked_diffusion.steps import Unmasking
 
 @dataclass(frozen=True)
 class Sample:
-    """Tokens [B, L] without masks; log_prob [B] of all reveals on the way under the model; evaluations a sequence."""
+    """Tokens [B, L] without masks; log_prob [B] of all reveals on the way under the model; evaluations a sequence.
+
+    vocab_size is the last axis of the model's logits; None where there was nothing to generate.
+    """
 
     tokens: Tensor
     log_prob: Tensor
     model_evaluations: int
-    vocab_size: int
+    vocab_size: int | None
 
 
 def sample(
@@ -60,8 +64,7 @@ def run_process(
     process: ReverseProcess, tokens: Int[Tensor, "B L"], callback: Callable[[int, Tensor], None] | None = None
 ) -> Sample:
     """The loop of `sample`: all rounds of a process, each position drawn from the prior."""
-    log_prob, evaluations = torch.zeros(tokens.shape[0], device=tokens.device), 0
-    vocab_size = process.denoiser.mask_token
+    log_prob, evaluations, vocab_size = torch.zeros(tokens.shape[0], device=tokens.device), 0, None
     for round_index in range(process.unmasking.num_rounds):
         if process.is_done(tokens):
             break
