@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 
 from catreparam import ESTIMATORS, expectation, make_estimator, takes_objective
 from catreparam.estimators import fewest_samples
-from catreparam.kernels import dispatch
 
 
 def loss_of(estimator, logits: Tensor, count: int | None = None, **given: Any) -> Tensor:
@@ -74,7 +73,7 @@ def export(name: str) -> None:
 
 
 def onnx(name: str) -> None:
-    """The dynamo exporter, on the naive path; ONNX Runtime draws one-hot rows, others each time, from the right law."""
+    """The dynamo exporter; ONNX Runtime draws one-hot rows, others each time, from the right law."""
     import onnxruntime
 
     sampler = sampler_of(name).eval()
@@ -82,7 +81,7 @@ def onnx(name: str) -> None:
         warnings.simplefilter("ignore")
         path = str(Path(folder) / "model.onnx")
         batch = torch.export.Dim("batch", min=2)
-        with dispatch.using("naive"), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
+        with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
             shapes = {"logits": {0: batch}}
             program = torch.onnx.export(
                 sampler, (torch.zeros(4, 3),), dynamo=True, dynamic_shapes=shapes, verbose=False

@@ -67,7 +67,7 @@ def reinforce(
 
     Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)), all variables of a loss jointly.
     Bias:      none, for any f, differentiable or not. The baseline comes from earlier calls only;
-               inside torch.func transforms and vmap it is used but not updated.
+               inside torch.func transforms, vmap, torch.jit.trace and make_fx it is used but not updated.
     Cost:      num_samples evaluations of f; no gradient of f with respect to x. High variance.
     Raises:    ValueError for num_samples < 1; TypeError or ValueError for bad input and losses of the wrong shape.
 

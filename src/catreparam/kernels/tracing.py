@@ -59,13 +59,14 @@ def why_not_plain(logits: Any) -> str:
 @contextmanager
 def unrecorded() -> Iterator[None]:
     """Inside, no tracer and no dispatch mode sees what is done: for trials that are no part of the program."""
-    tracing = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)
+    record: Any = torch._C
+    tracing = record._get_tracing_state()
+    record._set_tracing_state(None)
     try:
         with _disable_current_modes():
             yield
     finally:
-        torch._C._set_tracing_state(tracing)
+        record._set_tracing_state(tracing)
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -111,8 +111,7 @@ struct CategoricalSampleBackward : Node {
     Tensor upstream = std::move(upstreams[0]);
     if (!upstream.defined()) return {Tensor()};
     const Tensor logits = rows.unpack();
-    // create_graph=True, or a batch of gradients under vmap
-    if (at::GradMode::is_enabled() || !upstream.has_storage()) return {naive(logits, upstream)};
+    if (at::GradMode::is_enabled() || !upstream.has_storage()) return {naive(logits, upstream)};  // or a batch under vmap
     at::AutoDispatchBelowADInplaceOrView below;
     const Tensor at = logits.contiguous();
     upstream = upstream.to(at.scalar_type()).contiguous();
