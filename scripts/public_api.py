@@ -13,6 +13,7 @@ MODULES = (
     "catreparam.jax",
     "catreparam.masked_diffusion",
     "catreparam.nn",
+    "catreparam.nn.hugging_face",
     "catreparam.schedules",
 )
 

@@ -144,6 +144,10 @@ def test_half_precision_routes_without_nan():
         ({"gates": "softmax"}, ValueError, "unknown gates 'softmax'"),
         ({"train_mode": "top"}, ValueError, "Did you mean 'topk'"),
         ({"estimator": "reinforce"}, ValueError, "reinforce needs the objective"),
+        ({"capacity": 0}, ValueError, "capacity must be at least 1, got 0"),
+        ({"capacity_factor": 0.0}, ValueError, "capacity_factor must be greater than 0"),
+        ({"capacity": 2, "capacity_factor": 1.0}, ValueError, "give capacity or capacity_factor"),
+        ({"normalize": 1}, TypeError, "normalize must be True or False"),
     ],
 )
 def test_bad_settings_are_named(settings, error, message):
@@ -151,10 +155,94 @@ def test_bad_settings_are_named(settings, error, message):
         router(**settings)
 
 
+FULL = torch.ones(4, 6, dtype=torch.bool)
+
+
+@pytest.mark.parametrize("name", ["token_mask", "expert_mask"])
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda mask: mask.tolist(), TypeError, "must be a boolean torch.Tensor .* got list"),
+        (lambda mask: mask.numpy(), TypeError, "must be a boolean torch.Tensor .* got ndarray"),
+        (lambda mask: mask.to(torch.uint8), TypeError, "must be boolean .* got torch.uint8; compare it"),
+        (lambda mask: mask.float(), TypeError, "must be boolean .* got torch.float32; compare it"),
+        (lambda mask: mask[:3], ValueError, r"shape \(3, 6\)|shape \(3, 6, 5\)"),
+        (lambda mask: mask[None, None], ValueError, r"shape \(1, 1, 4, 6"),
+    ],
+)
+def test_bad_masks_are_named(name, make, error, message):
+    mask = FULL if name == "token_mask" else FULL.unsqueeze(-1).expand(4, 6, 5)
+    for training in (True, False):
+        with pytest.raises(error, match=f"{name} .*({message})"):
+            router().train(training)(TOKENS, **{name: make(mask)})
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("mode", ["sample", "topk"])
+def test_tokens_that_are_not_finite_are_refused_unless_they_are_padding(bad, mode):
+    tokens, mask = TOKENS.clone(), FULL.clone()
+    tokens[1, 2, 3], mask[1, 2] = bad, False
+    module = router(train_mode=mode, eval_mode=mode)
+    for training in (True, False):
+        with pytest.raises(ValueError, match="logits hold"):
+            module.train(training)(tokens)
+        routing = module(tokens, token_mask=mask)
+        (routing.weights.square().sum() + routing.load_balancing_loss + routing.z_loss).backward()
+        assert bool(module.projection.weight.grad.isfinite().all())
+        assert not routing.weights[1, 2].any()
+
+
+def test_weights_may_stay_as_they_are():
+    for training in (True, False):
+        routing = router(normalize=False).train(training)(TOKENS)
+        chosen = torch.zeros_like(routing.probs).scatter(-1, routing.experts, 1.0)
+        assert torch.allclose(routing.weights, routing.probs * chosen)
+        routing = router(normalize=False, gates="uniform").train(training)(TOKENS)
+        assert torch.equal(routing.weights, torch.zeros_like(routing.probs).scatter(-1, routing.experts, 1.0))
+
+
+def test_logits_and_z_loss_are_in_the_result():
+    module, allowed = router().eval(), torch.tensor([True, False, True, True, True])
+    routing = module(TOKENS, expert_mask=allowed)
+    assert torch.equal(routing.logits[..., allowed], module.projection(TOKENS)[..., allowed])
+    assert bool((routing.logits[..., ~allowed] == -torch.inf).all())
+    assert torch.allclose(routing.z_loss, routing.logits.logsumexp(-1).square().mean())
+    mask = FULL.clone()
+    mask[:, 4:] = False
+    assert torch.allclose(module(TOKENS, token_mask=mask).z_loss, module(TOKENS[:, :4]).z_loss)
+    assert torch.autograd.grad(routing.z_loss, module.projection.weight)[0].abs().max() > 1e-3
+
+
+def by_hand(experts, capacity, mask):
+    """First choices of all tokens in order, then second ones: who finds room."""
+    kept = torch.zeros_like(experts, dtype=torch.bool)
+    for sequence in range(experts.shape[0]):
+        taken = [0] * 5
+        for rank in range(experts.shape[2]):
+            for token in range(experts.shape[1]):
+                expert = int(experts[sequence, token, rank])
+                if mask[sequence, token]:
+                    taken[expert] += 1
+                    kept[sequence, token, rank] = taken[expert] <= capacity
+    return kept
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize(("settings", "capacity"), [({"capacity": 1}, 1), ({"capacity_factor": 1.0}, None)])
+def test_full_experts_drop_tokens(k, settings, capacity):
+    mask = FULL.clone()
+    mask[0, :2] = False
+    routing = router(k=k, **settings)(TOKENS, token_mask=mask, generator=seeded())
+    free = router(k=k)(TOKENS, token_mask=mask, generator=seeded())
+    wanted = by_hand(routing.experts, capacity or -(-k * 6 // 5), mask)
+    assert torch.equal(routing.kept, wanted)
+    assert torch.equal(free.kept, mask.unsqueeze(-1).expand(4, 6, k))
+    assert not routing.kept[mask].all()
+    room = torch.zeros_like(routing.weights).scatter(-1, routing.experts, wanted.float())
+    assert torch.equal(routing.weights, free.weights * room)
+    assert torch.equal(routing.load_balancing_loss, free.load_balancing_loss)
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match=r"tokens must have size 8, got shape \(4, 6, 5\)"):
         router()(TOKENS[..., :5])
-    with pytest.raises(ValueError, match="token_mask must be boolean of shape"):
-        router()(TOKENS, token_mask=torch.ones(4, 5, dtype=torch.bool))
-    with pytest.raises(ValueError, match="expert_mask must be boolean"):
-        router()(TOKENS, expert_mask=torch.ones(5))

@@ -1,6 +1,7 @@
 """The vector quantisers against Hugging Face's module, against fairseq's formulas, and with other estimators."""
 
 import copy
+import importlib
 import math
 import pickle
 
@@ -9,6 +10,7 @@ import torch
 from transformers import Wav2Vec2Config
 from transformers.models.wav2vec2 import modeling_wav2vec2
 
+from catreparam import make_estimator
 from catreparam.kernels import dispatch
 from catreparam.nn import GumbelVectorQuantizer, Wav2Vec2GumbelVectorQuantizer
 from catreparam.schedules import ConstantSchedule
@@ -122,6 +124,64 @@ def test_deep_projections_have_fairseqs_names():
     assert module(HIDDEN)["x"].shape == (3, 7, 6)
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_checkpoints_of_fairseqs_defaults_load(depth):
+    """Its weight_proj_factor is 1; deep projections have torch's own initial laws, a single layer normal weights."""
+    module = GumbelVectorQuantizer(64, 20, (2.0, 0.5, 0.9), 2, False, 16, True, weight_proj_depth=depth)
+    shapes = {"vars": (1, 40, 8)}
+    if depth == 1:
+        shapes |= {"weight_proj.weight": (40, 64), "weight_proj.bias": (40,)}
+        assert not module.weight_proj.bias.any()
+    else:
+        shapes |= {"weight_proj.0.0.weight": (64, 64), "weight_proj.0.0.bias": (64,)}
+        shapes |= {"weight_proj.1.weight": (40, 64), "weight_proj.1.bias": (40,)}
+        assert module.weight_proj[1].weight.abs().max() <= 1 / 8  # uniform in +-1 / sqrt(64)
+        assert module.weight_proj[1].bias.any()
+    module.load_state_dict({name: torch.full(shape, 0.1) for name, shape in shapes.items()})
+    assert module(torch.zeros(2, 3, 64))["x"].shape == (2, 3, 16)
+
+
+@pytest.mark.parametrize("temp", ["(2.0, 0.5, 0.9)", "[2.0,0.5,0.9]", [2.0, 0.5, 0.9]])
+def test_temp_may_be_a_string(temp):
+    module = fairseqs(temp=temp)
+    module.set_num_updates(2)
+    assert module.curr_temp == pytest.approx(2.0 * 0.81)
+    assert fairseqs(temp="(2, 0.5, 1)").curr_temp == 2
+
+
+@pytest.mark.parametrize("combine", [False, True])
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_the_joined_codebook_is_fairseqs(combine, groups):
+    module = fairseqs(groups=groups, combine_groups=combine, num_vars=4)
+    indices, book = module.get_codebook_indices(), module.codebook()
+    assert (indices.shape, book.shape) == ((4**groups * groups,), (4**groups, 6))
+    assert (indices.dtype, int(indices.max())) == (torch.int64, 3 if combine else 4 * groups - 1)
+    x, targets = module.forward_idx(HIDDEN, generator=seeded())
+    index = module.to_codebook_index(targets)
+    assert index.shape == (3, 7)
+    assert torch.allclose(book[index], x)
+    drawn = module.sample_from_codebook(2, 3, generator=seeded())
+    assert drawn.shape == (2, 3, 6)
+    assert bool((drawn.unsqueeze(-2) == book).all(-1).any(-1).all())
+    with pytest.raises(ValueError, match=f"n must be less than the {4**groups} joined codewords"):
+        module.sample_from_codebook(1, 4**groups)
+
+
+@pytest.mark.parametrize("name", ["gumbel_softmax", "gumbel_rao", "gapped_straight_through"])
+def test_made_relaxations_follow_the_temperature_unless_they_have_their_own(name):
+    for make, own in ((make_estimator(name), False), (make_estimator(name, temperature=0.3), True)):
+        found = []
+        for temp in (0.3, 1.7):
+            module = fairseqs(temp=ConstantSchedule(temp), estimator=make)
+            module.load_state_dict(
+                {key: torch.linspace(-1, 1, v.numel()).view(v.shape) for key, v in module.state_dict().items()}
+            )
+            inputs = HIDDEN.clone().requires_grad_()
+            module(inputs, generator=seeded())["x"].square().sum().backward()
+            found.append(inputs.grad)
+        assert torch.equal(*found) == own
+
+
 def test_initial_laws_are_fairseqs():
     module = GumbelVectorQuantizer(dim=64, num_vars=320, groups=2, vq_dim=256, std=0.5)
     assert module.vars.std().item() == pytest.approx(0.5, rel=0.05)
@@ -145,6 +205,9 @@ def test_state_dict_goes_round_and_modules_copy_and_pickle():
         ({"vq_dim": 7}, "vq_dim must be a multiple of groups=2, got 7"),
         ({"num_vars": 0}, "num_vars must be at least 1"),
         ({"temp": (2.0, 0.5, 1.1)}, "does not lead from"),
+        ({"temp": (2.0, 0.5)}, "temp must be .start, end, factor a step. or a Schedule, got .2.0, 0.5."),
+        ({"temp": "warm"}, "temp must be .*, got 'warm'"),
+        ({"weight_proj_factor": 0}, "weight_proj_factor must be at least 1"),
         ({"estimator": "rloo"}, "rloo needs the objective"),
     ],
 )
@@ -157,3 +220,47 @@ def test_a_config_whose_groups_do_not_divide_is_refused():
     config = Wav2Vec2Config(num_codevector_groups=4, codevector_dim=6, **SMALL)
     with pytest.raises(ValueError, match="codevector_dim must be a multiple of num_codevector_groups=4, got 6"):
         Wav2Vec2GumbelVectorQuantizer(config)
+
+
+def test_the_perplexity_has_a_finite_value_and_gradient_when_codes_are_unused():
+    """Groups count at least 1 each; a code of probability exactly 0 adds nothing and gets nothing."""
+    module = Wav2Vec2GumbelVectorQuantizer(CONFIG)
+    hidden = (300 * HIDDEN).requires_grad_()  # probabilities underflow
+    perplexity = module(hidden)[1]
+    gradients = torch.autograd.grad(perplexity, [hidden, *module.weight_proj.parameters()])
+    assert 2 <= perplexity <= 10
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+    module(hidden[:1, :1])[1].backward()  # one frame
+    assert bool(module.weight_proj.weight.grad.isfinite().all())
+    nothing = torch.zeros_like(MASK)
+    for training in (True, False):
+        perplexity = module.train(training)(hidden, nothing)[1]
+        assert perplexity.item() == 2
+    assert not torch.autograd.grad(module.train()(hidden, nothing)[1], hidden)[0].any()
+
+
+@pytest.mark.parametrize("mask", [MASK.tolist(), MASK.to(torch.uint8), MASK[:, :3]], ids=["list", "uint8", "shape"])
+def test_bad_masks_are_named(mask):
+    with pytest.raises((TypeError, ValueError), match="mask_time_indices must be"):
+        Wav2Vec2GumbelVectorQuantizer(CONFIG)(HIDDEN, mask)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2_conformer", "unispeech", "unispeech_sat", "wavlm"])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_quantisers_of_all_relatives_have_a_twin(name, training, monkeypatch):
+    monkeypatch.setattr(dispatch, "_wanted", "naive")
+    modeling = importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+    kind = next(kind for key, kind in vars(modeling).items() if key.endswith("GumbelVectorQuantizer"))
+    config = next(vars(modeling)[key] for key in vars(modeling) if key.endswith("Config") and key != "PreTrainedConfig")
+    sizes = {"hidden_size": 12, "num_attention_heads": 2, "num_codevectors_per_group": 5, "codevector_dim": 6, **SMALL}
+    theirs = kind(made := config(**sizes)).train(training)
+    torch.nn.init.uniform_(theirs.codevectors)
+    ours = Wav2Vec2GumbelVectorQuantizer(made).train(training)
+    ours.load_state_dict(theirs.state_dict())
+    hidden = torch.randn(3, 7, theirs.weight_proj.in_features, generator=seeded(1))
+    found = []
+    for module in (ours, theirs):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            found.append(module(hidden))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))

@@ -102,21 +102,35 @@ def check_logits(logits: Any, dim: int = -1) -> None:
         raise ValueError(f"num_classes must be at least 1, got logits of shape {tuple(logits.shape)} with dim={dim}")
 
 
-def check_mask(mask: Any, logits: Tensor) -> None:
+def check_mask(mask: Any, logits: Tensor, name: str = "mask") -> None:
     """Raises unless `mask` is a boolean tensor that broadcasts to the shape of `logits` (True = allowed)."""
-    if not isinstance(mask, Tensor):
-        raise TypeError(f"mask must be a boolean torch.Tensor (True = allowed), got {type(mask).__name__}")
-    if mask.dtype != torch.bool:
-        raise TypeError(f"mask must be boolean (True = allowed), got {mask.dtype}; compare it, e.g. mask > 0")
+    _check_boolean(mask, name, "allowed")
     try:
         fits = torch.broadcast_shapes(mask.shape, logits.shape) == logits.shape
     except RuntimeError:
         fits = False
     if not fits:
         raise ValueError(
-            f"mask of shape {tuple(mask.shape)} does not broadcast to logits of shape {tuple(logits.shape)}; "
+            f"{name} of shape {tuple(mask.shape)} does not broadcast to logits of shape {tuple(logits.shape)}; "
             "give it the shape of logits or size-1 axes"
         )
+
+
+def check_counted(mask: Any, features: Tensor, name: str) -> None:
+    """Raises unless `mask` is a boolean tensor with one value for each row of `features` [*batch, size]."""
+    _check_boolean(mask, name, "counts")
+    if mask.shape != features.shape[:-1]:
+        raise ValueError(
+            f"{name} must be boolean of shape {tuple(features.shape[:-1])}, one value a position, "
+            f"got shape {tuple(mask.shape)}"
+        )
+
+
+def _check_boolean(mask: Any, name: str, meaning: str) -> None:
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{name} must be a boolean torch.Tensor (True = {meaning}), got {type(mask).__name__}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{name} must be boolean (True = {meaning}), got {mask.dtype}; compare it, e.g. {name} > 0")
 
 
 def check_rows(logits: Tensor) -> None:

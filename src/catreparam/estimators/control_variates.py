@@ -230,7 +230,7 @@ def relax(
     Reference: Grathwohl et al. 2018, https://arxiv.org/abs/1711.00123.
     """
     check_count("num_samples", num_samples)
-    if inside_transform() or is_recorded() or is_exporting():
+    if inside_transform() or (torch.is_grad_enabled() and (is_recorded() or is_exporting())):
         raise RuntimeError(
             "relax differentiates inside its forward pass and cannot run inside torch.func transforms, torch.vmap, "
             "torch.jit.trace, torch.export or make_fx; call it outside, or use rebar"

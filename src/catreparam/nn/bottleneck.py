@@ -4,16 +4,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
-from catreparam.categorical import attach_gradient, entropy, from_rows, one_hot_like, to_rows
+from catreparam.categorical import attach_gradient, from_rows, one_hot_like, to_rows
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
-from catreparam.kernels.tracing import refuse_script
-from catreparam.validation import check_choice, check_count, check_flag, check_number
+from catreparam.nn.usage import UsageStatistics
+from catreparam.validation import check_choice, check_count
 
 MODES = ("sample", "argmax", "mean")
 
 
-class CategoricalBottleneck(nn.Module):
+class CategoricalBottleneck(UsageStatistics):
     """Turns logits [*batch, num_classes] into one-hot codes, or rows of a codebook if `embedding_dim` is given.
 
     `train_mode` and `eval_mode`, chosen by module.train() and module.eval():
@@ -22,8 +22,13 @@ class CategoricalBottleneck(nn.Module):
     - mean:   softmax(logits), no draw at all.
 
     While training it keeps the share of each class in a moving average, `usage` (momentum `usage_momentum`), with
-    `perplexity` = exp(entropy of usage): the number of classes in use, between 1 and num_classes. Buffers are in
-    state_dict. `track_usage=False` leaves them alone, for vmap and torch.func, which allow no updates in place.
+    `perplexity` = exp(entropy of usage): the number of classes in use, between 1 and num_classes. Buffers are float32,
+    whatever the rest is cast to, and in state_dict. A batch that activation checkpointing runs twice counts once, one
+    that is not finite does not count and warns. `track_usage=False` registers no buffers, for vmap and torch.func,
+    which allow no updates in place, and for trainers that refuse buffers.
+
+    Each process counts what it sees, and DistributedDataParallel copies the buffers of rank 0 to all: rank 0's data
+    only. `sync_usage=True` counts the data of all processes, all of which must then call the module.
 
     Cost:   one call of the estimator and, with a codebook, one product of matrices.
     Raises: ValueError for modes and estimators that do not exist, score-function estimators and sizes below 1; when
@@ -33,11 +38,6 @@ class CategoricalBottleneck(nn.Module):
     >>> bottleneck(torch.zeros(8, 3, 5)).shape
     torch.Size([8, 3, 16])
     """
-
-    usage: Tensor
-    num_batches: Tensor
-
-    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,
@@ -49,21 +49,17 @@ class CategoricalBottleneck(nn.Module):
         eval_mode: str = "argmax",
         usage_momentum: float = 0.99,
         track_usage: bool = True,
+        sync_usage: bool = False,
         generator: Generator | None = None,
     ) -> None:
-        super().__init__()
-        self.num_classes = check_count("num_classes", num_classes)
+        super().__init__(num_classes, usage_momentum=usage_momentum, track_usage=track_usage, sync_usage=sync_usage)
         self.estimator = sampling_estimator(estimator)
         self.train_mode = check_choice("train_mode", train_mode, MODES)
         self.eval_mode = check_choice("eval_mode", eval_mode, MODES)
-        self.usage_momentum = check_number("usage_momentum", usage_momentum, least=0.0, most=1.0)
-        self.track_usage = check_flag("track_usage", track_usage)
         self.codebook = None
         if embedding_dim is not None:
             size = (num_classes, check_count("embedding_dim", embedding_dim))
             self.codebook = nn.Parameter(torch.randn(size, generator=generator) / embedding_dim**0.5)
-        self.register_buffer("usage", torch.full((num_classes,), 1 / num_classes))
-        self.register_buffer("num_batches", torch.zeros((), dtype=torch.long))
 
     def forward(
         self,
@@ -93,29 +89,12 @@ class CategoricalBottleneck(nn.Module):
         else:
             x = torch.softmax(rows, -1)
             x = attach_gradient(one_hot_like(rows.argmax(-1), rows), x) if mode == "argmax" else x
-        if self.training and self.track_usage and x.numel():
+        if self.training:
             self._count(x.detach())
         return from_rows(x, logits)
-
-    @property
-    def perplexity(self) -> Tensor:
-        """exp(entropy of usage), a scalar between 1 and num_classes."""
-        return entropy(self.usage.log()).exp()
-
-    def reset_usage(self) -> None:
-        """Forgets what was counted."""
-        self.usage.fill_(1 / self.num_classes)
-        self.num_batches.zero_()
 
     def extra_repr(self) -> str:
         """Shown by print(module)."""
         size = "" if self.codebook is None else f", embedding_dim={self.codebook.shape[1]}"
         modes = f"train_mode={self.train_mode!r}, eval_mode={self.eval_mode!r}"
         return f"{self.num_classes}{size}, estimator={facts_of(self.estimator).name}, {modes}"
-
-    @torch.no_grad()
-    def _count(self, x: Tensor) -> None:
-        share = x.reshape(-1, self.num_classes).mean(0).to(self.usage.dtype)
-        momentum = torch.where(self.num_batches == 0, 0.0, self.usage_momentum)  # the first batch counts in full
-        self.usage.copy_(momentum * self.usage + (1 - momentum) * share)
-        self.num_batches.add_(1)

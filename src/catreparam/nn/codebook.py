@@ -1,0 +1,181 @@
+"""A vector quantiser whose choice of a code is a categorical variable, with the care that a codebook needs."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor, nn
+
+from catreparam.categorical import attach_gradient, one_hot_like, to_rows, wide
+from catreparam.estimators.facts import facts_of
+from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
+from catreparam.nn.usage import UsageStatistics, in_backward, num_processes
+from catreparam.schedules import Schedule
+from catreparam.validation import check_count, check_generator, check_number, has_values
+
+ROWS_PER_CODE = 64  # so many features a code are enough for k-means
+
+
+class Quantized(NamedTuple):
+    """What a VectorQuantizer gives: codes in place of features, which ones, and the loss that holds both together."""
+
+    quantized: Float[Tensor, "*batch dim"]
+    indices: Int[Tensor, "*batch"]
+    commitment_loss: Float[Tensor, ""]
+
+
+class VectorQuantizer(UsageStatistics):
+    """Replaces every feature x [*batch, dim] by a row c of a codebook [num_codes, dim].
+
+    Choice:     while training a draw with the gradient of `estimator`, from softmax(-|x - c|^2 / (temperature * V)), V
+                the summed variance of the codebook (a constant), so that the temperature has no unit. In eval mode the
+                nearest code, with the gradient of that softmax.
+    Gradient:   encoder and codebook learn from your loss through the choice; the codebook also through the code chosen.
+    Loss:       `commitment_loss` = commitment * mean (x - c)^2, c held constant: add it to yours. It keeps features
+                near the codes.
+    Codebook:   starts at `kmeans_steps` of Lloyd's algorithm on the first training batch (0: where it was drawn). A
+                code that no feature chose in `replace_after` training batches is put on a random feature of the next
+                (0: never). Both change the parameter in place, before it is used.
+    Statistics: `usage` and `perplexity` as in CategoricalBottleneck; `idle` counts the batches since a code was chosen.
+
+    `temperature` is a number or a Schedule, which you step. track_usage=False needs kmeans_steps=0 and
+    replace_after=0. With several processes start and replacement take rank 0's features, and need sync_usage=True.
+
+    Cost:   one product of matrices, one call of the estimator; for start and replacement two values read back from the
+            device, where torch.compile breaks its graph.
+    Raises: ValueError for sizes below 1, settings out of range, estimators that do not exist; when called, for features
+            of another size or with NaN, and where several processes would let their codebooks drift apart.
+
+    >>> quantizer = VectorQuantizer(16, num_codes=64)
+    >>> quantized, indices, loss = quantizer(torch.zeros(8, 10, 16))
+    >>> quantized.shape, indices.shape
+    (torch.Size([8, 10, 16]), torch.Size([8, 10]))
+    """
+
+    idle: Tensor | None
+
+    def __init__(
+        self,
+        dim: int,
+        num_codes: int,
+        *,
+        estimator: str | Sampler = "reinmax",
+        temperature: float | Schedule = 0.05,
+        commitment: float = 0.25,
+        kmeans_steps: int = 10,
+        replace_after: int = 20,
+        usage_momentum: float = 0.99,
+        track_usage: bool = True,
+        sync_usage: bool = False,
+        generator: Generator | None = None,
+    ) -> None:
+        check_count("num_codes", num_codes)
+        super().__init__(num_codes, usage_momentum=usage_momentum, track_usage=track_usage, sync_usage=sync_usage)
+        self.estimator = sampling_estimator(estimator)
+        number = temperature.value if isinstance(temperature, Schedule) else temperature
+        check_number("temperature", number, above=0.0)
+        self.temperature = temperature
+        self.commitment = check_number("commitment", commitment, least=0.0)
+        self.kmeans_steps = check_count("kmeans_steps", kmeans_steps, minimum=0)
+        self.replace_after = check_count("replace_after", replace_after, minimum=0)
+        if not track_usage and (kmeans_steps or replace_after):
+            raise ValueError("track_usage=False needs kmeans_steps=0 and replace_after=0, which go by the usage")
+        size = (num_codes, check_count("dim", dim))
+        self.codebook = nn.Parameter(torch.randn(size, generator=generator) / dim**0.5)
+        self.register_buffer("idle", torch.zeros(num_codes, dtype=torch.long) if track_usage else None)
+
+    def forward(self, x: Float[Tensor, "*batch dim"], *, generator: Generator | None = None) -> Quantized:
+        """Codes for features, drawn while training, the nearest in eval mode."""
+        if x.shape[-1] != self.codebook.shape[1]:
+            raise ValueError(f"features must have size {self.codebook.shape[1]}, got shape {tuple(x.shape)}")
+        check_generator(generator, x.device)
+        cares = self.usage is not None and (self.kmeans_steps or self.replace_after)
+        if self.training and cares and not in_backward():
+            self._care_for_codebook(x.detach(), generator)  # pyright: ignore[reportCallIssue]
+        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
+            rows = to_rows(self._logits(x), generator=generator)
+            if self.training:
+                codes = draw(self.estimator, rows, hyperparameters={}, generator=generator)
+            else:
+                probs = torch.softmax(rows, -1)
+                codes = attach_gradient(one_hot_like(rows.argmax(-1), rows), probs)
+            quantized = (codes.to(self.codebook.dtype) @ self.codebook).to(x.dtype)
+        index = codes.detach().argmax(-1)
+        if self.training:
+            self._count_codes(codes.detach(), index)
+        gap = (wide(x) - wide(quantized.detach())).square().sum() / max(x.numel(), 1)
+        return Quantized(quantized, index, self.commitment * gap)
+
+    def extra_repr(self) -> str:
+        """Shown by print(module)."""
+        return f"{self.codebook.shape[1]}, num_codes={self.num_classes}, estimator={facts_of(self.estimator).name}"
+
+    def reset_usage(self) -> None:
+        """Forgets what was counted; the next training batch starts the codebook anew."""
+        super().reset_usage()
+        if self.idle is not None:
+            self.idle.zero_()
+
+    def _logits(self, x: Tensor) -> Float[Tensor, "*batch num_codes"]:
+        """-|x - c|^2 / (temperature * V) up to a constant of each row; centred, so that little is lost in rounding."""
+        x, codes = wide(x), wide(self.codebook)
+        dtype = torch.promote_types(x.dtype, codes.dtype)
+        centre = codes.detach().mean(0)
+        codes, features = (codes - centre).to(dtype), (x - centre).to(dtype)
+        spread = codes.detach().square().mean(0).sum().clamp_min(torch.finfo(dtype).tiny ** 0.5)
+        return (2 * features @ codes.T - codes.square().sum(-1)) / (float(self.temperature) * spread)
+
+    @torch.no_grad()
+    def _count_codes(self, codes: Tensor, index: Tensor) -> None:
+        share = self._count(codes)
+        if share is not None and self.idle is not None:
+            self.idle.copy_(torch.where(share > 0, 0, self.idle + 1))
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _care_for_codebook(self, x: Tensor, generator: Generator | None) -> None:
+        """The start at the first batch, and the replacement of codes that are not used."""
+        assert self.num_batches is not None
+        assert self.idle is not None
+        if not has_values(x):
+            return
+        if num_processes() > 1 and not self.sync_usage:
+            raise ValueError(
+                "with several processes give sync_usage=True, or kmeans_steps=0 and replace_after=0; "
+                "otherwise each would change its codebook by itself"
+            )
+        features = wide(x).reshape(-1, x.shape[-1])
+        features = features[torch.isfinite(features).all(-1)]
+        starts = self.kmeans_steps > 0 and bool(self.num_batches == 0)
+        dead = self.idle >= self.replace_after if self.replace_after else torch.zeros_like(self.idle, dtype=torch.bool)
+        if not starts and not bool(dead.any()):
+            return
+        if features.shape[0]:
+            # Its own stream: activation checkpointing, which does not come here again, must draw the same codes twice.
+            seed = (generator or torch.default_generator).initial_seed() % 2**62 + int(self.num_batches)
+            own = torch.Generator(x.device).manual_seed(seed)
+            if starts:
+                self.codebook.copy_(_kmeans(features, self.num_classes, self.kmeans_steps, own))
+            else:
+                self.codebook[dead] = _rows(features, int(dead.sum()), own).to(self.codebook.dtype)
+                self.idle.masked_fill_(dead, 0)
+        if self.sync_usage and num_processes() > 1:
+            torch.distributed.broadcast(self.codebook.data, src=0)
+
+
+def _rows(features: Tensor, count: int, generator: Generator) -> Tensor:
+    """`count` random rows, different ones as long as there are enough."""
+    chance = torch.rand(features.shape[0], generator=generator, device=features.device)
+    order = chance.argsort()
+    return features[order[torch.arange(count, device=features.device) % features.shape[0]]]
+
+
+def _kmeans(features: Tensor, num_codes: int, num_steps: int, generator: Generator) -> Tensor:
+    """Lloyd's algorithm from random features. A code that no feature is nearest to stays where it is."""
+    features = _rows(features, min(features.shape[0], ROWS_PER_CODE * num_codes), generator)
+    codes = _rows(features, num_codes, generator)
+    for _ in range(num_steps):
+        nearest = one_hot_like(torch.cdist(features, codes).argmin(-1), codes.T)
+        sizes = nearest.sum(0).unsqueeze(-1)
+        codes = torch.where(sizes > 0, nearest.T @ features / sizes.clamp_min(1.0), codes)
+    return codes
