@@ -125,6 +125,19 @@ def test_what_is_not_finite_is_not_counted(bad):
         quantizer(poisoned)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+def test_every_module_refuses_what_is_not_finite_in_every_mode(bad, training):
+    features = torch.randn(6, 8, generator=seeded(5))
+    features[2, 3] = bad
+    made = [CategoricalBottleneck(8, train_mode=mode, eval_mode=mode) for mode in ("sample", "argmax", "mean")]
+    made += [TopKRouter(8, num_experts=4, k=2, train_mode=mode, eval_mode=mode) for mode in ("sample", "topk")]
+    made += [GumbelVectorQuantizer(8, 5, vq_dim=8), Wav2Vec2GumbelVectorQuantizer(CODES), VectorQuantizer(8, 5)]
+    for module in made:
+        with pytest.raises(ValueError, match="logits hold"):
+            module.train(training)(features)
+
+
 def test_two_processes_count_together_if_asked(tmp_path):
     bed = Path(__file__).parent / "usage_bed.py"
     commands = [[sys.executable, str(bed), str(rank), str(tmp_path / "meeting")] for rank in range(2)]

@@ -92,7 +92,8 @@ class VectorQuantizer(UsageStatistics):
         cares = self.usage is not None and (self.kmeans_steps or self.replace_after)
         if self.training and cares and not in_backward():
             self._care_for_codebook(x.detach(), generator)  # pyright: ignore[reportCallIssue]
-        with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
+        device = x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu"  # the meta device has none
+        with torch.autocast(device, enabled=False):
             rows = to_rows(self._logits(x), generator=generator)
             if self.training:
                 codes = draw(self.estimator, rows, hyperparameters={}, generator=generator)

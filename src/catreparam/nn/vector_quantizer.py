@@ -14,7 +14,7 @@ from catreparam.estimators.sampling import Sampler, sampling_estimator
 from catreparam.kernels.tracing import refuse_script
 from catreparam.nn.usage import perplexity_of, share_of
 from catreparam.schedules import ConstantSchedule, ExponentialSchedule, Schedule
-from catreparam.validation import check_count, check_counted
+from catreparam.validation import check_count, check_counted, check_rows
 
 # Methods whose `temperature` is a relaxation's: they get the module's annealed one. Others keep their own settings.
 _RELAXATIONS = tuple(
@@ -40,7 +40,7 @@ class GumbelVectorQuantizer(nn.Module):
     Returns: {"num_vars", "code_perplexity", "prob_perplexity", "temp", "x"} and, on request, "targets" [*batch,
              groups].
     Raises:  ValueError for sizes below 1, a vq_dim that groups do not divide, a temp that is no such triple, an
-             estimator that has no `hard` if hard=False.
+             estimator that has no `hard` if hard=False; when called, for NaN.
 
     >>> quantizer = GumbelVectorQuantizer(dim=32, num_vars=20, groups=2, vq_dim=16, estimator="reinmax")
     >>> sorted(quantizer(torch.zeros(3, 7, 32)))
@@ -105,7 +105,11 @@ class GumbelVectorQuantizer(nn.Module):
         logits = wide(self.weight_proj(x).unflatten(-1, (self.groups, self.num_vars)))
         best = one_hot_like(logits.detach().argmax(-1), logits)
         temperature = self.curr_temp
-        codes = _draw(self.estimator, logits, temperature, self.hard, generator) if self.training else best
+        if self.training:
+            codes = _draw(self.estimator, logits, temperature, self.hard, generator)
+        else:
+            check_rows(logits)
+            codes = best
         result: dict[str, Any] = {
             "num_vars": self.num_vars * self.groups,
             "code_perplexity": _perplexity(share_of(best.flatten(0, -3))),
@@ -165,7 +169,7 @@ class Wav2Vec2GumbelVectorQuantizer(nn.Module):
     gapped_straight_through unless they are made with one, other estimators keep their own hyperparameters. In eval mode
     the most probable codevectors are taken, which gives `codevectors` a gradient and `weight_proj` none, as in theirs.
 
-    Raises: ValueError if the groups do not divide codevector_dim, for estimators that do not exist and masks of
+    Raises: ValueError if the groups do not divide codevector_dim, for estimators that do not exist, NaN and masks of
             another shape; TypeError for masks that are not boolean tensors.
     """
 
@@ -203,6 +207,7 @@ class Wav2Vec2GumbelVectorQuantizer(nn.Module):
         if self.training:
             codes, counted = _draw(self.estimator, logits, self.temperature, True, generator), torch.softmax(logits, -1)
         else:
+            check_rows(logits)
             codes = counted = one_hot_like(logits.argmax(-1), logits)
         if mask_time_indices is None:
             mask_time_indices = torch.ones(hidden_states.shape[:-1], dtype=torch.bool, device=logits.device)
