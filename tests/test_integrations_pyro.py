@@ -7,9 +7,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO
 
 from catreparam.distributions import ReparameterizedBernoulli, ReparameterizedCategorical
+from catreparam.kernels import dispatch
 from methods import REPARAMETERISED, seeded
 
 LOCS = torch.randn(4, generator=seeded(1)) * 2
@@ -140,3 +141,32 @@ with pyro.plate("batch", 4):
     missing, shape = done.stdout.strip().splitlines()
     assert missing == "this method belongs to Pyro; pip install 'catreparam[integrations]'"
     assert shape == "(4, 3)"
+
+
+@pytest.mark.filterwarnings("ignore::Warning")  # torch's own, while it traces
+@pytest.mark.parametrize("estimator", ["reinmax", "redge", "exact_redge"])
+def test_pyros_traced_elbo_is_the_eager_one(estimator):
+    def model(points):
+        with pyro.plate("points", 5):
+            z = pyro.sample("z", ReparameterizedCategorical(logits=torch.zeros(4)))
+            pyro.sample("x", dist.Normal(z @ LOCS, 1.0), obs=points)
+
+    def guide(points):
+        with pyro.plate("points", 5):
+            logits = pyro.param("logits", torch.zeros(5, 4))
+            pyro.sample("z", ReparameterizedCategorical(logits=logits, estimator=estimator))
+
+    found = []
+    with torch.random.fork_rng(devices=[]), dispatch.using("naive"):
+        for elbo in (Trace_ELBO(), JitTrace_ELBO(ignore_jit_warnings=True)):
+            pyro.clear_param_store()
+            svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), elbo)
+            svi.step(torch.full((5,), 0.7))  # the first records, which draws too
+            pyro.param("logits").data.zero_()
+            pyro.set_rng_seed(0)
+            svi = SVI(model, guide, pyro.optim.SGD({"lr": 0.1}), elbo)
+            losses = [svi.step(torch.full((5,), 0.7)) for _ in range(3)]
+            found.append((torch.tensor(losses), pyro.param("logits").detach().clone()))
+    pyro.clear_param_store()
+    for traced, eager in zip(*found[::-1], strict=True):
+        assert torch.allclose(traced, eager, atol=1e-5)

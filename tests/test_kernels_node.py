@@ -180,4 +180,4 @@ def test_a_file_that_is_no_module_is_refused_with_the_remedy(monkeypatch, tmp_pa
 
 
 def test_a_node_of_another_interface_or_torch_has_another_name():
-    assert node.FILE.name.startswith(f"_node{library.VERSION}-torch{torch.__version__}-")
+    assert node.FILE.name.startswith(f"_node{library.VERSION}.{node.BEHAVIOUR}-torch{torch.__version__}-")

@@ -107,7 +107,7 @@ def test_two_sweeps_in_one_folder_are_refused(finished):
     folder, _ = finished
     content = RunFolder(folder).read_config()
     with (
-        open_run_folder(folder, experiment="sweep-bed", config=content["config"], facts={}),
+        open_run_folder(folder, experiment="sweep-bed", config=content["config"], facts={"machine": "here"}),
         pytest.raises(RunFolderError, match="another process is running in"),
     ):
         run_sweep(bed_config(folder), BedStudy(folder))

@@ -8,6 +8,8 @@ from catreparam.experiments.runs.folder import RunFolderError
 from catreparam.experiments.sweep.study import run_sweep
 from sweep_bed import BedStudy, bed_config
 
+BOTH = ("straight_through", "redge:num_steps=2")
+
 
 def write_settings(path, **content):
     path.write_text(json.dumps({"study": "bed", "settings": {}} | content))
@@ -19,14 +21,28 @@ def write_settings(path, **content):
     [
         ({"study": "vae"}, "settings of the vae study, not of bed"),
         ({}, "has no setting for straight_through, redge:num_steps=2"),
-        ({"settings": []}, "has no setting for"),
+        ({"settings": []}, "settings: Input should be an object"),
         ({"settings": 3}, "is not the settings.json of a sweep"),
         (
-            {"settings": {"straight_through": {"spec": "redge", "lr": 1.0}, "redge:num_steps=2": 0}},
+            {"settings": {spec: {"spec": "redge", "lr": 1.0} for spec in BOTH}},
             "of another estimator",
         ),
-        ({"settings": {"straight_through": 0, "redge:num_steps=2": 0}}, "must be an object with spec and lr"),
-        ({"settings": {"straight_through": {"spec": "straight_through", "lr": -1}, "redge:num_steps=2": 0}}, "lr"),
+        (
+            {"settings": {"straight_through": 0, "redge:num_steps=2": 0}},
+            "settings.straight_through: Input should be an object, got 0",
+        ),
+        (
+            {"settings": {spec: {"spec": spec, "lr": -1} for spec in BOTH}},
+            "lr must",
+        ),
+        (
+            {"settings": {"straight_through": {"spec": "straight_through"}}},
+            "settings.straight_through.lr: Field required",
+        ),
+        (
+            {"settings": {"straight_through": {"spec": "straight_through", "lr": "1"}}},
+            "lr: Input should be a valid number",
+        ),
     ],
 )
 def test_bad_settings_get_one_clear_error_before_anything_runs(tmp_path, content, message):

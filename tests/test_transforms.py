@@ -20,12 +20,13 @@ sys.path.insert(0, str(SCRIPTS))  # children started by spawn need it too
 import checks  # noqa: E402
 import processes  # noqa: E402
 import table  # noqa: E402
+from recorders import RECORDERS  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning")  # torch's own, while it compiles and shards
 SOME = ["redge", "rloo", "relax"]
 
 
-@pytest.mark.parametrize("column", ["vmap", "func.grad", "checkpoint", "autocast", "pickle", "deepcopy"])
+@pytest.mark.parametrize("column", ["vmap", "func.grad", "checkpoint", "autocast", "pickle", "deepcopy", *RECORDERS])
 def test_cheap_transforms_work_or_fail_as_explained(column):
     assert table.surprises_in(column, table.check_column(column)) == []
 

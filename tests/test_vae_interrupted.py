@@ -88,7 +88,7 @@ def test_a_folder_with_other_files_is_not_written_into(tmp_path):
 
 
 def hold_folder(path, ready, die):
-    with open_run_folder(path, experiment="vae", config={}, facts={}):
+    with open_run_folder(path, experiment="vae", config={}, facts={"machine": "here"}):
         ready.set()
         die.wait(20)
         import os
@@ -104,12 +104,12 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_taken_over(tmp_path
     assert ready.wait(60)
     with (
         pytest.raises(RunFolderError, match="another process"),
-        open_run_folder(tmp_path, experiment="vae", config={}, facts={}),
+        open_run_folder(tmp_path, experiment="vae", config={}, facts={"machine": "here"}),
     ):
         pass
     die.set()
     process.join(20)
-    with open_run_folder(tmp_path, experiment="vae", config={}, facts={}) as folder:
+    with open_run_folder(tmp_path, experiment="vae", config={}, facts={"machine": "here"}) as folder:
         assert folder.read_config()["experiment"] == "vae"
 
 

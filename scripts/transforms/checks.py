@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,18 +16,18 @@ from torch.utils.checkpoint import checkpoint
 
 from catreparam import ESTIMATORS, expectation, make_estimator, takes_objective
 from catreparam.estimators import fewest_samples
-from catreparam.kernels import dispatch
-
-WEIGHTS = torch.tensor([1.0, 2.0, -1.0, 0.5])
 
 
-def loss_of(estimator, logits: Tensor, count: int | None = None) -> Tensor:
+def loss_of(estimator, logits: Tensor, count: int | None = None, **given: Any) -> Tensor:
     """[*batch, 4] -> [*batch]: a curved objective through `expectation`, which takes every estimator."""
     count = fewest_samples(estimator) if count is None else count
-    weights = WEIGHTS.to(logits)
-    return expectation(
-        lambda x: (x * weights).sum(-1) ** 2 + (x * weights).sum(-1), logits, estimator=estimator, num_samples=count
-    )
+
+    def objective(x: Tensor) -> Tensor:
+        first, second, third, fourth = x.unbind(-1)
+        value = first + 2 * second - third + fourth / 2
+        return value**2 + value
+
+    return expectation(objective, logits, estimator=estimator, num_samples=count, **given)
 
 
 class Sampler(torch.nn.Module):
@@ -67,20 +68,20 @@ def compile_inductor(name: str) -> None:
 def export(name: str) -> None:
     """torch.export with a dynamic batch axis; the program draws one-hot rows for another batch size."""
     shapes = {"logits": {0: torch.export.Dim("batch", min=2)}}
-    program = torch.export.export(_sampler(name), (torch.zeros(4, 3),), dynamic_shapes=shapes)
-    _check_one_hot(program.module()(torch.zeros(9, 3)))
+    program = torch.export.export(sampler_of(name), (torch.zeros(4, 3),), dynamic_shapes=shapes)
+    check_one_hot(program.module()(torch.zeros(9, 3)))
 
 
 def onnx(name: str) -> None:
-    """The dynamo exporter, on the naive path; ONNX Runtime draws one-hot rows, others each time, from the right law."""
+    """The dynamo exporter; ONNX Runtime draws one-hot rows, others each time, from the right law."""
     import onnxruntime
 
-    sampler = _sampler(name).eval()
+    sampler = sampler_of(name).eval()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = str(Path(folder) / "model.onnx")
         batch = torch.export.Dim("batch", min=2)
-        with dispatch.using("naive"), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
+        with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
             shapes = {"logits": {0: batch}}
             program = torch.onnx.export(
                 sampler, (torch.zeros(4, 3),), dynamo=True, dynamic_shapes=shapes, verbose=False
@@ -91,7 +92,7 @@ def onnx(name: str) -> None:
         logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(2000, 3).numpy()
         draws = [torch.from_numpy(session.run(None, {session.get_inputs()[0].name: logits})[0]) for _ in range(2)]
     for x in draws:
-        _check_one_hot(x)
+        check_one_hot(x)
     assert not torch.equal(*draws), "the same draw twice"
     distance = (draws[0].mean(0) - torch.tensor([0.5, 0.3, 0.2])).abs().sum() / 2
     assert distance < 0.06, f"total variation {distance:.3f} from softmax(logits)"  # .02 by chance; redge adds .003
@@ -107,8 +108,8 @@ def vmap(name: str) -> None:
 def func_grad(name: str) -> None:
     """torch.func.grad equals backward at the same seed."""
     one, two, logits = make_estimator(name), make_estimator(name), torch.randn(6, 4, requires_grad=True)
-    wanted = _seeded(lambda: torch.autograd.grad(loss_of(one, logits).sum(), logits)[0])
-    found = _seeded(lambda: torch.func.grad(lambda logits: loss_of(two, logits).sum())(logits.detach()))
+    wanted = seeded(lambda: torch.autograd.grad(loss_of(one, logits).sum(), logits)[0])
+    found = seeded(lambda: torch.func.grad(lambda logits: loss_of(two, logits).sum())(logits.detach()))
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
@@ -117,7 +118,7 @@ def checkpointing(name: str) -> None:
     one, two, logits = make_estimator(name), make_estimator(name), torch.randn(6, 4, requires_grad=True)
 
     def gradient(run: Callable[[], Tensor]) -> Tensor:
-        return _seeded(lambda: torch.autograd.grad(run().sum(), logits)[0])
+        return seeded(lambda: torch.autograd.grad(run().sum(), logits)[0])
 
     wanted = gradient(lambda: loss_of(one, logits))
     found = gradient(lambda: checkpoint(lambda logits: loss_of(two, logits), logits, use_reentrant=False))
@@ -181,7 +182,7 @@ def _compile(name: str, backend: Callable) -> None:
     torch._dynamo.reset()
 
 
-def _sampler(name: str) -> Sampler:
+def sampler_of(name: str) -> Sampler:
     if takes_objective(ESTIMATORS[name]):
         raise TypeError(f"{name} takes an objective and gives a loss; export your model instead")
     return Sampler(name)
@@ -198,17 +199,17 @@ def _check_gradient(function: Callable[[Tensor], Tensor], logits: Tensor) -> Non
     raise AssertionError("ten gradients in a row are zero")
 
 
-def _check_one_hot(x: Tensor) -> None:
+def check_one_hot(x: Tensor) -> None:
     assert bool(((x == 0) | (x == 1)).all())
     assert bool((x.sum(-1) == 1).all())
 
 
 def _check_twin(module: torch.nn.Module, twin: torch.nn.Module) -> None:
     features = torch.randn(6, 3)
-    assert torch.equal(_seeded(lambda: module(features)), _seeded(lambda: twin(features)))
+    assert torch.equal(seeded(lambda: module(features)), seeded(lambda: twin(features)))
 
 
-def _seeded(run: Callable[[], Tensor]) -> Tensor:
+def seeded(run: Callable[[], Tensor]) -> Tensor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return run()

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from checks import CHECKS
 from processes import ddp, fsdp, in_child, in_two_processes
+from recorders import RECORDERS
 
 from catreparam import ESTIMATORS
 from catreparam.estimators.facts import facts_of
@@ -28,7 +29,7 @@ PROCESSES = {
     "spawn": lambda names: in_child("spawn", names),
     "fork": lambda names: in_child("fork", names),
 }
-COLUMNS = [*CHECKS, *PROCESSES]
+COLUMNS = [*CHECKS, *RECORDERS, *PROCESSES]
 NO_SAMPLER = "takes your objective and gives a loss: there is no sampler to export. Export the model that it trained"
 # What the error of an explained failure must say. Explanations stand beside the estimators, as `unsupported`.
 ERRORS = {
@@ -38,6 +39,9 @@ ERRORS = {
     "vmap": "relax|carries the losses",
     "func.grad": "relax|carries the losses",
     "checkpoint": "not the plain gradient",
+    "jit.trace": "differentiates|carries the losses",
+    "make_fx": "differentiates|carries the losses",
+    "ONNX, traced": "takes an objective|special_erfcx",
 }
 ROOT = Path(__file__).parents[2]
 PAGE, KEPT = ROOT / "docs" / "transforms.md", ROOT / "runs" / "transforms"
@@ -78,7 +82,7 @@ def check_column(column: str, names: list[str] | None = None) -> dict[str, str]:
     errors = {}
     for name in names:
         try:
-            CHECKS[column](name)
+            (CHECKS.get(column) or RECORDERS[column])(name)
         except Exception as error:
             errors[name] = f"{type(error).__name__}: {error}"
     return errors
@@ -99,7 +103,7 @@ def surprises_in(column: str, errors: dict[str, str], names: list[str] | None = 
 def unsupported(name: str) -> dict[str, str]:
     """The transforms that an estimator does not bear, and why."""
     facts = facts_of(name)
-    no_sampler = dict.fromkeys(("export", "ONNX"), NO_SAMPLER) if facts.takes_objective else {}
+    no_sampler = dict.fromkeys(("export", "ONNX", "ONNX, traced"), NO_SAMPLER) if facts.takes_objective else {}
     return {**no_sampler, **facts.unsupported}
 
 

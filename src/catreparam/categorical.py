@@ -5,8 +5,17 @@ import math
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
+from torch.onnx import is_in_onnx_export
 
-from catreparam.validation import check_generator, check_logits, check_mask, check_rows, values_are_readable
+from catreparam.validation import (
+    check_generator,
+    check_logits,
+    check_mask,
+    check_rows,
+    has_values,
+    is_jit_tracing,
+    is_stand_in,
+)
 
 Rows = Float[Tensor, "*batch num_classes"]
 BroadcastRows = Float[Tensor, "... num_classes"]  # rows that broadcast against each other, several noises a row say
@@ -81,10 +90,23 @@ def attach_gradient(x: Rows, surrogate: Rows) -> Rows:
     return x.detach() + (surrogate - surrogate.detach())
 
 
+def source(generator: Generator | None, like: Tensor) -> Generator | None:
+    """The generator of what is drawn like a tensor: none for one without values, where torch takes none."""
+    return None if generator is None or is_stand_in(like) else generator
+
+
+def _for_torchscript_onnx() -> bool:
+    """Whether torch.onnx.export(dynamo=False) records, which lacks some of torch's operations."""
+    return is_jit_tracing() and is_in_onnx_export()
+
+
 def draw_exponential_like(rows: Tensor, generator: Generator | None = None) -> Tensor:
     """Exponential(1) noise, never zero, to full relative precision near 0, where rare classes are decided."""
     noise = torch.empty_like(rows, memory_format=torch.contiguous_format).detach()
-    return with_fine_tail(noise.exponential_(generator=generator))
+    if _for_torchscript_onnx():  # it knows uniform numbers alone; wide ones have rare classes right
+        noise = -(1 - torch.rand_like(noise, dtype=torch.float64)).log().to(noise.dtype)
+        return noise.clamp_min(torch.finfo(noise.dtype).tiny)
+    return with_fine_tail(noise.exponential_(generator=source(generator, rows)))
 
 
 def with_fine_tail(noise: Tensor) -> Tensor:
@@ -93,7 +115,7 @@ def with_fine_tail(noise: Tensor) -> Tensor:
     Torch's are multiples of 2^-24 or 2^-31, on some devices 0 among them. What is missing comes from the last digits of
     two other numbers of the same noise, so that generators and all other values stay as they are.
     """
-    if not noise.is_cpu or not values_are_readable():
+    if not noise.is_cpu or not has_values(noise):
         return torch.where(noise < TAIL, _tail(noise.roll(1), noise.roll(2)), noise)
     flat = noise.view(-1)
     rare = (flat < TAIL).nonzero().squeeze(-1)
@@ -115,7 +137,10 @@ def draw_gumbel_like(rows: Tensor, generator: Generator | None = None) -> Tensor
 
 def draw_normal_like(rows: Tensor, generator: Generator | None = None) -> Tensor:
     """Standard normal noise."""
-    return torch.empty_like(rows, memory_format=torch.contiguous_format).detach().normal_(generator=generator)
+    noise = torch.empty_like(rows, memory_format=torch.contiguous_format).detach()
+    if _for_torchscript_onnx():
+        return torch.randn_like(noise)
+    return noise.normal_(generator=source(generator, rows))
 
 
 def draw_antithetic_like(rows: Rows, num_noises: int, generator: Generator | None = None) -> Tensor:
@@ -174,7 +199,11 @@ def conditional_gumbel(log_probs: Rows, x: Rows, exponentials: Tensor) -> Tensor
     impossible = log_probs == -torch.inf
     log_noise = exponentials.log()
     log_top = (x * log_noise).sum(-1, keepdim=True)
-    below = -torch.logaddexp(log_noise - log_probs.masked_fill(impossible, 0.0), log_top)
+    terms = log_noise - log_probs.masked_fill(impossible, 0.0), log_top
+    if _for_torchscript_onnx():
+        below = -torch.stack(torch.broadcast_tensors(*terms)).logsumexp(0)
+    else:
+        below = -torch.logaddexp(*terms)
     perturbed = torch.where(x > 0, -log_noise, below)
     return perturbed.masked_fill(impossible, -torch.inf)
 

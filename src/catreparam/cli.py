@@ -11,6 +11,7 @@ from pathlib import Path
 from catreparam.estimators import ESTIMATORS
 from catreparam.experiments import STUDIES
 from catreparam.report import Report, to_markdown
+from catreparam.terminal import prepare
 from catreparam.validation import check_choice
 
 EPILOG = """\
@@ -63,6 +64,7 @@ CITATION = """\
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit code. A user's mistake gives one line on standard error, no traceback."""
     words = list(sys.argv[1:] if argv is None else argv)
+    prepare()
     try:
         return _dispatch(words)
     except ModuleNotFoundError as error:
@@ -77,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, `head` say, has seen enough
         return 141
     except (ValueError, TypeError, OSError) as error:
+        if report := getattr(error, "report", None):  # it could not be written: shown all the same
+            _print_report(report)
         if _wants_traceback():
             raise
         return _fail(_message(error))
@@ -144,6 +148,8 @@ def _names(command: str) -> list[str]:
 def _study(name: str, words: list[str]) -> int:
     import tyro
 
+    from catreparam.experiments.runs.configs import at_home
+
     module = importlib.import_module(STUDIES[name])
     presets = getattr(module, "PRESETS", {})
     preset, words = _take_preset(words, list(presets))
@@ -151,7 +157,7 @@ def _study(name: str, words: list[str]) -> int:
     about = f"{module.__doc__}\n{hint if presets else ''}"
     default = presets[preset] if preset else module.Config()
     config = tyro.cli(module.Config, args=words, prog=f"catreparam {name}", description=about, default=default)
-    report = module.run(config)
+    report = module.run(at_home(config))
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
         _print_report(report)
     return 0
@@ -190,14 +196,18 @@ def _report(words: list[str]) -> int:
         "report", "Rebuild the report of a run folder from its metrics and checkpoints, and print its table."
     )
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args(words).folder
+    folder = parser.parse_args(words).folder.expanduser()
     from catreparam.experiments.runs.folder import RunFolder
 
-    experiment = str(RunFolder(folder).read_config().get("experiment"))
+    experiment = RunFolder(folder).read_config()["experiment"]
     # folders call a run by its name alone, a sweep sweep-NAME
     studies = {name.removeprefix("run ").replace("sweep ", "sweep-"): name for name in STUDIES}
-    module = importlib.import_module(STUDIES[studies[check_choice("experiment", experiment, list(studies))]])
-    _print_report(module.report_folder(folder))
+    try:
+        module = STUDIES[studies[check_choice("experiment", experiment, list(studies))]]
+        report = importlib.import_module(module).report_folder(folder)
+    except ValueError as error:
+        raise error if str(folder) in str(error) else ValueError(f"{folder}: {error}") from error
+    _print_report(report)
     return 0
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
+from torch.nn import Parameter
 
 from catreparam.threads import PARTS, SERIAL
 
@@ -20,8 +22,9 @@ def set_validation(enabled: bool) -> None:
     """Turns the data-dependent checks (NaN, +inf, rows with nothing allowed) on or off for this process.
 
     They read one value back from the device per call. They skip themselves where no value can be read: inside
-    `torch.compile`, `torch.export`, `torch.vmap` and `torch.func` transforms. At the start they are on, unless the
-    environment variable CATREPARAM_VALIDATION is 0. Checks of types, shapes and hyperparameters are always on.
+    `torch.compile`, `torch.export`, `torch.jit.trace`, `make_fx`, `torch.vmap` and `torch.func` transforms, and for
+    meta and fake tensors. At the start they are on, unless the environment variable CATREPARAM_VALIDATION is 0. Checks
+    of types, shapes and hyperparameters are always on.
 
     >>> set_validation(True)
     """
@@ -31,14 +34,49 @@ def set_validation(enabled: bool) -> None:
     _enabled = enabled
 
 
-def values_are_checked() -> bool:
-    """Whether the data-dependent checks run here: they are on, and values can be read."""
-    return _enabled and values_are_readable()
+def values_are_checked(tensor: Tensor) -> bool:
+    """Whether the data-dependent checks run on `tensor`: they are on, and its values can be read."""
+    return _enabled and has_values(tensor)
 
 
-def values_are_readable() -> bool:
-    """Whether tensors hold values here that may decide what is done next."""
-    return not torch.compiler.is_compiling() and not inside_transform()
+def has_values(tensor: Tensor) -> bool:
+    """Whether what is read of `tensor` now holds later: false while a program is recorded, and for stand-ins.
+
+    Recorders: torch.compile, export, torch.jit.trace, make_fx. Stand-ins: meta and fake tensors, those of torch.func.
+    """
+    return not (torch.compiler.is_compiling() or inside_transform() or is_recorded() or is_stand_in(tensor))
+
+
+def is_lost_fake(tensor: Tensor) -> bool:
+    """Whether a tensor is fake and its mode, without which torch makes nothing beside it, is not active."""
+    plain = type(tensor) in (Tensor, Parameter) or torch.compiler.is_compiling()
+    return not plain and is_fake(tensor) and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is None
+
+
+def is_stand_in(tensor: Tensor) -> bool:
+    """Whether a tensor has a shape and no values: on the meta device, or fake."""
+    return tensor.is_meta or (type(tensor) not in (Tensor, Parameter) and is_fake(tensor))
+
+
+def is_recorded() -> bool:
+    """Whether torch.jit.trace or make_fx writes down torch's operations, and nothing of a custom backward pass."""
+    return is_jit_tracing() or is_fx_tracing()
+
+
+def is_exporting() -> bool:
+    """Whether torch.export records, by running the code as it is."""
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+
+
+def is_jit_tracing() -> bool:
+    """Whether torch.jit.trace, or ONNX's exporter by it, records."""
+    return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
+
+
+def is_fx_tracing() -> bool:
+    """Whether make_fx records, and not for torch.compile or export."""
+    proxy = torch._C._TorchDispatchModeKey.PROXY
+    return not torch.compiler.is_compiling() and torch._C._get_dispatch_mode(proxy) is not None
 
 
 def check_logits(logits: Any, dim: int = -1) -> None:
@@ -47,6 +85,13 @@ def check_logits(logits: Any, dim: int = -1) -> None:
         raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}; wrap it in torch.as_tensor(...)")
     if not logits.is_floating_point():
         raise TypeError(f"logits must be a floating tensor, got {logits.dtype}; call logits.float()")
+    if is_lost_fake(logits):
+        raise ValueError("logits are fake and their mode is not active; call inside `with fake_mode:`")
+    if logits.is_nested:
+        raise TypeError(
+            "logits must be a plain tensor, got a nested one; pass its rows, logits.values() of a jagged one or "
+            "torch.cat(logits.unbind()) of a strided one, or pad it"
+        )
     if logits.ndim == 0:
         raise ValueError("logits must have a class axis, got a 0-dimensional tensor; pass shape [*batch, num_classes]")
     if isinstance(dim, bool) or not isinstance(dim, int):
@@ -95,7 +140,7 @@ def check_rows(logits: Tensor) -> bool:
 
     Returns whether all logits are known to be of a size to which noise can be added.
     """
-    if not values_are_checked():
+    if not values_are_checked(logits):
         return False
     if logits.numel() == 0 or _norm_is_small(logits.detach()):  # the usual case, at a tenth of the cost
         return True
@@ -123,15 +168,23 @@ def inside_transform() -> bool:
 
 
 def check_generator(generator: Any, device: torch.device) -> None:
-    """Raises unless `generator` is None or a torch.Generator of the device type of the logits."""
+    """Raises unless `generator` is None or a torch.Generator of the device type of the logits.
+
+    Nothing is drawn on the meta device: any generator is accepted there.
+    """
     if generator is None:
         return
     if not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None, got {type(generator).__name__}")
-    if generator.device.type != device.type:
+    if is_fx_tracing() and torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None:
+        raise ValueError("make_fx cannot record a generator with fake tensors; leave it out and use torch.manual_seed")
+    if device.type not in ("meta", generator.device.type):
         raise ValueError(
             f"generator lives on {generator.device} but logits on {device}; use torch.Generator(device='{device.type}')"
         )
+
+
+LARGEST_COUNT = 2**53  # as far as sizes, steps and floats agree
 
 
 def check_count(name: str, value: Any, minimum: int = 1) -> int:
@@ -140,6 +193,8 @@ def check_count(name: str, value: Any, minimum: int = 1) -> int:
         raise TypeError(f"{name} must be an int, got {value!r}")
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    if value > LARGEST_COUNT:
+        raise ValueError(f"{name} must be at most {LARGEST_COUNT}, got {value}")
     return value
 
 

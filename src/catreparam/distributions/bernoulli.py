@@ -17,6 +17,7 @@ from catreparam.distributions.categorical import ReparameterizedCategorical
 from catreparam.distributions.pyro_methods import PyroMethods
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler
+from catreparam.validation import has_values
 
 
 class ReparameterizedBernoulli(PyroMethods, Distribution):
@@ -55,7 +56,7 @@ class ReparameterizedBernoulli(PyroMethods, Distribution):
             if value is not None and not (isinstance(value, Tensor) and value.is_floating_point()):
                 raise TypeError(f"{name} must be a floating torch.Tensor, got {value!r}; wrap it in torch.tensor(...)")
         validate = Distribution._validate_args if validate_args is None else validate_args
-        if validate and probs is not None and not bool(((probs >= 0) & (probs <= 1)).all()):
+        if validate and probs is not None and has_values(probs) and not bool(((probs >= 0) & (probs <= 1)).all()):
             raise ValueError("probs must lie in [0, 1]; pass logits=... if these are log-odds")
         classes = {
             "probs": None if probs is None else torch.stack((1 - probs, probs), -1),
@@ -108,7 +109,7 @@ class ReparameterizedBernoulli(PyroMethods, Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log P(value), linear in value [*any, *batch]."""
-        if self._validate_args:
+        if self._validate_args and has_values(value):
             self._validate_sample(value)
         return self.two_classes.log_prob(torch.stack((1 - value, value), -1))
 

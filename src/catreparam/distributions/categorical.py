@@ -19,7 +19,7 @@ from catreparam.estimators.sampling import (
     draw,
     sampling_estimator,
 )
-from catreparam.validation import check_generator, check_logits, check_number, check_rows
+from catreparam.validation import check_generator, check_logits, check_number, check_rows, has_values
 
 
 class ReparameterizedCategorical(PyroMethods, Distribution):
@@ -135,7 +135,7 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log P(value), linear in the one-hot value [*any, *batch, num_classes]; -inf at impossible classes."""
-        if self._validate_args:
+        if self._validate_args and has_values(value):
             self._validate_sample(value)
         log_probs = torch.log_softmax(wide(self._given), -1)
         impossible = ((value > 0) & (log_probs == -torch.inf)).any(-1)
@@ -173,7 +173,7 @@ def _log(probs: Any, validate: bool) -> Tensor:
     if not isinstance(probs, Tensor) or not probs.is_floating_point():
         found = probs.dtype if isinstance(probs, Tensor) else type(probs).__name__
         raise TypeError(f"probs must be a floating torch.Tensor, got {found}; wrap it in torch.as_tensor(...)")
-    if validate and not bool((probs >= 0).all()):
+    if validate and has_values(probs) and not bool((probs >= 0).all()):
         raise ValueError("probs must not be negative or NaN; pass logits=... if these are log-probabilities")
     return torch.where(probs > 0, torch.where(probs > 0, probs, 1.0).log(), -torch.inf)
 
@@ -192,5 +192,5 @@ def _check_row_values(name: str, value: float | Tensor, logits: Tensor, validate
             f"{name} of shape {tuple(value.shape)} must broadcast to the batch shape {tuple(batch)}, "
             "one value per row and no axis for the classes"
         )
-    if validate and not bool((value > 0).all()):
+    if validate and has_values(value) and not bool((value > 0).all()):
         raise ValueError(f"{name} must be greater than 0 in every row")

@@ -34,7 +34,17 @@ from catreparam.estimators.joint import (
 from catreparam.kernels.naive.chain import denoise
 from catreparam.kernels.naive.exact_law import transport_tangent
 from catreparam.noise_schedule import make_schedule
-from catreparam.validation import check_count, check_number, inside_transform
+from catreparam.validation import (
+    check_count,
+    check_number,
+    has_values,
+    inside_transform,
+    is_exporting,
+    is_recorded,
+    is_stand_in,
+)
+
+NO_TRACE = "differentiates inside its forward pass. Use `rloo`, or trace under `torch.no_grad()`"
 
 MOST_ETA = 1e6  # of either sign: control variates of this weight are noise, and far larger ones overflow
 
@@ -42,6 +52,7 @@ MOST_ETA = 1e6  # of either sign: control variates of this weight are noise, and
 @estimator(
     "Score function and exact",
     search={"temperature": Range(0.1, 2.0, 0.5, log=True), "eta": Range(0.0, 1.5, 1.0)},
+    unsupported={"jit.trace": NO_TRACE},
     tuned=False,
 )
 def rebar(
@@ -114,6 +125,7 @@ def combine(terms: list[tuple[Loss, Loss, Loss, Loss]]) -> Loss:
 @estimator(
     "Through the diffusion",
     search={"t1": Range(0.3, 0.95, 0.5), "eta": Range(0.0, 1.5, 1.0)},
+    unsupported={"jit.trace": NO_TRACE},
     tuned=False,
 )
 def unbiased_redge(
@@ -202,6 +214,8 @@ class RelaxControlVariate(nn.Module):
         "compile": "differentiates inside its forward pass; without fullgraph it runs uncompiled. Use `rebar`",
         "vmap": "differentiates inside its forward pass. Use `rebar`, or run it outside the transform",
         "func.grad": "differentiates inside its forward pass. Use `rebar`, or run it outside the transform",
+        "jit.trace": NO_TRACE,
+        "make_fx": "differentiates inside its forward pass. Use `rebar`",
     },
     tuned=False,
 )
@@ -231,13 +245,15 @@ def relax(
     Reference: Grathwohl et al. 2018, https://arxiv.org/abs/1711.00123.
     """
     check_count("num_samples", num_samples)
-    if inside_transform():
+    if inside_transform() or (torch.is_grad_enabled() and (is_recorded() or is_exporting())):
         raise RuntimeError(
-            "relax differentiates inside its forward pass and cannot run inside torch.func transforms or torch.vmap; "
-            "call it outside, or use rebar"
+            "relax differentiates inside its forward pass and cannot run inside torch.func transforms, torch.vmap, "
+            "torch.jit.trace, torch.export or make_fx; call it outside, or use rebar"
         )
     to_rows(logits, mask, generator=generator)
-    control_variate = RelaxControlVariate().to(logits.device) if control_variate is None else control_variate
+    if control_variate is None or is_stand_in(logits):  # of parameters that such logits do not meet
+        with logits.device:
+            control_variate = RelaxControlVariate()
     losses = [_relax_once(objective, logits, mask, control_variate, generator) for _ in range(num_samples)]
     return torch.stack(losses).mean(0)
 
@@ -249,22 +265,20 @@ def _relax_once(
     control_variate: RelaxControlVariate,
     generator: Generator | None,
 ) -> Loss:
-    with torch.enable_grad():
-        leaf = logits.detach().requires_grad_()
-        rows = to_rows(leaf, mask)
-        x, free, conditional = draw_relaxed_pair(rows, generator)
-        control, control_given = (control_variate(objective, z, logits.dtype) for z in (free, conditional))
-        (path,) = torch.autograd.grad((control - control_given).sum(), leaf, create_graph=True)
-    loss = evaluate(objective, x.to(logits.dtype))
     if not torch.is_grad_enabled():
-        return loss
-    with torch.enable_grad():
-        score = (x - torch.softmax(rows, -1)).detach()
-        gradient = over_variables(loss.detach() - control_given, score) * score + path
-        parameters = [p for p in control_variate.parameters() if p.requires_grad]
-        wanted = torch.autograd.grad(gradient.square().sum(), parameters, allow_unused=True) if parameters else ()
+        return evaluate(objective, draw_relaxed_pair(to_rows(logits, mask), generator)[0].to(logits.dtype))
+    leaf = logits.detach().clone().requires_grad_()
+    rows = to_rows(leaf, mask)
+    x, free, conditional = draw_relaxed_pair(rows, generator)
+    control, control_given = (control_variate(objective, z, logits.dtype) for z in (free, conditional))
+    (path,) = torch.autograd.grad((control - control_given).sum(), leaf, create_graph=True)
+    loss = evaluate(objective, x.to(logits.dtype))
+    score = (x - torch.softmax(rows, -1)).detach()
+    gradient = over_variables(loss.detach() - control_given, score) * score + path
+    parameters = [p for p in control_variate.parameters() if p.requires_grad]
+    wanted = torch.autograd.grad(gradient.square().sum(), parameters, allow_unused=True) if parameters else ()
     learned = [(p, g) for p, g in zip(parameters, wanted, strict=True) if g is not None]
-    if not all(bool(g.isfinite().all()) for _, g in learned):  # one would stay in the state of their optimiser for ever
+    if has_values(loss) and not all(bool(g.isfinite().all()) for _, g in learned):  # their optimiser would keep it
         warnings.warn("the control variate of relax learns nothing from a gradient that is not finite", stacklevel=3)
         learned = []
     learning = sum((p * g).sum() for p, g in learned)

@@ -14,9 +14,11 @@ from torch import Generator, Tensor
 from catreparam.categorical import covariance_product, from_rows, to_rows
 from catreparam.estimators.facts import ESTIMATORS, Resolved, facts_of, resolve, takes_argument
 from catreparam.estimators.joint import Objective, evaluate, leave_one_out
-from catreparam.validation import check_count, check_generator, check_logits, check_mask, check_number
+from catreparam.kernels.tracing import unscriptable
+from catreparam.validation import check_count, check_generator, check_logits, check_mask, check_number, is_recorded
 
 
+@unscriptable
 def expectation(
     objective: Objective,
     logits: Float[Tensor, "*batch num_classes"],
@@ -39,8 +41,8 @@ def expectation(
     Several samples: reinmax, lambda_reinmax, exact_redge and transport_redge use leave-one-out baselines on the
     gradient of the objective. They act on A - J(p) only, whose mean is zero (A the method's Jacobian), so that the
     expected gradient stays. `baseline_weight` None fits their weight on the gradients themselves (cross-fitted over
-    examples; 0 with a single example), 0 is the plain mean. For other methods a weight other than 0 or None is a
-    ValueError.
+    examples; 0 with a single example), 0 is the plain mean, which torch.jit.trace and make_fx always record. For other
+    methods a weight other than 0 or None is a ValueError.
 
     Cost:   num_samples evaluations of the objective, times the method's own factor.
     Raises: ValueError for an unknown name, num_samples < 1, or an objective whose loss has the wrong shape; TypeError
@@ -75,7 +77,7 @@ def expectation(
         return evaluate(objective, method(logits, **given), kept=not own)
     samples = method(logits.expand(num_samples, *logits.shape), **given)
     axes = BatchAxes()
-    if baselined:
+    if baselined and not is_recorded():
         probs = from_rows(torch.softmax(to_rows(logits, mask), -1), logits)
         samples = with_baselines(samples, probs, baseline_weight, axes)
     losses = [evaluate(objective, x) for x in samples]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from torch import Tensor
 from torch.nn import Module
 
+from catreparam.kernels.tracing import unscriptable
 from catreparam.validation import check_choice
 
 # Families, in the order in which lists and the documentation show them.
@@ -82,14 +83,14 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def estimator(family: str, **facts: Any) -> Callable[[Function], Function]:
-    """Enters a public function into ESTIMATORS, with its facts. The function itself stays as it is."""
+    """Enters a public function into ESTIMATORS, with its facts. The function itself does what it did."""
     check_choice("family", family, FAMILIES)
 
     def enter(function: Function) -> Function:
         name = function.__name__
         _FACTS[function] = Facts(name, function, family, takes_objective=_asks_for_objective(function), **facts)
         ESTIMATORS[name] = function
-        return function
+        return unscriptable(function)
 
     return enter
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from catreparam.categorical import Rows, log_prob
-from catreparam.validation import inside_transform
+from catreparam.validation import inside_transform, is_exporting, is_jit_tracing
 
 Objective = Callable[[Tensor], Tensor]
 Loss = Float[Tensor, "..."]  # one entry per example: the leading axes of x
@@ -64,6 +64,13 @@ def leave_one_out(values: Tensor) -> Tensor:
 
 def relaxed_gradient(objective: Objective, x_soft: Tensor) -> tuple[Loss, Tensor]:
     """The loss at a relaxed sample and its gradient there, both constants: parameters inside get nothing from it."""
+    if not torch.is_grad_enabled():  # nor can it be in inference mode, and nobody asks for a gradient
+        return evaluate(objective, x_soft), torch.zeros_like(x_soft)
+    if is_jit_tracing() or is_exporting():
+        raise RuntimeError(
+            "a method with a relaxed control variate differentiates inside its forward pass, which torch.jit.trace and "
+            "torch.export cannot record; use rloo, or record under torch.no_grad()"
+        )
     if inside_transform() or torch.compiler.is_compiling():
         slope, loss = torch.func.grad(lambda x: _sum_and_loss(objective, x), has_aux=True)(x_soft.detach())
         return loss.detach(), slope.detach()

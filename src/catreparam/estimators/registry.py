@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from catreparam.estimators.facts import ESTIMATORS, Facts, facts_of, resolve
+from catreparam.kernels.tracing import refuse_script, unrecorded
 from catreparam.validation import check_choice
 
 # The order in which lists and tables show them; an estimator that is not named here follows.
@@ -28,6 +29,9 @@ class Estimator(functools.partial):
     def name(self) -> str:
         """The key in ESTIMATORS."""
         return self.func.__name__
+
+    __name__ = name  # torch.jit.trace asks for it
+    __prepare_scriptable__ = refuse_script
 
     def __repr__(self) -> str:
         arguments = [repr(self.name), *(f"{key}={value!r}" for key, value in self.keywords.items())]
@@ -49,8 +53,10 @@ def make_estimator(name: str, **hyperparameters: Any) -> Estimator:
         if not facts.hyperparameters:
             raise ValueError(f"unknown hyperparameter of {name} {key!r}; it has none")
         check_choice(f"hyperparameter of {name}", key, facts.hyperparameters)
-    _try_once(facts, hyperparameters)
-    state = {key: kind() for key, kind in facts.owned.items() if key not in hyperparameters}
+    default = torch.get_default_device()
+    with unrecorded(), torch.device("cpu" if default.type == "meta" else default):  # state has values always
+        _try_once(facts, hyperparameters)
+        state = {key: kind() for key, kind in facts.owned.items() if key not in hyperparameters}
     return Estimator(facts.function, **hyperparameters, **state)
 
 
@@ -83,7 +89,7 @@ def collect(package: str, namespace: dict[str, Any], also: Iterable[str]) -> Non
 
 def _try_once(facts: Facts, hyperparameters: dict[str, Any]) -> None:
     """Calls the function on a row of two classes with noise of its own, so that values out of range are found now."""
-    row, generator = torch.zeros(2), torch.Generator().manual_seed(0)
+    row, generator = torch.zeros(2, device="cpu"), torch.Generator().manual_seed(0)
     if not facts.takes_objective:
         facts.function(row, **hyperparameters, generator=generator)
     elif not any(isinstance(hyperparameters.get(key), kind) for key, kind in facts.owned.items()):

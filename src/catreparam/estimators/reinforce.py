@@ -17,7 +17,7 @@ from catreparam.estimators.joint import (
     joint_log_prob,
     leave_one_out,
 )
-from catreparam.validation import check_count, check_number, inside_transform
+from catreparam.validation import check_count, check_number, has_values, inside_transform
 
 
 @dataclass
@@ -74,7 +74,7 @@ def reinforce(
 
     Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)), all variables of a loss jointly.
     Bias:      none, for any f, differentiable or not. The baseline comes from earlier calls only;
-               inside torch.func transforms and vmap it is used but not updated.
+               inside torch.func transforms, vmap, torch.jit.trace and make_fx it is used but not updated.
     Cost:      num_samples evaluations of f; no gradient of f with respect to x. High variance.
     Raises:    ValueError for num_samples < 1; TypeError or ValueError for bad input and losses of the wrong shape.
 
@@ -90,7 +90,7 @@ def reinforce(
     moving = isinstance(baseline, MovingAverageBaseline)
     level = baseline.value if moving else check_number("baseline", baseline, least=-1e30, most=1e30)
     result = add_gradient(losses, (losses.detach() - level) * log_probs).mean(0)
-    if moving and losses.numel() and not inside_transform():
+    if moving and losses.numel() and _can_follow(losses):
         baseline.update(float(losses.detach().mean()))
     return result
 
@@ -127,6 +127,11 @@ def rloo(
     losses, log_probs = _draw(objective, logits, rows, num_samples, generator)
     advantage = losses.detach() - leave_one_out(losses.detach())
     return add_gradient(losses, advantage * log_probs).mean(0)
+
+
+def _can_follow(losses: Tensor) -> bool:
+    """Whether the mean of these losses can enter a moving average: torch.compile reads it when it runs."""
+    return has_values(losses) or (torch.compiler.is_dynamo_compiling() and not inside_transform())
 
 
 def _draw(

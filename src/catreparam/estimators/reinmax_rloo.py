@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from catreparam.categorical import Rows, covariance_product, to_rows
+from catreparam.categorical import Rows, covariance_product, one_hot_like, source, to_rows
 from catreparam.estimators.facts import Range, estimator
 from catreparam.estimators.joint import Objective, evaluate, over_variables
-from catreparam.validation import check_count, check_number, inside_transform
+from catreparam.validation import check_count, check_number, inside_transform, is_recorded
 
 
 @estimator(
@@ -21,6 +21,8 @@ from catreparam.validation import check_count, check_number, inside_transform
         "compile": "carries the losses of its samples to the backward pass; without fullgraph it runs uncompiled",
         "vmap": "carries the losses of its samples to the backward pass. Use `reinmax` or `rloo`, or run outside",
         "func.grad": "carries the losses of its samples to the backward pass. Use `reinmax` or `rloo`, or run outside",
+        "jit.trace": "carries the losses of its samples to the backward pass. Use `reinmax` or `rloo`",
+        "make_fx": "carries the losses of its samples to the backward pass. Use `reinmax` or `rloo`",
     },
     tuned=False,
 )
@@ -59,10 +61,10 @@ def reinmax_rloo(
     second_order_weight = check_number("second_order_weight", second_order_weight, least=0.0, most=2.0)
     if check_count("num_samples", num_samples) < 2:
         raise ValueError(f"reinmax_rloo needs num_samples of at least 2, one in each half, got {num_samples}")
-    if inside_transform():
+    if inside_transform() or is_recorded():
         raise RuntimeError(
-            "reinmax_rloo carries the losses to the backward pass and cannot run inside torch.func transforms or "
-            "torch.vmap; call it outside, or use reinmax or rloo"
+            "reinmax_rloo carries the losses to the backward pass and cannot run inside torch.func transforms, "
+            "torch.vmap, torch.jit.trace or make_fx; call it outside, or use reinmax or rloo"
         )
     return _loss(objective, logits, second_order_weight, num_samples, mask, generator)  # type: ignore[call-arg]
 
@@ -93,12 +95,13 @@ def draw_stratified(probs: Rows, num_samples: int, generator: Generator | None =
     class comes up within one of num_samples times its probability.
     """
     shape = (num_samples + 1, *probs.shape[:-1])
-    uniforms = torch.rand(shape, generator=generator, dtype=torch.float64, device=probs.device)  # for rare classes
+    wide = torch.float64  # for rare classes
+    uniforms = torch.rand(shape, generator=source(generator, probs), dtype=wide, device=probs.device)
     uniforms = (uniforms[1:].argsort(0) + uniforms[0]) / num_samples  # [S, *batch]
     below = probs.cumsum(-1, dtype=torch.float64)
     index = (uniforms.unsqueeze(-1) * below[..., -1:] >= below).sum(-1)  # the first class that reaches beyond
     last = (probs > 0).long().cumsum(-1).argmax(-1)  # rounding may step over it
-    return torch.nn.functional.one_hot(torch.minimum(index, last), probs.shape[-1]).to(probs.dtype)
+    return one_hot_like(torch.minimum(index, last), probs)
 
 
 @dataclass
@@ -166,6 +169,7 @@ def mixing_weight(reinmax: Tensor, score: Tensor, split: int, batch_axes: int) -
         top = top + (change * (other - r)).reshape(batch.numel(), -1).sum(-1)
         bottom = bottom + change.square().reshape(batch.numel(), -1).sum(-1)
     even = torch.arange(batch.numel(), device=reinmax.device) % 2 == 0
-    weights = [(top[chosen].sum() / bottom[chosen].sum().clamp_min(1e-30)).clamp(0, 1) for chosen in (even, ~even)]
+    fits = [torch.where(half, torch.stack((top, bottom)), 0.0).sum(-1) for half in (even, ~even)]
+    weights = [(above / below.clamp_min(1e-30)).clamp(0, 1) for above, below in fits]
     weight = torch.where(even, weights[1], weights[0])
     return weight.reshape(*batch, *(1,) * (reinmax.ndim - 1 - batch_axes))

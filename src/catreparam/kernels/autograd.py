@@ -8,6 +8,7 @@ from torch import Tensor
 
 from catreparam.kernels.naive.sampling import naive_gradient
 from catreparam.kernels.settings import Setting
+from catreparam.kernels.tracing import is_batched
 
 Seed = int | Tensor
 
@@ -50,7 +51,7 @@ def replayed(
 def differentiable_gradient(
     passes: Passes, setting: Setting, rows: Tensor, upstream: Tensor, seed: Seed, *given: Tensor | None
 ) -> Tensor:
-    """The gradient of a seed by the naive twin, for create_graph=True."""
+    """The gradient of a seed by the naive twin, for create_graph=True and batches of gradients."""
     return naive_gradient(setting, rows, upstream, *replayed(passes, setting, rows.detach(), seed, *given))
 
 
@@ -70,7 +71,7 @@ class _Sample(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, noise, x = ctx.saved_tensors
         passes, setting, seed, kept = ctx.call
-        if torch.is_grad_enabled():  # create_graph=True
+        if torch.is_grad_enabled() or is_batched(upstream):  # create_graph=True
             gradient = differentiable_gradient(passes, setting, rows, upstream, seed, noise, x)
         else:
             gradient = passes.backward(setting, rows, upstream, seed, noise, x, kept)

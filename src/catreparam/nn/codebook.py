@@ -11,7 +11,7 @@ from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
 from catreparam.nn.usage import UsageStatistics, in_backward, num_processes
 from catreparam.schedules import Schedule
-from catreparam.validation import check_count, check_generator, check_number
+from catreparam.validation import check_count, check_generator, check_number, has_values
 
 ROWS_PER_CODE = 64  # so many features a code are enough for k-means
 
@@ -138,6 +138,8 @@ class VectorQuantizer(UsageStatistics):
         """The start at the first batch, and the replacement of codes that are not used."""
         assert self.num_batches is not None
         assert self.idle is not None
+        if not has_values(x):
+            return
         if num_processes() > 1 and not self.sync_usage:
             raise ValueError(
                 "with several processes give sync_usage=True, or kmeans_steps=0 and replace_after=0; "

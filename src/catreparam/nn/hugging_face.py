@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Generator, Tensor, nn
 
+from catreparam.categorical import one_hot_like
 from catreparam.nn.routing import RoutesTokens, jittered
 
 try:
@@ -64,7 +65,7 @@ class SwitchRouter(RoutesTokens, SwitchTransformersTop1Router):
         self.classifier = self.classifier.to(self.dtype)
         logits = self.classifier(tokens)
         routing = self._route(logits, generator=generator)
-        choice = nn.functional.one_hot(routing.experts[..., 0], self.num_experts) * routing.kept
+        choice = one_hot_like(routing.experts[..., 0], logits).long() * routing.kept
         return choice, routing.weights.gather(-1, routing.experts).to(hidden_states.dtype), logits
 
 

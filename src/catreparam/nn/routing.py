@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from catreparam.categorical import attach_gradient, one_hot_like, to_rows
+from catreparam.categorical import attach_gradient, one_hot_like, source, to_rows
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
+from catreparam.kernels.tracing import refuse_script
 from catreparam.nn.usage import share_of
 from catreparam.validation import (
     check_choice,
@@ -37,6 +38,8 @@ class RoutesTokens:
     """The part of a router that follows its logits, described at `TopKRouter`. Stands before a torch.nn.Module."""
 
     training: bool
+
+    __prepare_scriptable__ = refuse_script
 
     def _set_routing(
         self,
@@ -123,20 +126,22 @@ class RoutesTokens:
             limit = math.ceil(self.capacity_factor * self.k * num_tokens / self.num_experts)
         if limit is None:
             return real
-        asked = torch.nn.functional.one_hot(experts, self.num_experts) * real.unsqueeze(-1)
+        asked = one_hot_like(experts, experts.new_empty(self.num_experts)) * real.unsqueeze(-1)
         line = (asked if experts.ndim > 1 else asked.unsqueeze(0)).transpose(-2, -3)  # [*, k, tokens, num_experts]
         place = line.flatten(-3, -2).cumsum(-2).view(line.shape)
         return ((place <= limit) & (line > 0)).any(-1).transpose(-1, -2).reshape(experts.shape)
 
     def _check_expert_mask(self, mask: Tensor, logits: Tensor) -> None:
         check_mask(mask, logits, "expert_mask")
-        if values_are_checked() and bool((mask.expand(logits.shape).sum(-1) < self.k).any()):
+        if values_are_checked(mask) and bool((mask.expand(logits.shape).sum(-1) < self.k).any()):
             raise ValueError(f"expert_mask must allow at least k={self.k} experts for every token")
 
 
 def jittered(tokens: Tensor, amount: float, generator: Generator | None = None) -> Tensor:
     """Tokens times uniform noise in [1 - amount, 1 + amount], as a new tensor."""
-    return tokens * torch.empty_like(tokens).detach().uniform_(1 - amount, 1 + amount, generator=generator)
+    return tokens * torch.empty_like(tokens).detach().uniform_(
+        1 - amount, 1 + amount, generator=source(generator, tokens)
+    )
 
 
 def _successive_softmaxes(logits: Tensor, index: Tensor) -> Tensor:

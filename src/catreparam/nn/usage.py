@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from catreparam.kernels.tracing import refuse_script
 from catreparam.validation import check_count, check_flag, check_number, values_are_checked
 
 
@@ -50,6 +51,8 @@ class UsageStatistics(nn.Module):
     usage: Tensor | None
     num_batches: Tensor | None
 
+    __prepare_scriptable__ = refuse_script
+
     def __init__(self, num_classes: int, *, usage_momentum: float, track_usage: bool, sync_usage: bool) -> None:
         super().__init__()
         self.num_classes = check_count("num_classes", num_classes)
@@ -86,7 +89,7 @@ class UsageStatistics(nn.Module):
         if rows == 0:
             return None
         finite = torch.isfinite(share).all()
-        if values_are_checked() and not bool(finite):
+        if values_are_checked(share) and not bool(finite):
             warnings.warn("codes that are not finite were left out of the usage statistics", stacklevel=4)
         momentum = torch.where(self.num_batches == 0, 0.0, self.usage_momentum)  # the first batch counts in full
         self.usage.copy_(torch.where(finite, momentum * self.usage + (1 - momentum) * share, self.usage))

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from catreparam.categorical import one_hot_like, wide
 from catreparam.estimators.facts import ESTIMATORS, facts_of, resolve
 from catreparam.estimators.sampling import Sampler, sampling_estimator
+from catreparam.kernels.tracing import refuse_script
 from catreparam.nn.usage import perplexity_of, share_of
 from catreparam.schedules import ConstantSchedule, ExponentialSchedule, Schedule
 from catreparam.validation import check_count, check_counted, check_rows
@@ -45,6 +46,8 @@ class GumbelVectorQuantizer(nn.Module):
     >>> sorted(quantizer(torch.zeros(3, 7, 32)))
     ['code_perplexity', 'num_vars', 'prob_perplexity', 'temp', 'x']
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,
@@ -169,6 +172,8 @@ class Wav2Vec2GumbelVectorQuantizer(nn.Module):
     Raises: ValueError if the groups do not divide codevector_dim, for estimators that do not exist, NaN and masks of
             another shape; TypeError for masks that are not boolean tensors.
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(self, config: Any, *, estimator: str | Sampler = "gumbel_softmax") -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from catreparam.report.content import Column, Curve, ImageGrid, Plot, Report, Table
 from catreparam.report.page import to_html
 from catreparam.report.text import to_csv, to_jsonl, to_markdown
-from catreparam.report.writer import write_atomically, write_report
+from catreparam.report.writer import sweep_parts, write_atomically, write_report
 
 __all__ = [
     "Column",
@@ -12,6 +12,7 @@ __all__ = [
     "Plot",
     "Report",
     "Table",
+    "sweep_parts",
     "to_csv",
     "to_html",
     "to_jsonl",

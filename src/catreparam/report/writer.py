@@ -1,6 +1,7 @@
 """Puts a report into a folder, by files that are complete or absent."""
 
 import os
+import platform
 import re
 import tempfile
 from pathlib import Path
@@ -13,7 +14,8 @@ from catreparam.report.text import table_to_csv, table_to_markdown, to_csv, to_j
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces the file by `content`; on any failure the earlier file stays as it was."""
     data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".part", dir=path.parent)
+    writer = f"{os.getpid()}@{platform.node()}"
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-{writer}-", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -25,6 +27,26 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def sweep_parts(folder: Path) -> None:
+    """Removes what killed processes of this machine have left half written by `write_atomically`, at any depth."""
+    for path in folder.rglob(".*.part"):
+        found = re.search(r"-(\d+)@(.*)-[^-]*\.part$", path.name)
+        if not found or (found[2] == platform.node() and not _runs(int(found[1]))):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    if os.name == "nt":  # where this signal would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def write_report(report: Report, folder: Path) -> None:

@@ -10,15 +10,18 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator, TypeAdapter
 
 from catreparam.categorical import kl_to_uniform
-from catreparam.experiments.closed_form.loop import Say, descend, gap_curves, rows_by_gap, say_nothing
+from catreparam.experiments.closed_form.loop import Descent, Say, descend, gap_curves, level, rows_by_gap, say_nothing
 from catreparam.experiments.runs.cells import run_cells
-from catreparam.experiments.runs.configs import command_of, config_of_folder
+from catreparam.experiments.runs.configs import check_seeds, command_of, config_of_folder
 from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs
 from catreparam.experiments.runs.folder import Record, RunFolder, finish
+from catreparam.experiments.runs.records import Number, line
 from catreparam.experiments.runs.statistics import mean_and_interval
 from catreparam.objectives.gmm import MixturePosterior
 from catreparam.report import Column, Plot, Report, Table
@@ -75,8 +78,7 @@ class Config:
         for name in ("num_steps", "num_samples", "jobs"):
             check_count(name, getattr(self, name))
         check_number("lr", self.lr, above=0.0)
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds must be one or several different integers, got {self.seeds}")
+        check_seeds("seeds", self.seeds)
         self.mixture(0)
         return dataclasses.replace(self, estimators=normalise_specs(self.estimators))
 
@@ -86,6 +88,18 @@ class Config:
         return MixturePosterior(*sizes, self.spread, self.noise, self.extension, seed)
 
 
+@line
+class Fit(Descent):
+    """A fit and how far it is from the posterior at the end."""
+
+    seed: int
+    estimator: str
+    total_variation: Number
+    true_loss: Number
+
+
+LINES = TypeAdapter(Annotated[Fit, AfterValidator(level)])
+
 PRESETS = {"paper": Config(), "quick": Config(num_steps=300, seeds=(0, 1), folder=Path("runs/gmm-quick"))}
 
 
@@ -93,14 +107,14 @@ def run(config: Config) -> Report:
     """Fits what is not fitted yet, writes the report into the run folder and returns it."""
     config = config.checked()
     keys = [{"seed": seed, "estimator": spec} for seed, spec in itertools.product(config.seeds, config.estimators)]
-    with run_cells("gmm", config, keys, fit, config.folder or Path("runs/gmm")) as folder:
+    with run_cells("gmm", config, keys, fit, config.folder or Path("runs/gmm"), LINES) as folder:
         return _write_report(config, folder)
 
 
 def report_folder(path: Path) -> Report:
     """Writes the report of a run folder anew and returns it. Runs nothing."""
-    config, folder = config_of_folder(Config, path)
-    return _write_report(config.checked(), folder)
+    config, folder = config_of_folder(Config, path, LINES)
+    return _write_report(config, folder)
 
 
 def fit(config: Config, seed: int, estimator: str, say: Say = say_nothing) -> Record:

@@ -5,15 +5,37 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import fmean
+from typing import Annotated
 
 import torch
+from annotated_types import Len
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from catreparam.estimators import expectation
 from catreparam.experiments.runs.estimator_specs import build_estimator, samples_of
 from catreparam.experiments.runs.folder import Record
+from catreparam.experiments.runs.records import Count, Number, Seconds, line
 from catreparam.experiments.runs.statistics import band_curves, compare
 from catreparam.report import Curve
+
+
+@line
+class Descent(TypedDict):
+    """What `descend` returns."""
+
+    steps: Annotated[list[Count], Len(1)]
+    gaps: Annotated[list[Number], Len(1)]
+    milliseconds: Seconds
+    own_loss: Number
+
+
+def level(record: Descent) -> Descent:
+    """The record. Raises ValueError if it has not a gap for every step."""
+    if len(record["steps"]) != len(record["gaps"]):
+        raise ValueError(f"{len(record['steps'])} steps and {len(record['gaps'])} gaps")
+    return record
+
 
 Say = Callable[[int, float], None]  # step and gap
 

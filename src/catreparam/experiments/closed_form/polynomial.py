@@ -9,14 +9,26 @@ import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator, TypeAdapter
 
-from catreparam.experiments.closed_form.loop import Groups, Say, descend, gap_curves, rows_by_gap, say_nothing
+from catreparam.experiments.closed_form.loop import (
+    Descent,
+    Groups,
+    Say,
+    descend,
+    gap_curves,
+    level,
+    rows_by_gap,
+    say_nothing,
+)
 from catreparam.experiments.runs.cells import run_cells
-from catreparam.experiments.runs.configs import command_of, config_of_folder
+from catreparam.experiments.runs.configs import check_distinct, check_seeds, command_of, config_of_folder
 from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs
 from catreparam.experiments.runs.folder import Record, RunFolder, finish
+from catreparam.experiments.runs.records import Count, Number, line
 from catreparam.objectives.polynomial import Polynomial
 from catreparam.report import Column, Plot, Report, Table
 from catreparam.validation import check_count, check_number
@@ -69,12 +81,24 @@ class Config:
         for name in ("num_variables", "batch_size", "num_samples", "num_steps", "jobs"):
             check_count(name, getattr(self, name))
         check_number("lr", self.lr, above=0.0)
-        if not self.powers or not self.seeds:
-            raise ValueError("powers and seeds must name at least one value each")
+        check_distinct("powers", self.powers)
+        check_seeds("seeds", self.seeds)
         for power in self.powers:
             Polynomial(power, self.target, self.extension)
         return dataclasses.replace(self, estimators=normalise_specs(self.estimators))
 
+
+@line
+class Optimised(Descent):
+    """A run of Adam."""
+
+    power: Number
+    estimator: str
+    seed: int
+    steps_to_one_percent: Count | None
+
+
+LINES = TypeAdapter(Annotated[Optimised, AfterValidator(level)])
 
 PRESETS = {"paper": Config(), "quick": Config(num_steps=200, seeds=(0,), folder=Path("runs/polynomial-quick"))}
 
@@ -84,14 +108,14 @@ def run(config: Config) -> Report:
     config = config.checked()
     cells = itertools.product(config.powers, config.estimators, config.seeds)
     keys: list[Record] = [dict(zip(("power", "estimator", "seed"), cell, strict=True)) for cell in cells]
-    with run_cells("polynomial", config, keys, optimise, config.folder or Path("runs/polynomial")) as folder:
+    with run_cells("polynomial", config, keys, optimise, config.folder or Path("runs/polynomial"), LINES) as folder:
         return _write_report(config, folder)
 
 
 def report_folder(path: Path) -> Report:
     """Writes the report of a run folder anew and returns it. Runs nothing."""
-    config, folder = config_of_folder(Config, path)
-    return _write_report(config.checked(), folder)
+    config, folder = config_of_folder(Config, path, LINES)
+    return _write_report(config, folder)
 
 
 def optimise(config: Config, power: float, estimator: str, seed: int, say: Say = say_nothing) -> Record:

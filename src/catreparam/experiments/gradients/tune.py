@@ -64,7 +64,8 @@ class Config:
 
 def run(config: Config) -> Report:
     """Measures every setting and orders them. Raises ValueError or TypeError for a bad config."""
-    entries = [build_estimator(spec) if ":" in spec else spec.strip() for spec in normalise_specs(config.estimators)]
+    specs = normalise_specs(config.estimators, searched=True)
+    entries = [build_estimator(spec) if ":" in spec else spec.strip() for spec in specs]
     objective = build_objective(
         config.objective, num_variables=config.num_variables, num_classes=config.num_classes, seed=config.seed
     )

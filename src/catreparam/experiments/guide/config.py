@@ -7,6 +7,7 @@ from pathlib import Path
 
 from catreparam.experiments.guide.methods import OTHER_METHODS, Budget, check_methods, is_gradient_method, strengths
 from catreparam.experiments.guide.rewards import RewardSpec
+from catreparam.experiments.runs.configs import check_distinct, check_seeds
 from catreparam.experiments.runs.folder import Record
 from catreparam.masked_diffusion.orders import ORDERS
 from catreparam.validation import check_choice, check_count, check_number
@@ -62,8 +63,8 @@ class Config:
             values = getattr(self, name)
             for weight in values if name != "seeds" else ():
                 check_number(name, weight, least=0.0)
-            if not values or len(set(values)) != len(values):
-                raise ValueError(f"{name} must be one or several different numbers, got {values}")
+            check_distinct(name, values)
+        check_seeds("seeds", self.seeds)
         if self.label is not None and not 0 <= self.label <= 9:
             raise ValueError(f"label must lie in [0, 9], got {self.label}")
         for rival in self.rivals:

@@ -63,18 +63,16 @@ class Budget:
 
 def check_methods(methods: tuple[str, ...]) -> tuple[str, ...]:
     """The methods in one spelling. Raises ValueError for unknown ones and for the same one twice."""
-    normal = []
-    for method in methods:
-        name = method.strip()
-        if name not in OTHER_METHODS:
-            check_choice("method", name.partition(":")[0].strip(), [*ESTIMATORS, *OTHER_METHODS])
-            (name,) = normalise_specs([name])
-        if name in normal:
-            raise ValueError(f"method {name!r} is listed twice")
-        normal.append(name)
-    if not normal:
+    names = [method.strip() for method in methods]
+    if not names:
         raise ValueError(f"name at least one method: {', '.join([*OTHER_METHODS, *ESTIMATORS])}")
-    return tuple(normal)
+    for name in names:
+        check_choice("method", name.partition(":")[0].strip(), [*ESTIMATORS, *OTHER_METHODS])
+        if name in OTHER_METHODS and names.count(name) > 1:
+            raise ValueError(f"method {name!r} is listed twice")
+    estimators = [name for name in names if name not in OTHER_METHODS]
+    normal = iter(normalise_specs(estimators) if estimators else ())
+    return tuple(name if name in OTHER_METHODS else next(normal) for name in names)
 
 
 def is_gradient_method(method: str) -> bool:

@@ -8,11 +8,14 @@ makes the four networks anew, and `catreparam guide maskgit` guides ImageNet-siz
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors.torch
 import torch
+from annotated_types import Len
+from pydantic import AfterValidator, Field, TypeAdapter
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from catreparam.experiments.guide.config import PRESETS, Config
 from catreparam.experiments.guide.methods import CANDIDATES, generate, is_gradient_method
@@ -21,6 +24,7 @@ from catreparam.experiments.guide.rewards import RewardSpec
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import config_of_folder
 from catreparam.experiments.runs.folder import Record
+from catreparam.experiments.runs.records import Number, Seconds, line
 from catreparam.experiments.runs.streams import stream
 from catreparam.guidance import RoundInfo, on_embeddings
 from catreparam.models.digits_models import load_digits_models
@@ -28,6 +32,45 @@ from catreparam.models.maskgit import MaskGIT, MaskGITDenoiser
 from catreparam.report import Report, write_atomically
 
 __all__ = ["PRESETS", "Config", "report_folder", "run"]
+
+Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=64)]], Len(49, 49)]
+
+
+@line
+class Step(TypedDict):
+    """A step of an optimisation, means over the images."""
+
+    reward: Number
+    kl: Number
+
+
+@line
+class Generated(TypedDict):
+    """One batch of images."""
+
+    method: str
+    strength: Number
+    seed: int
+    tokens: Annotated[list[Tokens], Len(1)]
+    reward: Annotated[list[Number], Len(1)]
+    prior_log_prob: Annotated[list[Number], Len(1)]
+    kl: list[Number] | None
+    evaluations: Number
+    seconds: Seconds
+    trace: list[Step]
+    frames: list[list[Tokens]] | None
+
+
+def _level(record: Generated) -> Generated:
+    sizes = {len(record[key]) for key in ("tokens", "reward", "prior_log_prob")} | {
+        len(record["kl"] or record["tokens"])
+    }
+    if len(sizes) > 1 or len({len(row) for row in record["frames"] or ()}) > 1:
+        raise ValueError("the tokens, reward, prior_log_prob, kl and frames are not of as many images")
+    return record
+
+
+LINES = TypeAdapter(Annotated[Generated, AfterValidator(_level)])
 
 NUM_FRAMES = 10  # pictures a row of the grid over rounds
 
@@ -40,14 +83,14 @@ def run(config: Config) -> Report:
     """
     config = config.checked()
     load_digits_models(config.weights)  # a damaged file is one error now, not one for every method
-    with run_cells("guide", config, config.keys(), generate_cell, config.run_folder()) as folder:
+    with run_cells("guide", config, config.keys(), generate_cell, config.run_folder(), LINES) as folder:
         return report_guide(config, folder)
 
 
 def report_folder(path: Path) -> Report:
     """Writes the report of a run folder anew and returns it. Generates nothing."""
-    config, folder = config_of_folder(Config, path)
-    return report_guide(config.checked(), folder)
+    config, folder = config_of_folder(Config, path, LINES)
+    return report_guide(config, folder)
 
 
 def generate_cell(config: Config, method: str, strength: float, seed: int) -> Record:

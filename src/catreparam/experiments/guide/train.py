@@ -13,8 +13,10 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter
 from safetensors import safe_open
 from torch import nn
+from typing_extensions import TypedDict
 
 from catreparam.data import DATASETS, ImageDataset, load_dataset
 from catreparam.experiments.guide.training import (
@@ -30,6 +32,7 @@ from catreparam.experiments.runs.configs import command_of, config_of_folder, id
 from catreparam.experiments.runs.folder import Record, RunFolder, finish, open_run_folder
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
+from catreparam.experiments.runs.records import Count, Number, line
 from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.runs.training import Diverged, Part, resume, to_tensors
 from catreparam.models.classifier import HeldOutClassifier
@@ -40,6 +43,17 @@ from catreparam.models.vq_digits import DigitsVQ
 from catreparam.report import Column, Curve, Plot, Report, Table
 from catreparam.validation import check_choice, check_count
 
+
+@line
+class Steps(TypedDict):
+    """The running mean of a network's loss."""
+
+    stage: str
+    step: Count
+    loss: Number
+
+
+LINES = TypeAdapter(Steps)
 OUTPUT = "tokens_digits.safetensors"
 
 QUALITIES = {
@@ -123,7 +137,7 @@ def run(config: Config) -> Report:
     data = load_dataset(config.dataset)
     identity, facts = identity_of(config), {"machine": describe_machine()}
     with (
-        open_run_folder(config.folder, experiment="guide train", config=identity, facts=facts) as folder,
+        open_run_folder(config.folder, experiment="guide train", config=identity, facts=facts, lines=LINES) as folder,
         show_progress() as progress,
     ):
         models = build_digits_models()
@@ -140,8 +154,8 @@ def run(config: Config) -> Report:
 
 def report_folder(path: Path) -> Report:
     """Writes the report of a run folder anew, finished or not, and returns it. Trains nothing."""
-    config, folder = config_of_folder(Config, path)
-    return report_training(folder, command_of("catreparam guide train", config.checked()))
+    config, folder = config_of_folder(Config, path, LINES)
+    return report_training(folder, command_of("catreparam guide train", config))
 
 
 def train_network(training: Training, model: nn.Module, config: Config, folder: RunFolder, progress: Progress) -> None:

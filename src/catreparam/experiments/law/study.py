@@ -13,16 +13,19 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from pydantic import TypeAdapter
 from torch import Generator, Tensor
+from typing_extensions import TypedDict
 
 from catreparam.categorical import draw_normal_like
 from catreparam.estimators import Estimator, make_estimator
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.reindge import reindge_surrogate
 from catreparam.experiments.runs.cells import run_cells
-from catreparam.experiments.runs.configs import command_of, config_of_folder
+from catreparam.experiments.runs.configs import check_distinct, check_seeds, command_of, config_of_folder
 from catreparam.experiments.runs.estimator_specs import normalise_specs, parse_spec
 from catreparam.experiments.runs.folder import Record, RunFolder, finish
+from catreparam.experiments.runs.records import Count, Number, line
 from catreparam.experiments.runs.statistics import mean_and_error
 from catreparam.experiments.runs.streams import stream
 from catreparam.noise_schedule import make_schedule
@@ -70,13 +73,30 @@ class Config:
         check_count("num_draws", self.num_draws, 2 * NUM_CHUNKS)
         if self.num_draws % NUM_CHUNKS:
             raise ValueError(f"num_draws must be a multiple of {NUM_CHUNKS}, got {self.num_draws}")
-        if not (self.num_steps and self.t1 and self.seeds):
-            raise ValueError("num_steps, t1 and seeds must name at least one value each")
+        for name in ("num_steps", "t1"):
+            check_distinct(name, getattr(self, name))
+        check_seeds("seeds", self.seeds)
         estimators = normalise_specs(self.estimators)
         for spec, steps, t1 in itertools.product(estimators, self.num_steps, self.t1):
             _build(spec, steps, t1)
         return dataclasses.replace(self, estimators=estimators)
 
+
+@line
+class Law(TypedDict):
+    """Distances of one law, with their standard errors."""
+
+    seed: int
+    estimator: str
+    t1: Number
+    num_steps: Count
+    total_variation: Number
+    total_variation_error: Number
+    wasserstein: Number
+    wasserstein_error: Number
+
+
+LINES = TypeAdapter(Law)
 
 PRESETS = {
     "paper": Config(),
@@ -89,14 +109,14 @@ def run(config: Config) -> Report:
     config = config.checked()
     cells = itertools.product(config.seeds, config.estimators, config.t1, config.num_steps)
     keys: list[Record] = [dict(zip(("seed", "estimator", "t1", "num_steps"), cell, strict=True)) for cell in cells]
-    with run_cells("law", config, keys, measure_law, config.folder or Path("runs/law")) as folder:
+    with run_cells("law", config, keys, measure_law, config.folder or Path("runs/law"), LINES) as folder:
         return _write_report(config, folder)
 
 
 def report_folder(path: Path) -> Report:
     """Writes the report of a run folder anew and returns it. Runs nothing."""
-    config, folder = config_of_folder(Config, path)
-    return _write_report(config.checked(), folder)
+    config, folder = config_of_folder(Config, path, LINES)
+    return _write_report(config, folder)
 
 
 def measure_law(config: Config, seed: int, estimator: str, t1: float, num_steps: int) -> Record:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from filelock import FileLock
+from pydantic import TypeAdapter
 
 from catreparam.experiments.runs.configs import Fields, identity_of
 from catreparam.experiments.runs.folder import Record, RunFolder, open_run_folder
@@ -48,14 +49,21 @@ class Cell:
 
 @contextmanager
 def run_cells(
-    name: str, config: CellsConfig, keys: Sequence[Record], measure: Callable[..., Record], path: Path
+    name: str,
+    config: CellsConfig,
+    keys: Sequence[Record],
+    measure: Callable[..., Record],
+    path: Path,
+    lines: TypeAdapter[Any],
 ) -> Iterator[RunFolder]:
     """Measures what is missing, config.jobs cells at a time, each durably appended before its worker takes another.
 
+    `lines` is what the line of a cell must be.
     The folder stays locked until the block ends. Raises RunFolderError and WriteFailed as `open_run_folder` does.
     """
     facts = {"machine": describe_machine(jobs=config.jobs)}
-    with open_run_folder(path, experiment=name, config=identity_of(config), facts=facts) as folder:
+    with open_run_folder(path, experiment=name, config=identity_of(config), facts=facts, lines=lines) as folder:
+        folder.read_metrics()  # a damaged line is one error now
         cells = [Cell(config, key, measure, path.resolve()) for key in keys]
         with show_progress() as progress:
             for cell, _ in measure_cells(name, cells, progress, jobs=config.jobs):

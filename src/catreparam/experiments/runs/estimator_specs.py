@@ -1,5 +1,6 @@
 """Estimators as users write them, `redge:num_steps=4,t1=0.5`, and the state that some of them learn."""
 
+import inspect
 import re
 from collections.abc import Iterable
 
@@ -57,19 +58,27 @@ def build_estimator(spec: str) -> Estimator:
         raise ValueError(f"estimator {spec!r}: {error}") from error
 
 
-def normalise_specs(specs: Iterable[str]) -> tuple[str, ...]:
-    """The specs in one spelling, checked. Raises ValueError for none, for a bad one, and for the same one twice."""
-    normal = []
+def normalise_specs(specs: Iterable[str], *, searched: bool = False) -> tuple[str, ...]:
+    """The specs in one spelling, checked. Raises ValueError for none, for a bad one, and for the same one twice.
+
+    Hyperparameters at their defaults make no other estimator, nor does another order, unless what is not given is
+    `searched`.
+    """
+    normal, seen = [], dict[object, str]()
     for spec in specs:
         build_estimator(spec)
         name, hyperparameters = parse_spec(spec)
         items = ",".join(f"{key}={_show(value)}" for key, value in hyperparameters.items())
         normal.append(f"{name}:{items}" if items else name)
+        parameters = inspect.signature(ESTIMATORS[name]).parameters
+        plain = {} if searched else {key: parameter.default for key, parameter in parameters.items()}
+        given = name, frozenset((key, value) for key, value in hyperparameters.items() if plain.get(key, ...) != value)
+        same = seen.setdefault(given, normal[-1])
+        if normal[-1] in normal[:-1] or same != normal[-1]:
+            what = "is listed twice" if same == normal[-1] else f"is the same as {same!r}"
+            raise ValueError(f"estimator {normal[-1]!r} {what}; use several seeds for repeated runs")
     if not normal:
         raise ValueError(f"name at least one estimator: {', '.join(ESTIMATORS)}")
-    for spec in normal:
-        if normal.count(spec) > 1:
-            raise ValueError(f"estimator {spec!r} is listed twice; use several seeds for repeated runs")
     return tuple(normal)
 
 

@@ -16,13 +16,43 @@ from typing import Any
 import safetensors
 import safetensors.torch
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from catreparam.report import Report, write_atomically, write_report
-
-Record = dict[str, Any]
+from catreparam.experiments.runs.records import OBJECT, Record, checked_json, line
+from catreparam.report import Report, sweep_parts, write_atomically, write_report
 
 LOCK_NAME = ".lock"
+BOOKKEEPING = (
+    "config.json",
+    LOCK_NAME,
+    ".metrics.lock",
+    "locks",
+    "report.html",
+    "table.md",
+    "table.csv",
+    "table.jsonl",
+)
+
+
+@line
+class Facts(TypedDict):
+    """Of the machine that a run was started on."""
+
+    machine: str
+
+
+@line
+class Content(TypedDict):
+    """What config.json holds."""
+
+    experiment: str
+    config: Record
+    facts: Facts
+
+
+CONTENT = TypeAdapter(Content)
 
 
 class RunFolderError(ValueError):
@@ -31,6 +61,9 @@ class RunFolderError(ValueError):
 
 class WriteFailed(OSError):
     """Something could not be written (disk full, no permission); the files written earlier are intact."""
+
+    report: Report | None = None
+    """What was to be written, if that was a report."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -42,10 +75,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 class RunFolder:
-    """Paths and file operations of one run. Use `open_run_folder` to write, `RunFolder(path)` only to read."""
+    """Paths and file operations of one run. Use `open_run_folder` to write, `RunFolder(path)` only to read.
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    `lines` is what every line of the metrics must be: the study's types of records.
+    """
+
+    def __init__(self, path: Path | str, lines: TypeAdapter[Any] = OBJECT) -> None:
+        self.path, self.lines = Path(path), lines
         self.config_path = self.path / "config.json"
         self.metrics_path = self.path / "metrics.jsonl"
         self.metrics_lock = FileLock(self.path / ".metrics.lock")  # workers of one run append to one file
@@ -53,14 +89,13 @@ class RunFolder:
     def read_config(self) -> Record:
         """The content of config.json. Raises RunFolderError when there is none or it is damaged."""
         try:
-            content = json.loads(self.config_path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+            text = self.config_path.read_bytes()
+            checked_json(CONTENT, text)
+            return json.loads(text)
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise RunFolderError(f"{self.path} is not a run folder: it has no config.json") from error
         except ValueError as error:
             raise RunFolderError(f"{self.config_path} is damaged ({error}); delete the folder to start over") from error
-        if not isinstance(content, dict) or not isinstance(content.get("config"), dict):
-            raise RunFolderError(f"{self.config_path} is not the config of a run; delete the folder to start over")
-        return content
 
     @property
     def machine(self) -> str:
@@ -73,15 +108,15 @@ class RunFolder:
             state = self.metrics_path.stat()
         except FileNotFoundError:
             return []
-        return list(_parse_metrics(self.metrics_path, state.st_ino, state.st_mtime_ns, state.st_size))
+        return list(_parse_metrics(self.metrics_path, self.lines, state.st_ino, state.st_mtime_ns, state.st_size))
 
     def append_metrics(self, record: Record) -> None:
         """Adds one line and waits until it is on the disk. A line cut short by an earlier kill is dropped first."""
-        line = json.dumps(record, allow_nan=False) + "\n"
+        content = json.dumps(record, allow_nan=False) + "\n"
         with writing(self.metrics_path), self.metrics_lock, self.metrics_path.open("ab+") as file:
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
-            file.write(line.encode())
+            file.write(content.encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -105,10 +140,20 @@ class RunFolder:
         """Tensors and facts of a checkpoint, None if there is none. Raises RunFolderError when it is damaged."""
         return self._read_checkpoint(name, with_tensors=True)
 
-    def checkpoint_facts(self, name: str) -> Record | None:
-        """The facts of a checkpoint alone, without reading its tensors; None and errors as `load_checkpoint`."""
+    def checkpoint_count(self, name: str, unit: str) -> int | None:
+        """How many epochs or steps (`unit`) a checkpoint has seen; None and errors as `load_checkpoint`."""
         checkpoint = self._read_checkpoint(name, with_tensors=False)
-        return checkpoint[1] if checkpoint else None
+        if checkpoint is None:
+            return None
+        count = checkpoint[1].get(unit)
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise self.damaged(name, f"its {unit} is {count!r}")
+        return count
+
+    def damaged(self, name: str, why: object) -> RunFolderError:
+        """The error for a checkpoint that cannot be used."""
+        path = self.path / "checkpoints" / f"{name}.safetensors"
+        return RunFolderError(f"{path} is damaged ({why}); delete it to train this part again")
 
     def _read_checkpoint(self, name: str, *, with_tensors: bool) -> tuple[dict[str, Tensor], Record] | None:
         path = self.path / "checkpoints" / f"{name}.safetensors"
@@ -116,21 +161,25 @@ class RunFolder:
             return None
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                facts = json.loads((file.metadata() or {})["facts"])
+                facts = checked_json(OBJECT, (file.metadata() or {})["facts"])
                 names = list(file.keys()) if with_tensors else []
                 return {key: file.get_tensor(key) for key in names}, facts
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
-            raise RunFolderError(f"{path} is damaged ({error}); delete it to train this part again") from error
+            raise self.damaged(name, error) from error
 
 
 @contextmanager
-def open_run_folder(path: Path | str, *, experiment: str, config: Record, facts: Record) -> Iterator[RunFolder]:
+def open_run_folder(
+    path: Path | str, *, experiment: str, config: Record, facts: Record, lines: TypeAdapter[Any] = OBJECT
+) -> Iterator[RunFolder]:
     """Locks the folder for this process, made if need be, and checks that it belongs to this very config.
 
-    The lock dies with its process. Raises RunFolderError if another process works in the folder, or if the folder
-    holds a run with another config (the message shows the fields that differ).
+    A folder in which nothing has been measured yet belongs to nobody, whatever its config. Leftovers of processes that
+    were killed while they wrote a file are removed. The lock dies with its process. Raises RunFolderError if another
+    process works in the folder, or if it holds a run with another config (the message shows the fields that differ).
     """
-    folder = RunFolder(path)
+    folder = RunFolder(path, lines)
+    _refuse_path(folder.path)
     with writing(folder.path):
         folder.path.mkdir(parents=True, exist_ok=True)
     try:
@@ -140,9 +189,10 @@ def open_run_folder(path: Path | str, *, experiment: str, config: Record, facts:
             f"another process is running in {path}; wait for it, or choose another --folder"
         ) from error
     with held:
-        if folder.config_path.exists():
+        sweep_parts(folder.path)
+        if folder.config_path.exists() and not _is_unused(folder):
             _refuse_other_config(folder, experiment, config)
-        elif any(entry.name != LOCK_NAME for entry in folder.path.iterdir()):
+        elif not folder.config_path.exists() and any(entry.name != LOCK_NAME for entry in folder.path.iterdir()):
             raise RunFolderError(f"{folder.path} holds other files and no config.json; choose another --folder")
         else:
             content = {"experiment": experiment, "config": config, "facts": facts}
@@ -151,18 +201,18 @@ def open_run_folder(path: Path | str, *, experiment: str, config: Record, facts:
 
 
 @lru_cache(maxsize=4)
-def _parse_metrics(path: Path, *state: int) -> list[Record]:
+def _parse_metrics(path: Path, lines: TypeAdapter[Any], *state: int) -> list[Record]:
     """Parses the file once for every state of it: sweeps look often whether a trial has its line."""
     records: list[Record] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
+    for number, content in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            records.append(json.loads(line))
+            checked_json(lines, content)
+            records.append(json.loads(content))
         except ValueError as error:
-            raise RunFolderError(f"{path}, line {number} is damaged; delete the folder to start over") from error
+            raise RunFolderError(
+                f"{path}, line {number} is damaged ({error}); remove that line, and the same command measures it again"
+            ) from error
     return records  # after the last newline there is nothing, or a line cut short
-
-
-LOCK_NAME = ".lock"
 
 
 @contextmanager
@@ -174,6 +224,28 @@ def writing(path: Path) -> Iterator[None]:
         raise WriteFailed(
             error.errno, f"cannot write {path}: {reason}. Files written earlier are intact; the same command resumes"
         ) from error
+
+
+def _refuse_path(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise RunFolderError(f"the folder {str(path)!r} is no UTF-8 text; choose another --folder") from error
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise RunFolderError(f"{place} is a file, not a folder; choose another --folder")
+
+
+def _is_unused(folder: RunFolder) -> bool:
+    """Whether nothing but config.json and reports were written: by a run that ended before it measured anything."""
+    if any(entry.name not in BOOKKEEPING for entry in folder.path.iterdir()):
+        return False
+    try:
+        for path in (folder.path / "locks").glob("*.lock"):
+            FileLock(path).acquire(timeout=0).lock.release()
+    except Timeout:  # a worker that outlived its driver still measures something
+        return False
+    return True
 
 
 def _refuse_other_config(folder: RunFolder, experiment: str, config: Record) -> None:
@@ -197,8 +269,12 @@ def finish(folder: RunFolder, report: Report, *, unfinished: str = "") -> Report
     """
     if unfinished:
         report = dataclasses.replace(report, warning=f"Unfinished: {unfinished}. The same command resumes.")
-    with writing(folder.path / "report.html"):
-        return write_into(folder.path, report)
+    try:
+        with writing(folder.path / "report.html"):
+            return write_into(folder.path, report)
+    except WriteFailed as error:
+        error.report = report  # so that it can be shown all the same
+        raise
 
 
 def write_into(folder: Path | None, report: Report) -> Report:

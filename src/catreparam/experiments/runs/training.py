@@ -67,8 +67,7 @@ def resume(
     """
 
     def drop_later_metrics() -> int:
-        facts = folder.checkpoint_facts(name)
-        done = facts[unit] if facts else 0
+        done = folder.checkpoint_count(name, unit) or 0
         with folder.metrics_lock:  # other workers append meanwhile
             records = folder.read_metrics()
             if not usable(done, [record for record in records if owns(record)]):
@@ -79,10 +78,21 @@ def resume(
         return done
 
     done = agree(drop_later_metrics)
-    checkpoint = folder.load_checkpoint(name) if done else None
-    if checkpoint:
-        load_tensors(parts, checkpoint[0])
+    if done:
+        load_parts(folder, name, parts)
     return done
+
+
+def load_parts(folder: RunFolder, name: str, parts: Mapping[str, Part]) -> bool:
+    """Puts the tensors of a checkpoint into its parts; whether there was one. Raises RunFolderError if they misfit."""
+    checkpoint = folder.load_checkpoint(name)
+    if checkpoint is None:
+        return False
+    try:
+        load_tensors(parts, checkpoint[0])
+    except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+        raise folder.damaged(name, error) from error
+    return True
 
 
 def _tensors_of(part: nn.Module | Optimizer | Estimator | dict[str, Tensor]) -> Mapping[str, Tensor]:

@@ -33,10 +33,10 @@ NOTE = (
 
 def report_sudoku(config: Config, folder: RunFolder) -> Report:
     """Builds the report from the metrics and writes it into the folder."""
-    records, keys = folder.read_metrics(), config.keys()
+    keys = config.keys()
+    found = {(r["level"], r["prior"], r["method"]): r for r in folder.read_metrics()}
+    records = [found[cell] for key in keys if (cell := tuple(key.values())) in found]
     missing = len(keys) - len(records)
-    order = {tuple(key.values()): place for place, key in enumerate(keys)}
-    records.sort(key=lambda r: order[r["level"], r["prior"], r["method"]])
     report = Report(
         title="Sudoku by gradients",
         summary=f"{config.num_puzzles} held-back puzzles of each level. With prior: {config.num_rounds} rounds of "

@@ -11,14 +11,18 @@ import math
 import time
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Annotated
 
 import torch
+from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from catreparam.data.sudoku import held_back_puzzles
 from catreparam.data.sudoku_solver import solve
 from catreparam.experiments.runs.cells import run_cells
 from catreparam.experiments.runs.configs import config_of_folder
 from catreparam.experiments.runs.folder import Record
+from catreparam.experiments.runs.records import Count, Number, Seconds, line
 from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.sudoku.board import boards_to_tensor
 from catreparam.experiments.sudoku.config import FREE, PRESETS, Config
@@ -32,19 +36,43 @@ __all__ = ["PRESETS", "Config", "report_folder", "run"]
 CHUNK = 100  # puzzles solved together
 
 
+@line
+class Solved(TypedDict):
+    """How a method did with a prior on the puzzles of a level: counts of puzzles, and means over them."""
+
+    level: str
+    prior: str
+    method: str
+    n: Annotated[int, Field(ge=1, lt=2**63)]
+    exact: Count
+    solved_last: Count
+    solved_argmax: Count
+    solved_best: Count
+    violations: Number
+    violations_half: Number
+    violations_best: Number
+    seconds: Seconds
+    model: Number
+    reward: Number
+    curve: list[tuple[Number, Number]]
+
+
+LINES = TypeAdapter(Solved)
+
+
 def run(config: Config) -> Report:
     """Measures the cells that are missing, writes the report and returns it; or solves --puzzle and shows it."""
     config = config.checked()
     if config.puzzle:
         return solve_live(config)
-    with run_cells("sudoku", config, config.keys(), measure, config.folder or Path("runs/sudoku")) as folder:
+    with run_cells("sudoku", config, config.keys(), measure, config.folder or Path("runs/sudoku"), LINES) as folder:
         return report_sudoku(config, folder)
 
 
 def report_folder(path: Path) -> Report:
     """Writes the report of a run folder anew and returns it. Solves nothing."""
-    config, folder = config_of_folder(Config, path)
-    return report_sudoku(config.checked(), folder)
+    config, folder = config_of_folder(Config, path, LINES)
+    return report_sudoku(config, folder)
 
 
 def measure(config: Config, level: str, prior: str, method: str) -> Record:

@@ -12,19 +12,41 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 from catreparam.data.sudoku import CLUES, check_no_overlap, format_puzzle, held_back_puzzles, read_puzzle
 from catreparam.data.sudoku_solver import Board, dig, random_solution
 from catreparam.experiments.runs.configs import command_of, config_of_folder, identity_of
-from catreparam.experiments.runs.folder import Interrupted, Record, RunFolder, finish, open_run_folder, writing
+from catreparam.experiments.runs.folder import (
+    Interrupted,
+    Record,
+    RunFolder,
+    RunFolderError,
+    finish,
+    open_run_folder,
+    writing,
+)
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
+from catreparam.experiments.runs.records import Count, Number, Seconds, line
 from catreparam.experiments.runs.training import resume, to_tensors
 from catreparam.experiments.sudoku.board import boards_to_tensor
 from catreparam.experiments.sudoku.training import new_prior_state, train_step
 from catreparam.report import Column, Curve, Plot, Report, Table
 from catreparam.validation import check_count, check_number
 
+
+@line
+class Steps(TypedDict):
+    """The mean loss of the steps since the line before."""
+
+    step: Count
+    loss: Number
+    seconds: Seconds
+
+
+LINES = TypeAdapter(Steps)
 LENGTHS = {"short": 1 / 16, "medium": 1 / 4, "long": 1.0}  # of num_steps
 STEPS_A_RECORD = 20
 PUZZLE_FILE = "training_puzzles.txt"
@@ -81,7 +103,8 @@ def run(config: Config) -> Report:
     config = config.checked()
     path = config.folder or Path("runs/sudoku-prior")
     facts = {"machine": describe_machine()}
-    with open_run_folder(path, experiment="sudoku-prior", config=identity_of(config), facts=facts) as folder:
+    identity = identity_of(config)
+    with open_run_folder(path, experiment="sudoku-prior", config=identity, facts=facts, lines=LINES) as folder:
         try:
             with show_progress() as progress:
                 puzzles, solutions = _training_puzzles(config, folder, progress)
@@ -93,8 +116,8 @@ def run(config: Config) -> Report:
 
 def report_folder(path: Path) -> Report:
     """Writes the report of a run folder anew and returns it. Trains nothing."""
-    config, folder = config_of_folder(Config, path)
-    return _write_report(config.checked(), folder)
+    config, folder = config_of_folder(Config, path, LINES)
+    return _write_report(config, folder)
 
 
 def _train(config: Config, folder: RunFolder, puzzles: list[Board], solutions: list[Board], progress: Progress) -> None:
@@ -124,7 +147,7 @@ def _train(config: Config, folder: RunFolder, puzzles: list[Board], solutions: l
 def _training_puzzles(config: Config, folder: RunFolder, progress: Progress) -> tuple[list[Board], list[Board]]:
     """Puzzles and their solutions, dug where the file lacks them. Puzzle i depends on the seed and i only."""
     path = folder.path / PUZZLE_FILE
-    lines = path.read_text(encoding="ascii").split("\n")[:-1] if path.exists() else []
+    lines = path.read_text(encoding="ascii", errors="replace").split("\n")[:-1] if path.exists() else []
     if len(lines) < config.num_puzzles:
         progress.start("digging puzzles", total=config.num_puzzles, done=len(lines))
         folder.write(PUZZLE_FILE, "".join(f"{line}\n" for line in lines))  # without a line cut short
@@ -137,10 +160,21 @@ def _training_puzzles(config: Config, folder: RunFolder, progress: Progress) -> 
                 file.flush()
                 progress.advance("digging puzzles", "")
             os.fsync(file.fileno())
-        solutions = [read_puzzle(line.split()[1]) for line in lines]
+        solutions = [_read_pair(path, number, text)[1] for number, text in enumerate(lines, start=1)]
         check_no_overlap(solutions, [puzzle for level in CLUES for puzzle in held_back_puzzles(level)])
-    pairs = [[read_puzzle(text) for text in line.split()] for line in lines[: config.num_puzzles]]
+    pairs = [_read_pair(path, number, text) for number, text in enumerate(lines[: config.num_puzzles], start=1)]
     return [puzzle for puzzle, _ in pairs], [solution for _, solution in pairs]
+
+
+def _read_pair(path: Path, number: int, text: str) -> tuple[Board, Board]:
+    """Puzzle and solution of a line of the file. Raises RunFolderError for anything else."""
+    try:
+        puzzle, solution = map(read_puzzle, text.split())
+        if 0 in solution or any(clue not in (0, digit) for clue, digit in zip(puzzle, solution, strict=True)):
+            raise ValueError("the solution is not one of the puzzle")
+    except ValueError as error:
+        raise RunFolderError(f"{path}, line {number} is damaged ({error}); delete the file to dig it again") from error
+    return puzzle, solution
 
 
 def _write_report(config: Config, folder: RunFolder) -> Report:

@@ -5,13 +5,38 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydantic import TypeAdapter
+from typing_extensions import NotRequired, TypedDict
+
 from catreparam.experiments.runs.estimator_specs import normalise_specs
 from catreparam.experiments.runs.folder import Record, RunFolder, RunFolderError
+from catreparam.experiments.runs.records import Count, Number, checked_json, line
 from catreparam.experiments.sweep.plan import Chosen, Sweep, searched
 from catreparam.experiments.sweep.spaces import spec_at
 from catreparam.validation import check_number
 
 NAME = "settings.json"
+
+
+@line
+class Setting(TypedDict):
+    """What is chosen for an estimator."""
+
+    spec: str
+    lr: Number
+    validation: NotRequired[Number | None]
+    trial: NotRequired[Count | None]
+
+
+@line
+class Settings(TypedDict):
+    """What settings.json holds."""
+
+    study: str
+    settings: dict[str, Setting]
+
+
+SETTINGS = TypeAdapter(Settings)
 
 
 def chosen_for(sweep: Sweep, records: list[Record], spec: str) -> Chosen | None:
@@ -43,12 +68,12 @@ def write_settings(sweep: Sweep, folder: RunFolder, command: str) -> None:
 def read_settings(path: Path, study: str, estimators: Iterable[str]) -> dict[str, Chosen]:
     """What is chosen for `estimators`, checked. Raises ValueError that names the file and what is wrong with it."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        of, settings = content["study"], dict(content["settings"])
+        content = checked_json(SETTINGS, Path(path).read_bytes())
     except OSError as error:
         raise ValueError(f"settings {path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except ValueError as error:
         raise ValueError(f"{path} is not the {NAME} of a sweep ({error})") from error
+    of, settings = content["study"], content["settings"]
     if of != study:
         raise ValueError(f"{path} holds settings of the {of} study, not of {study}")
     if missing := [spec for spec in estimators if spec not in settings]:
@@ -67,11 +92,9 @@ def refuse_other_settings(folder: RunFolder, given: dict[str, Chosen]) -> None:
             )
 
 
-def _checked(path: Path, estimator: str, setting: object) -> Chosen:
-    if not isinstance(setting, dict) or not isinstance(setting.get("spec"), str):
-        raise ValueError(f"{path}: the setting of {estimator} must be an object with spec and lr, got {setting}")
+def _checked(path: Path, estimator: str, setting: Setting) -> Chosen:
     (spec,) = normalise_specs((setting["spec"],))
     if spec.partition(":")[0] != estimator.partition(":")[0]:
         raise ValueError(f"{path}: the setting of {estimator} is of another estimator, {spec}")
-    lr = check_number("lr", setting.get("lr"), above=0.0)
+    lr = check_number("lr", setting["lr"], above=0.0)
     return Chosen(spec, lr, setting.get("validation"), setting.get("trial"))

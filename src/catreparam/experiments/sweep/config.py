@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from catreparam.experiments.runs.configs import check_seeds
 from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs
 from catreparam.experiments.runs.parallel import ENGINES
 from catreparam.validation import check_choice, check_count, check_number
@@ -54,17 +55,13 @@ class SweepConfig:
         low, high = (check_number("lr_range", value, above=0.0) for value in self.lr_range)
         if low > high:
             raise ValueError(f"lr_range must be two numbers, the smaller first, got {self.lr_range}")
-        for name in ("seeds", "search_seeds"):
-            values = getattr(self, name)
-            if len(set(values)) != len(values):
-                raise ValueError(f"{name} must be different integers, got {values}")
-        if not self.search_seeds:
-            raise ValueError("search_seeds must name at least one seed")
+        check_seeds("seeds", self.seeds, least=0)
+        check_seeds("search_seeds", self.search_seeds)
         if self.settings and not self.seeds:
             raise ValueError("nothing to do: --settings leaves out the search and no --seeds the final runs")
         if both := sorted(set(self.seeds) & set(self.search_seeds)):
             raise ValueError(f"seeds and search_seeds must differ, both hold {both}")
-        return dataclasses.replace(self, estimators=normalise_specs(self.estimators))
+        return dataclasses.replace(self, estimators=normalise_specs(self.estimators, searched=True))
 
 
 def check_inner(name: str, inner: object, plain: object) -> None:

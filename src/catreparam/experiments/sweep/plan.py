@@ -3,14 +3,91 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Len
+from pydantic import AfterValidator, Discriminator, Tag, TypeAdapter
+from typing_extensions import NotRequired, TypedDict
 
 from catreparam.estimators.facts import Space
 from catreparam.experiments.runs.folder import Record
+from catreparam.experiments.runs.records import Count, Number, line
 from catreparam.experiments.sweep.config import SweepConfig
 from catreparam.experiments.sweep.spaces import space_of
 from catreparam.report import ImageGrid
 
 Say = Callable[[int, float], None]  # step and validation value so far
+
+
+def _kind(record: Any) -> str:
+    if not isinstance(record, dict):
+        return "search"
+    complete = " complete" if record.get("state") == "complete" else ""
+    return ("final" if record.get("phase") == "final" else "search") + complete
+
+
+def _of_one_length(curves: dict[str, list[float]]) -> dict[str, list[float]]:
+    if "step" not in curves or len({len(values) for values in curves.values()}) > 1:
+        raise ValueError("the curves must have a step and be of one length")
+    return curves
+
+
+@line
+class Trial(TypedDict):
+    """A search trial that did not end well, or any, without its value."""
+
+    phase: Literal["search"]
+    estimator: str
+    number: Count
+    point: dict[str, bool | int | Number | str | None]
+    state: Literal["complete", "pruned", "diverged"]
+    reported: NotRequired[list[tuple[Count, Number | None]]]
+    rungs: NotRequired[dict[str, Any]]
+
+
+@line
+class Complete(Trial):
+    """A search trial that ran to its end."""
+
+    validation: Number
+
+
+@line
+class Diverging(TypedDict):
+    """A final run that diverged, or had no setting as every trial had."""
+
+    phase: Literal["final"]
+    estimator: str
+    number: int
+    spec: NotRequired[str]
+    lr: NotRequired[Number]
+    state: str
+
+
+@line
+class Final(TypedDict):
+    """A final run; further keys are what the study measures besides."""
+
+    phase: Literal["final"]
+    estimator: str
+    number: int
+    spec: str
+    lr: Number
+    state: Literal["complete"]
+    validation: Number
+    test: Number
+    curves: Annotated[dict[str, Annotated[list[Number], Len(1)]], AfterValidator(_of_one_length)]
+
+
+LINES = TypeAdapter(
+    Annotated[
+        Annotated[Trial, Tag("search")]
+        | Annotated[Complete, Tag("search complete")]
+        | Annotated[Diverging, Tag("final")]
+        | Annotated[Final, Tag("final complete")],
+        Discriminator(_kind),
+    ]
+)
 
 
 @dataclass(frozen=True)

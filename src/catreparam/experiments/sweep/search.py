@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from catreparam.estimators.facts import Choice, Range
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.streams import stream
-from catreparam.experiments.sweep.plan import Sweep, searched
+from catreparam.experiments.sweep.plan import LINES, Sweep, searched
 from catreparam.experiments.sweep.spaces import start_of
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.FAIL}
@@ -72,7 +72,7 @@ class Search:
         return self.study.get_trials(deepcopy=False)[self.number]
 
     def _read(self) -> list[Record]:
-        return searched(RunFolder(self.sweep.folder).read_metrics(), self.estimator)
+        return searched(RunFolder(self.sweep.folder, LINES).read_metrics(), self.estimator)
 
 
 def _told(record: Record, space: dict[str, BaseDistribution]) -> FrozenTrial | None:

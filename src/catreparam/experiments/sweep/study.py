@@ -17,7 +17,7 @@ from catreparam.experiments.runs.progress import Progress, show_progress
 from catreparam.experiments.runs.training import Diverged
 from catreparam.experiments.sweep.chosen import chosen_for, read_settings, refuse_other_settings, write_settings
 from catreparam.experiments.sweep.config import Config, SweepConfig
-from catreparam.experiments.sweep.plan import Study, Sweep
+from catreparam.experiments.sweep.plan import LINES, Study, Sweep
 from catreparam.experiments.sweep.report import build_report
 from catreparam.experiments.sweep.search import Pruned, Search
 from catreparam.experiments.sweep.spaces import spec_at
@@ -34,7 +34,7 @@ def run_sweep(config: SweepConfig, study: Study) -> Report:
     name, path = f"sweep-{study.name}", config.folder or Path(f"runs/sweep-{study.name}")
     sweep = _sweep(config, study, path)
     facts = {"machine": describe_machine(jobs=config.jobs)}
-    with open_run_folder(path, experiment=name, config=identity_of(config), facts=facts) as folder:
+    with open_run_folder(path, experiment=name, config=identity_of(config), facts=facts, lines=LINES) as folder:
         refuse_other_settings(folder, sweep.given or {})
         try:
             with show_progress() as progress:
@@ -47,8 +47,7 @@ def run_sweep(config: SweepConfig, study: Study) -> Report:
 
 def report_sweep(kind: type[Config], study_of: Callable[[Config], Study], path: Path) -> Report:
     """Writes the report of a sweep's folder anew and returns it. Runs nothing."""
-    config, folder = config_of_folder(kind, path)
-    config = config.checked()
+    config, folder = config_of_folder(kind, path, LINES)
     return _write_report(_sweep(config, study_of(config), path), folder)
 
 
@@ -109,7 +108,7 @@ def _validation(sweep: Sweep, estimator: str, search: Search) -> float:
 
 
 def _final(sweep: Sweep, estimator: str, seed: int) -> Record:
-    chosen = chosen_for(sweep, RunFolder(sweep.folder).read_metrics(), estimator)
+    chosen = chosen_for(sweep, RunFolder(sweep.folder, LINES).read_metrics(), estimator)
     if chosen is None:
         return {"state": "no setting: every search trial diverged"}
     record: Record = {"spec": chosen.spec, "lr": chosen.lr, "state": "complete"}

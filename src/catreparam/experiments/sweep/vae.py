@@ -42,7 +42,8 @@ class Config(SweepConfig):
         """This config with estimators in one spelling. Raises ValueError or TypeError naming the bad value."""
         check_inner("vae", self.vae, VaeConfig())
         config = super().checked()
-        dataclasses.replace(self.vae, estimators=config.estimators).checked()
+        for spec in config.estimators:
+            dataclasses.replace(self.vae, estimators=(spec,)).checked()
         return config
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from catreparam.data import DATASETS
 from catreparam.data.digits import BINARISATIONS
-from catreparam.experiments.runs.configs import identity_of
+from catreparam.experiments.runs.configs import check_seeds, identity_of
 from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs, try_estimator
 from catreparam.experiments.runs.machine import check_device
 from catreparam.models.vae import ACTIVATIONS, NETWORKS
@@ -66,8 +66,9 @@ class Config:
         check_count("num_classes", self.num_classes, 2)
         check_count("iwae_samples", self.iwae_samples, 0)
         check_number("lr", self.lr, above=0.0)
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds must be one or several different integers, got {self.seeds}")
+        check_seeds("seeds", self.seeds)
+        for size in self.hidden_sizes:
+            check_count("hidden_sizes", size)
         check_device(self.device)
         if self.tensorboard:
             check_tensorboard()

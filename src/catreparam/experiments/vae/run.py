@@ -7,17 +7,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Discriminator, Field, Tag, TypeAdapter
 from torch import Tensor
+from typing_extensions import NotRequired, TypedDict
 
 from catreparam.data import ImageDataset, load_dataset
 from catreparam.data.digits import binarise
 from catreparam.experiments.runs.estimator_specs import build_estimator
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.progress import Progress
+from catreparam.experiments.runs.records import Count, Number, Seconds, line
 from catreparam.experiments.runs.streams import stream
-from catreparam.experiments.runs.training import Diverged, load_tensors, resume, to_tensors
+from catreparam.experiments.runs.training import Diverged, load_parts, resume, to_tensors
 from catreparam.experiments.vae.config import Config, check_tensorboard
 from catreparam.experiments.vae.team import Team
 from catreparam.experiments.vae.training import (
@@ -29,6 +32,41 @@ from catreparam.experiments.vae.training import (
     train_epoch,
 )
 from catreparam.models.vae import CategoricalVAE
+
+
+@line
+class Epoch(TypedDict):
+    """What an epoch of a run measured; further keys are other measures of the images."""
+
+    estimator: str
+    seed: int
+    epoch: Annotated[int, Field(ge=1, le=2**53)]
+    seconds: Seconds
+    gradient_seconds: NotRequired[Seconds]
+    train_loss: Number
+    train_negative_elbo: Number
+    validation_negative_elbo: Number
+    test_negative_elbo: Number
+    test_kl: Number
+    test_iwae: NotRequired[Number]
+    test_active_latents: NotRequired[Number]
+
+
+@line
+class Ended(TypedDict):
+    """A run that diverged."""
+
+    estimator: str
+    seed: int
+    epoch: Count
+    diverged: str
+
+
+def _kind(record: Any) -> str:
+    return "ended" if isinstance(record, dict) and "diverged" in record else "epoch"
+
+
+LINES = TypeAdapter(Annotated[Annotated[Epoch, Tag("epoch")] | Annotated[Ended, Tag("ended")], Discriminator(_kind)])
 
 
 @contextmanager
@@ -78,6 +116,10 @@ class VaeTask:
         """The name of its checkpoint."""
         return f"{self.spec.replace(':', '-').replace(',', '-')}-seed{self.seed}"
 
+    def run_folder(self) -> RunFolder:
+        """The folder of all runs."""
+        return RunFolder(self.folder, LINES)
+
     def owns(self, record: Record) -> bool:
         """Whether a line of the metrics is of this run."""
         return (record["estimator"], record["seed"]) == (self.spec, self.seed)
@@ -93,7 +135,7 @@ def train_task(task: VaeTask, progress: Progress, team: Team = ALONE) -> str:
 
     In a team every process trains and the first one measures and writes.
     """
-    config, folder = task.config, RunFolder(task.folder)
+    config, folder = task.config, task.run_folder()
     if team.agree(lambda: is_finished(task)):
         return "done"
     dataset = _dataset(config.dataset)
@@ -162,24 +204,19 @@ def train_and_measure(
 
 def is_finished(task: VaeTask, records: list[Record] | None = None) -> bool:
     """Whether the run reached its last epoch, checkpoint included, or diverged."""
-    folder = RunFolder(task.folder)
+    folder = task.run_folder()
     mine = [r for r in (folder.read_metrics() if records is None else records) if task.owns(r)]
     if any("diverged" in record for record in mine):
         return True
     if [record["epoch"] for record in mine] != list(range(1, task.config.num_epochs + 1)):
         return False
-    facts = folder.checkpoint_facts(task.checkpoint)
-    return facts is not None and facts["epoch"] == task.config.num_epochs
+    return folder.checkpoint_count(task.checkpoint, "epoch") == task.config.num_epochs
 
 
 def trained_model(task: VaeTask, dataset: ImageDataset) -> CategoricalVAE | None:
     """The model of the last checkpoint, None before the first one."""
-    checkpoint = RunFolder(task.folder).load_checkpoint(task.checkpoint)
-    if checkpoint is None:
-        return None
     model = new_task_state(task, dataset).model
-    load_tensors({"model": model}, checkpoint[0])
-    return model
+    return model if load_parts(task.run_folder(), task.checkpoint, {"model": model}) else None
 
 
 def new_task_state(task: VaeTask, dataset: ImageDataset) -> TrainingState:

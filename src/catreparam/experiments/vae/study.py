@@ -16,7 +16,7 @@ from catreparam.experiments.runs.parallel import run_side_by_side
 from catreparam.experiments.runs.progress import Progress, show_progress
 from catreparam.experiments.vae.config import PRESETS, Config
 from catreparam.experiments.vae.report import report_vae
-from catreparam.experiments.vae.run import is_finished, tasks_of, train_task
+from catreparam.experiments.vae.run import LINES, is_finished, tasks_of, train_task
 from catreparam.experiments.vae.team import Team, check_team, join_team
 from catreparam.report import Report
 
@@ -37,7 +37,8 @@ def run(config: Config) -> Report:
     if team.size > 1:
         return _run_in_team(config, dataset, team)
     facts = {"machine": describe_machine(config.device, config.jobs)}
-    with open_run_folder(config.run_folder(), experiment="vae", config=identity_of(config), facts=facts) as folder:
+    identity = identity_of(config)
+    with open_run_folder(config.run_folder(), experiment="vae", config=identity, facts=facts, lines=LINES) as folder:
         try:
             _train_all(config, folder)
         except KeyboardInterrupt:
@@ -52,19 +53,19 @@ def _run_in_team(config: Config, dataset: ImageDataset, team: Team) -> Report:
     facts = {"machine": f"{describe_machine(config.device)}, {team.size} processes"}
     with contextlib.ExitStack() as stack:
         if team.rank == 0:
-            opened = open_run_folder(path, experiment="vae", config=identity_of(config), facts=facts)
+            identity = identity_of(config)
+            opened = open_run_folder(path, experiment="vae", config=identity, facts=facts, lines=LINES)
             stack.enter_context(opened)
         team.agree(path.exists)  # nobody looks into the folder before it is there
         progress = stack.enter_context(show_progress()) if team.rank == 0 else Progress()
         for task in tasks_of(config, path):
             train_task(task, progress, team)
-        return team.agree(lambda: report_vae(config, dataset, RunFolder(path)))
+        return team.agree(lambda: report_vae(config, dataset, RunFolder(path, LINES)))
 
 
 def report_folder(path: Path) -> Report:
     """Writes the report of a run folder anew, from its metrics and checkpoints, and returns it. Trains nothing."""
-    config, folder = config_of_folder(Config, path)
-    config = config.checked()
+    config, folder = config_of_folder(Config, path, LINES)
     return report_vae(config, load_dataset(config.dataset), folder)
 
 

@@ -18,7 +18,7 @@ from catreparam.kernels.autograd import Passes, attach, differentiable_gradient
 from catreparam.kernels.compiled import library, node
 from catreparam.kernels.settings import Setting
 from catreparam.kernels.tracing import is_traced
-from catreparam.validation import check_rows
+from catreparam.validation import check_rows, is_jit_tracing
 
 
 def why_not(setting: Setting, logits: Tensor, num_classes: int) -> str:
@@ -42,7 +42,8 @@ def sample(setting: Setting, rows: Tensor, generator: Generator | None = None) -
     Raises ValueError for rows with NaN or +inf or without an allowed class, if validation is on.
     """
     if is_traced():
-        return ops.sample_traced(setting, rows, torch.randint(library.LARGEST_SEED, (), generator=generator))
+        seed = torch.randint(library.LARGEST_SEED, (), generator=generator, device="cpu")
+        return ops.sample_traced(setting, rows, seed)
     drawn = sample_usual(setting, rows, generator)
     return attach(PASSES, setting, rows, _draw_seed(generator)) if drawn is None else drawn
 
@@ -93,11 +94,13 @@ def is_usual(setting: Setting, rows: Tensor, generator: Generator | None) -> boo
         and rows.dtype in library.DTYPES
         and rows.is_cpu
         and rows.layout is torch.strided
+        and not rows.is_nested
         and rows.ndim > 0
         and rows.shape[-1] > 0
         and not rows.is_neg()
         and (generator is None or (type(generator) is Generator and generator.device.type == "cpu"))
         and torch._C._len_torch_dispatch_stack() == 0
+        and not is_jit_tracing()
         and setting.method.rule in library.RULES
     )
 

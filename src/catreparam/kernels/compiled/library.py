@@ -133,7 +133,7 @@ class SharedRoom(Room):
         try:
             super().__init__(_spare[floats].pop())
         except (KeyError, IndexError):
-            super().__init__(torch.empty(floats))
+            super().__init__(_floats(floats))
 
     def __del__(self) -> None:
         floats = self.memory.numel()
@@ -147,12 +147,17 @@ class SharedRoom(Room):
 _spare: dict[int, list[Tensor]] = {}  # floats -> memory that nobody uses
 
 
+def _floats(*shape: int) -> Tensor:
+    """Memory for the kernels, whatever torch's default device and dtype are."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def room_to_keep(setting: Setting, logits: Tensor) -> Room | None:
     """Room for what `forward` can leave for `backward`; None if there is nothing to leave or it is over KEPT_BYTES."""
     floats = job_of(setting, logits.shape, logits.dtype).kept_floats
     if floats == 0:
         return None
-    return Room(torch.empty(floats)) if floats <= SMALL_ROOM else SharedRoom(floats)
+    return Room(_floats(floats)) if floats <= SMALL_ROOM else SharedRoom(floats)
 
 
 def replay(setting: Setting, shape: Sequence[int], seed: int) -> Tensor:
@@ -161,7 +166,7 @@ def replay(setting: Setting, shape: Sequence[int], seed: int) -> Tensor:
     For two classes only the difference of the noises matters; half of it stands on either side.
     """
     drawn = (setting.num_noises + 1) // 2
-    out = torch.empty(drawn, *shape)
+    out = _floats(drawn, *shape)
     classes = shape[-1]
     rows = out[0].numel() // classes
     _library.catreparam_replay(_plan(setting).address, rows, classes, torch.get_num_threads(), seed, out.data_ptr())

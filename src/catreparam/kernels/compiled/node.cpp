@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 #include <c10/core/SafePyObject.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
+#include <torch/csrc/jit/frontend/tracer.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/Generator.h>
 #include <torch/csrc/PyInterpreter.h>
@@ -110,7 +111,7 @@ struct CategoricalSampleBackward : Node {
     Tensor upstream = std::move(upstreams[0]);
     if (!upstream.defined()) return {Tensor()};
     const Tensor logits = rows.unpack();
-    if (at::GradMode::is_enabled()) return {second_derivatives(logits, upstream)};  // create_graph=True
+    if (at::GradMode::is_enabled() || !upstream.has_storage()) return {naive(logits, upstream)};  // or a batch under vmap
     at::AutoDispatchBelowADInplaceOrView below;
     const Tensor at = logits.contiguous();
     upstream = upstream.to(at.scalar_type()).contiguous();
@@ -121,7 +122,7 @@ struct CategoricalSampleBackward : Node {
     return {gradient};
   }
 
-  Tensor second_derivatives(const Tensor& logits, const Tensor& upstream) const {
+  Tensor naive(const Tensor& logits, const Tensor& upstream) const {
     pybind11::gil_scoped_acquire gil;
     THPObjectPtr at(THPVariable_Wrap(logits)), given(THPVariable_Wrap(upstream)), number(PyLong_FromUnsignedLongLong(seed));
     if (!at || !given || !number) throw_python_error();
@@ -215,9 +216,9 @@ bool is_usual(PyObject* rows, PyObject* generator) {
   const Tensor& tensor = THPVariable_Unpack(rows);
   const auto dtype = tensor.scalar_type();
   return (dtype == at::kFloat || dtype == at::kBFloat16 || dtype == at::kHalf) && tensor.device().is_cpu() &&
-      tensor.layout() == at::kStrided && tensor.dim() > 0 && tensor.size(-1) > 0 &&
+      tensor.layout() == at::kStrided && !tensor.is_nested() && tensor.dim() > 0 && tensor.size(-1) > 0 &&
       (generator == Py_None || reinterpret_cast<THPGenerator*>(generator)->cdata.device().is_cpu()) &&
-      !tensor.is_neg() && c10::impl::TorchDispatchModeTLS::stack_len() == 0;
+      !tensor.is_neg() && c10::impl::TorchDispatchModeTLS::stack_len() == 0 && !torch::jit::tracer::isTracing();
 }
 
 // (setting, rows, generator or None) -> sample, or None where the call is none of the usual kind

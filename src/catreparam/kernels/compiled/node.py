@@ -22,8 +22,9 @@ from catreparam.kernels.compiled.library import VERSION
 
 COMPILERS = ("c++", "g++", "clang++")
 SOURCE = Path(__file__).with_name("node.cpp")
+BEHAVIOUR = 1  # of node.cpp: raised when it takes other calls, so that no older build takes them wrongly
 # By the version of the interface too: one that an older release built would not fit.
-FILE = SOURCE.with_name(f"_node{VERSION}-torch{torch.__version__}-{sys.implementation.cache_tag}.so")
+FILE = SOURCE.with_name(f"_node{VERSION}.{BEHAVIOUR}-torch{torch.__version__}-{sys.implementation.cache_tag}.so")
 HOW = "run `catreparam build` (half a minute, needs a C++ compiler)"
 
 

@@ -14,6 +14,7 @@ from catreparam.categorical import (
     draw_normal_like,
     draw_one_hot,
     one_hot_like,
+    wide,
 )
 from catreparam.kernels.methods import Draw, Rule
 from catreparam.kernels.settings import Setting
@@ -65,8 +66,9 @@ def naive_surrogate(setting: Setting, logits: Tensor, noise: Tensor | None, x: T
 def naive_gradient(
     setting: Setting, logits: Tensor, upstream: Tensor, noise: Tensor | None, x: Tensor | None
 ) -> Tensor:
-    """What a kernel's backward pass returns, as a differentiable function of logits and upstream gradient."""
+    """What a kernel's backward pass returns; where gradients are enabled, differentiable in logits and upstream."""
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         rows = logits if logits.requires_grad else logits.detach().requires_grad_()
-        surrogate = naive_surrogate(setting, centred(rows.float()), noise, x)
-        return torch.autograd.grad(surrogate, rows, upstream.to(surrogate.dtype), create_graph=True)[0]
+        surrogate = naive_surrogate(setting, centred(wide(rows)), noise, x)
+        return torch.autograd.grad(surrogate, rows, upstream.to(surrogate.dtype), create_graph=create_graph)[0]

@@ -13,13 +13,14 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import attach_gradient
 from catreparam.kernels.methods import Rule
-from catreparam.kernels.naive.sampling import naive_surrogate
+from catreparam.kernels.naive.sampling import naive_gradient, naive_surrogate
 from catreparam.kernels.plan import plan_of
 from catreparam.kernels.settings import DRAW, Setting
 from catreparam.kernels.torch.adjoints import ADJOINTS, Adjoint
 from catreparam.kernels.torch.layouts import Layout, choose_layout, draw_ticket
+from catreparam.kernels.tracing import is_batched
 from catreparam.threads import PARTS, SERIAL
-from catreparam.validation import inside_transform
+from catreparam.validation import inside_transform, is_fx_tracing
 
 LARGE = 1 << 19  # elements: beyond, temporaries would leave the cache and be paged in afresh every time
 KEPT = 1 << 18  # elements: a chain as small as this is kept for backward, any other is run again
@@ -27,6 +28,8 @@ KEPT = 1 << 18  # elements: a chain as small as this is kept for backward, any o
 
 def why_not(setting: Setting, logits: Tensor, num_classes: int) -> str:
     """Why this path does not take a call with plain logits; empty if it does."""
+    if is_fx_tracing():
+        return "make_fx records torch's own operations: it takes the naive path"
     return "" if setting.method.rule in ADJOINTS else f"{setting.method} has no torch path"
 
 
@@ -96,7 +99,11 @@ class _Sample(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, noise, x = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True
+        if is_batched(upstream):
+            x = None if x is None else x.to(rows.dtype)
+            noise = None if noise is None else _by_class(noise, rows, ctx.setting, ctx.drawn)
+            gradient = naive_gradient(ctx.setting, rows, upstream, noise, x)
+        elif torch.is_grad_enabled():  # create_graph=True
             x = None if x is None else x.to(rows.dtype)
             gradient = _Gradient.apply(rows, noise, x, upstream, ctx.setting, ctx.drawn)
         else:
@@ -148,10 +155,10 @@ class _Gradient(torch.autograd.Function):
         setting = ctx.setting
         noise = None if noise is None else _by_class(noise, rows, setting, ctx.drawn)
 
-        def naive_gradient(at: Tensor, upstream: Tensor) -> Tensor:
+        def gradient(at: Tensor, upstream: Tensor) -> Tensor:
             return torch.func.vjp(lambda logits: naive_surrogate(setting, logits, noise, x), at)[1](upstream)[0]
 
-        to_rows, to_upstream = torch.func.vjp(naive_gradient, rows, upstream)[1](direction)
+        to_rows, to_upstream = torch.func.vjp(gradient, rows, upstream)[1](direction)
         return to_rows, None, None, to_upstream, None, None
 
     @staticmethod

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import attach_gradient, with_fine_tail
 from catreparam.kernels.torch.layouts import WIDEST_COLUMNS
-from catreparam.kernels.tracing import in_forward_mode, is_traced
+from catreparam.kernels.tracing import in_forward_mode, is_batched, is_traced
 
 BLOCK = 1 << 18  # elements of noise worked on at once
 
@@ -53,8 +53,10 @@ class _GumbelRao(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, x, noise = ctx.saved_tensors
         given = {"noise": noise, "x": x.to(rows.dtype), "temperature": ctx.temperature}
-        if torch.is_grad_enabled():  # create_graph=True
-            gradient = torch.autograd.grad(ctx.surrogate(rows, **given), rows, upstream, create_graph=True)[0]
+        if (create_graph := torch.is_grad_enabled()) or is_batched(upstream):
+            with torch.enable_grad():
+                surrogate = ctx.surrogate(rows, **given)
+            gradient = torch.autograd.grad(surrogate, rows, upstream, create_graph=create_graph)[0]
         else:
             gradient = gumbel_rao_gradient(rows, upstream, **given)
         return gradient, None, None, None, None

@@ -35,7 +35,7 @@ def _forward(
 ) -> Tensor:
     out, flag = launch.forward(setting, rows, seed, noise, x)
     recorded = rows.is_cuda and torch.cuda.is_current_stream_capturing()  # in a CUDA graph: no value can be read
-    if values_are_checked() and not recorded and flag.item():
+    if values_are_checked(flag) and not recorded and flag.item():
         check_rows(rows)  # raises the right error
     return out
 

@@ -1,0 +1,58 @@
+"""Standard output and error that no character and no closed pipe can break. The command line calls `prepare` once."""
+
+import codecs
+import contextlib
+import os
+import sys
+from typing import Any, TextIO
+
+# What the characters of our texts become where the encoding lacks them (cp1252, latin-1, ASCII); others become "?".
+ASCII = str.maketrans(
+    {"−": "-", "–": "-", "—": "-", "…": "...", "±": "+-", "×": "x", "·": "-", "≤": "<=", "≥": ">=", "→": "->"}
+    | {"‖": "||", "’": "'", "‘": "'", "“": '"', "”": '"', "─": "-", "│": "|", "━": "-", "╸": "-", "╺": "-", "•": "*"}
+    | dict.fromkeys("╭╮╰╯", "+")
+)
+
+
+def prepare() -> None:
+    """Makes standard output and error safe to print to: every character, also where they are closed or full."""
+    codecs.register_error("catreparam.ascii", _in_ascii)
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed: a file opened later would take their place
+        pass
+    os.close(handle)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (lives as long as the process)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="catreparam.ascii")
+    if not isinstance(sys.stderr, Unbreakable):
+        sys.stderr = Unbreakable(sys.stderr)  # type: ignore[assignment]
+
+
+class Unbreakable:
+    """A text stream that goes on when nobody reads it or its disk is full: progress must not end the work."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Writes what can be written; returns the length of the text."""
+        with contextlib.suppress(OSError, ValueError):  # ValueError: closed
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flushes if that is possible."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(ASCII)
+    return text.encode("ascii", "replace").decode("ascii"), error.end
