@@ -64,11 +64,12 @@ class Problem:
         """-reward of the whole sequences [B] for free rows [B, M, V]."""
         x = self.complete(rows)
         self.evaluations += Evaluations(reward=1, reward_gradient=int(x.requires_grad))
+        tokens = x.detach().argmax(-1) if self.track_best and is_hard(x) else None  # the reward may write into x
         rewards = self.reward(x)
         if not isinstance(rewards, Tensor) or rewards.shape != (rows.shape[0],) or not rewards.is_floating_point():
             check_rewards(rewards, rows.shape[0], "")
-        if self.track_best and is_hard(x):
-            tokens, values = x.detach().argmax(-1), rewards.detach().clone()
+        if tokens is not None:
+            values = rewards.detach().clone()
             better = values > (-torch.inf if self.best_reward is None else self.best_reward)
             self.best_tokens, self.best_reward = pick(better, (tokens, values), (self.best_tokens, self.best_reward))
         return -rewards
