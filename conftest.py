@@ -11,7 +11,7 @@ import torch
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 collect_ignore_glob = [] if importlib.util.find_spec("jax") else ["src/catreparam/jax/*"]
 collect_ignore_glob += [] if importlib.util.find_spec("numpyro") else ["src/catreparam/jax/numpyro.py"]
-collect_ignore_glob += ["tests/*_bed.py"]  # programs that tests start; Ray's needs Ray
+collect_ignore_glob += ["tests/*_bed.py"]  # programs that tests start
 if importlib.util.find_spec("triton") is None:
     collect_ignore_glob += [f"src/catreparam/kernels/triton/{name}.py" for name in ("rows", "forward", "backward")]
 
