@@ -26,6 +26,12 @@ if os.environ.get("CATREPARAM_CHECK_SHAPES") == "1":  # `make shapes`: every jax
 
 
 @pytest.fixture(autouse=True)
+def _checked_distributions():
+    """torch.compile turns the argument checks of torch's distributions off for the rest of the process."""
+    torch.distributions.Distribution.set_default_validate_args(__debug__)
+
+
+@pytest.fixture(autouse=True)
 def _arrays_in_doctests(doctest_namespace, request):
     doctest_namespace["torch"] = torch
     if "catreparam/jax" in request.path.as_posix():

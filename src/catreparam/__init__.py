@@ -1,5 +1,8 @@
 """catreparam: gradients through categorical variables, ReDGE and its rivals, for PyTorch."""
 
+from catreparam import startup  # noqa: F401 (before torch)
+
+# isort: split
 from catreparam import estimators
 from catreparam.categorical import attach_gradient, draw_one_hot, entropy, kl, kl_to_uniform
 from catreparam.estimators import *  # noqa: F403

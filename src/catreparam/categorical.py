@@ -1,5 +1,7 @@
 """The categorical distribution itself: rows in and out, noise, exact draws, attached gradients, entropy, KL."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
@@ -10,12 +12,15 @@ from catreparam.validation import (
     check_logits,
     check_mask,
     check_rows,
+    has_values,
     is_jit_tracing,
     is_stand_in,
 )
 
 Rows = Float[Tensor, "*batch num_classes"]
 BroadcastRows = Float[Tensor, "... num_classes"]  # rows that broadcast against each other, several noises a row say
+TAIL = 2.0**-14  # an exponential below is drawn anew, at its own scale
+FORBIDDEN = -1e20  # a logit this far below the largest is a mask
 
 
 def to_rows(
@@ -23,12 +28,13 @@ def to_rows(
 ) -> Rows:
     """Checks the input and returns logits with classes last, in float32 or wider, forbidden classes at -inf.
 
+    Logits that may be too large to add noise to are `centred`, which changes no law and no gradient.
+
     Raises TypeError or ValueError as `catreparam.validation` describes: wrong types and shapes, NaN, +inf,
     a row that allows no class, a generator on another device.
     """
     rows = wide(lay_out(logits, mask, dim, generator))
-    check_rows(rows)
-    return rows
+    return rows if check_rows(rows) else centred(rows)
 
 
 def lay_out(
@@ -54,6 +60,25 @@ def from_rows(x: Tensor, logits: Tensor, dim: int = -1) -> Tensor:
     return x.movedim(-1, dim).to(logits.dtype)
 
 
+def centred(rows: Rows) -> Rows:
+    """Logits with the largest of every row at 0, and masks written as the least float at -inf, as other masks are.
+
+    Noise added to logits of 1e30 would be lost, and products with them overflow.
+    """
+    rows = from_top(rows)
+    return rows.masked_fill(rows.detach() < FORBIDDEN, -torch.inf)
+
+
+def from_top(rows: Rows) -> Rows:
+    """Rows with the largest of every row taken off, as a constant."""
+    return rows - rows.detach().amax(-1, keepdim=True)
+
+
+def softmax_at(rows: Rows, temperature: float | Tensor) -> Rows:
+    """softmax(rows / temperature): what is divided is at most 0, so that no temperature is too low."""
+    return torch.softmax(from_top(rows) / temperature, -1)
+
+
 def attach_gradient(x: Rows, surrogate: Rows) -> Rows:
     """The value of x, exactly, with the gradient of the surrogate.
 
@@ -76,12 +101,33 @@ def _for_torchscript_onnx() -> bool:
 
 
 def draw_exponential_like(rows: Tensor, generator: Generator | None = None) -> Tensor:
-    """Exponential(1) noise, never zero, so that its logarithm and its inverse are finite."""
+    """Exponential(1) noise, never zero, to full relative precision near 0, where rare classes are decided."""
     noise = torch.empty_like(rows, memory_format=torch.contiguous_format).detach()
     if _for_torchscript_onnx():  # it knows uniform numbers alone; wide ones have rare classes right
         noise = -(1 - torch.rand_like(noise, dtype=torch.float64)).log().to(noise.dtype)
         return noise.clamp_min(torch.finfo(noise.dtype).tiny)
-    return noise.exponential_(generator=source(generator, rows)).clamp_min(torch.finfo(rows.dtype).tiny)
+    return with_fine_tail(noise.exponential_(generator=source(generator, rows)))
+
+
+def with_fine_tail(noise: Tensor) -> Tensor:
+    """Exponential(1) noise, changed in place or not, whose values below TAIL are told apart further.
+
+    Torch's are multiples of 2^-24 or 2^-31, on some devices 0 among them. What is missing comes from the last digits of
+    two other numbers of the same noise, so that generators and all other values stay as they are.
+    """
+    if not noise.is_cpu or not has_values(noise):
+        return torch.where(noise < TAIL, _tail(noise.roll(1), noise.roll(2)), noise)
+    flat = noise.view(-1)
+    rare = (flat < TAIL).nonzero().squeeze(-1)
+    if len(rare):
+        flat[rare] = _tail(flat[(rare - 1) % len(flat)], flat[(rare - 2) % len(flat)])
+    return noise
+
+
+def _tail(first: Tensor, second: Tensor) -> Tensor:
+    """Exponential(1) noise below TAIL: uniform there, but for the slope of exp(-noise)."""
+    uniform = (first.double() * 10368889.723).frac() + (second.double() * 11863283.203).frac() * 2.0**-24
+    return -torch.log1p((uniform + 2.0**-49) * math.expm1(-TAIL)).to(first.dtype)
 
 
 def draw_gumbel_like(rows: Tensor, generator: Generator | None = None) -> Tensor:
@@ -124,6 +170,11 @@ def one_hot_like(index: Tensor, rows: BroadcastRows) -> BroadcastRows:
 def finite(logits: Rows) -> Rows:
     """Logits with -inf replaced by 0, for products with weights that are zero there (0 * -inf would be NaN)."""
     return logits.masked_fill(logits == -torch.inf, 0.0)
+
+
+def tangent(logits: Rows) -> Rows:
+    """Zero, with the gradient of the logits: for products of which only the gradient is wanted."""
+    return finite(logits) - finite(logits).detach()
 
 
 def covariance_product(probs: BroadcastRows, vector: BroadcastRows) -> BroadcastRows:

@@ -13,6 +13,8 @@ from torch.nn import Parameter
 
 from catreparam.threads import PARTS, SERIAL
 
+SMALLEST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+USUAL = 1000.0  # logits up to here keep four digits of the noise that is added to them
 _enabled = os.environ.get("CATREPARAM_VALIDATION", "1") != "0"
 
 
@@ -133,15 +135,18 @@ def _check_boolean(mask: Any, name: str, meaning: str) -> None:
         raise TypeError(f"{name} must be boolean (True = {meaning}), got {mask.dtype}; compare it, e.g. {name} > 0")
 
 
-def check_rows(logits: Tensor) -> None:
-    """Raises ValueError if a row (last axis) holds NaN or +inf or allows no class. One value read from the device."""
-    if not values_are_checked(logits) or logits.numel() == 0:
-        return
-    if _adds_to_finite(logits.detach()):  # nothing but finite values: the usual case, at a tenth of the cost
-        return
+def check_rows(logits: Tensor) -> bool:
+    """Raises ValueError if a row (last axis) holds NaN or +inf or allows no class. One value read from the device.
+
+    Returns whether all logits are known to be of a size to which noise can be added.
+    """
+    if not values_are_checked(logits):
+        return False
+    if logits.numel() == 0 or _norm_is_small(logits.detach()):  # the usual case, at a tenth of the cost
+        return True
     top = logits.detach().amax(-1)  # [*batch]: NaN spreads, +inf wins, -inf means that nothing is allowed
     if bool(torch.isfinite(top).all()):
-        return
+        return False
     if bool(torch.isnan(top).any()):
         raise ValueError(f"logits hold {int(torch.isnan(logits).sum())} NaN; find the operation that made them")
     if bool((top == math.inf).any()):
@@ -150,11 +155,11 @@ def check_rows(logits: Tensor) -> None:
     raise ValueError(f"{rows} row(s) of logits allow no class (all -inf or masked); leave at least one class allowed")
 
 
-def _adds_to_finite(logits: Tensor) -> bool:
-    """Whether a sum of all values is finite; of up to PARTS times SERIAL in parts, which wakes no thread."""
+def _norm_is_small(logits: Tensor) -> bool:
+    """Whether no value is beyond USUAL; of up to PARTS times SERIAL in parts, which wakes no thread."""
     if SERIAL < logits.numel() <= PARTS * SERIAL and logits.is_cpu and logits.is_contiguous():
-        return all(math.isfinite(float(part.sum())) for part in logits.view(-1).split(SERIAL))
-    return math.isfinite(float(logits.sum()))
+        return all(float(torch.linalg.vector_norm(part)) <= USUAL for part in logits.view(-1).split(SERIAL))
+    return float(torch.linalg.vector_norm(logits)) <= USUAL
 
 
 def inside_transform() -> bool:
@@ -196,7 +201,10 @@ def check_count(name: str, value: Any, minimum: int = 1) -> int:
 def check_number(
     name: str, value: Any, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
 ) -> float:
-    """Returns `value` as a float if it is a finite real number with above < value, least <= value <= most."""
+    """Returns `value` as a float if it is a finite real number with above < value, least <= value <= most.
+
+    Kernels compute in float32: a number beyond its range, or positive by demand and below its normal range, is refused.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a real number, got {value!r}")
     finite = -math.inf < value < math.inf  # in comparisons that torch.compile can trace for a value that changes
@@ -205,6 +213,11 @@ def check_number(
         high = f"at most {most:g}" if most < math.inf else ""
         wanted = " and ".join(part for part in (low, high) if part) or "finite"
         raise ValueError(f"{name} must be {wanted}, got {value}")
+    if (above == 0.0 and value < SMALLEST) or not -LARGEST <= value <= LARGEST:
+        raise ValueError(
+            f"{name} must lie within the range of float32, of size {SMALLEST:.3g} to {LARGEST:.3g}, got {value}; "
+            "let a schedule end at a bound of its own"
+        )
     return float(value)
 
 

@@ -258,3 +258,30 @@ def test_the_hard_sample_follows_the_probabilities(method):  # fails by chance a
     rows = probs.log().expand(5000, 4).contiguous().to(DEVICE)
     counts = triton_launch.forward(setting_for(method), rows, seed_of(9))[0].sum(0).cpu()
     assert stats.chisquare(counts.numpy(), (5000 * probs).numpy()).pvalue > 1e-4
+
+
+def test_exponentials_are_exact_from_word_zero_to_all_ones():
+    words = torch.tensor([0, 1, 2, 1 << 19, (1 << 20) - 1, 1 << 20, 1 << 25, 1 << 31, (1 << 32) - 1])
+    mores = torch.tensor([0, 1 << 31, (1 << 32) - 1])
+    grid = torch.cartesian_prod(words, mores)
+    signed = [column.where(column < 2**31, column - 2**32).int().contiguous().to(DEVICE) for column in grid.unbind(1)]
+    out = torch.empty(len(grid), device=DEVICE)
+    exponentials[(1,)](*signed, out, len(grid), SIZE=32)
+    word, more = grid.double().unbind(1)
+    fraction = torch.where(word < 2**20, (more + 0.5) / 2**32, 0.5)  # that of larger words would change no digit
+    exact = (-torch.log1p(-(word + fraction) / 2**32)).clamp_max(16.635532)  # float32's last number below 1
+    torch.testing.assert_close(out.cpu().double(), exact, rtol=2e-6, atol=0.0)
+
+
+if not triton_launch.UNAVAILABLE:
+    import triton
+    import triton.language as tl
+
+    from catreparam.kernels.triton.rows import exponential
+
+    @triton.jit
+    def exponentials(word_ptr, more_ptr, out_ptr, count, SIZE: tl.constexpr):
+        place = tl.arange(0, SIZE)
+        word = tl.load(word_ptr + place, mask=place < count, other=0).to(tl.uint32, bitcast=True)
+        more = tl.load(more_ptr + place, mask=place < count, other=0).to(tl.uint32, bitcast=True)
+        tl.store(out_ptr + place, exponential(word, more), mask=place < count)

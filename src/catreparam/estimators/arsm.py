@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from catreparam.categorical import draw_exponential_like, finite, one_hot_like, to_rows
+from catreparam.categorical import draw_exponential_like, one_hot_like, tangent, to_rows
 from catreparam.estimators.facts import estimator
 from catreparam.estimators.joint import Objective, add_gradient, evaluate, over_variables, sum_variables
 from catreparam.validation import check_count
@@ -55,13 +55,14 @@ def arsm(
 
 def _disarm(objective: Objective, rows: Tensor, generator: Generator | None) -> Tensor:
     difference = rows.detach()[..., 0] - rows.detach()[..., 1]  # class 0 has probability sigmoid(difference)
-    uniform = (-draw_exponential_like(difference, generator)).exp()
-    first, twin = uniform < torch.sigmoid(difference), 1 - uniform < torch.sigmoid(difference)
+    clocks = draw_exponential_like(rows, generator)[..., 0]
+    uniform = -torch.expm1(-clocks) / 2  # below 1/2: its twin is 1 - uniform
+    first, twin = uniform < torch.sigmoid(difference), uniform > torch.sigmoid(-difference)
     losses = torch.stack([objective(one_hot_like((~b).long(), rows)) for b in (first, twin)])
     spread = over_variables((losses[0] - losses[1]).detach(), difference)
     # (-1)^twin [first != twin] = first - twin
     gradient = spread / 2 * (first.to(rows.dtype) - twin.to(rows.dtype)) * torch.sigmoid(difference.abs())
-    term = gradient * (finite(rows)[..., 0] - finite(rows)[..., 1])
+    term = gradient * (tangent(rows)[..., 0] - tangent(rows)[..., 1])
     return add_gradient(losses.mean(0), sum_variables(term, losses[0]))
 
 
@@ -89,6 +90,6 @@ def _arsm(objective: Objective, rows: Tensor, generator: Generator | None) -> Te
         * (1 / num_classes - dirichlet[..., j : j + 1])
         for j in range(num_classes)
     )
-    gradient = gradient * (rows.detach() > -torch.inf)  # an impossible class has gradient exactly zero
-    term = sum_variables((gradient * finite(rows)).sum(-1), unswapped)
+    gradient = gradient * (torch.softmax(rows.detach(), -1) > 0)  # an impossible class has gradient exactly zero
+    term = sum_variables((gradient * tangent(rows)).sum(-1), unswapped)
     return add_gradient(torch.stack([unswapped, *pairs.values()]).mean(0), term)

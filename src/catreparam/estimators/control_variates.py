@@ -1,5 +1,7 @@
 """Unbiased estimators with a relaxed control variate: REBAR, RELAX, and ReDGE made unbiased."""
 
+import warnings
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
@@ -12,6 +14,9 @@ from catreparam.categorical import (
     draw_normal_like,
     draw_one_hot,
     finite,
+    from_top,
+    softmax_at,
+    tangent,
     to_rows,
 )
 from catreparam.estimators.facts import Range, estimator
@@ -29,9 +34,19 @@ from catreparam.estimators.joint import (
 from catreparam.kernels.naive.chain import denoise
 from catreparam.kernels.naive.exact_law import transport_tangent
 from catreparam.noise_schedule import make_schedule
-from catreparam.validation import check_count, check_number, inside_transform, is_exporting, is_recorded, is_stand_in
+from catreparam.validation import (
+    check_count,
+    check_number,
+    has_values,
+    inside_transform,
+    is_exporting,
+    is_recorded,
+    is_stand_in,
+)
 
 NO_TRACE = "differentiates inside its forward pass. Use `rloo`, or trace under `torch.no_grad()`"
+
+MOST_ETA = 1e6  # of either sign: control variates of this weight are noise, and far larger ones overflow
 
 
 @estimator(
@@ -67,7 +82,7 @@ def rebar(
     """
     check_count("num_samples", num_samples)
     temperature = check_number("temperature", temperature, above=0.0)
-    eta = check_number("eta", eta)
+    eta = check_number("eta", eta, least=-MOST_ETA, most=MOST_ETA)
     rows = to_rows(logits, mask, generator=generator)
     terms = [_rebar_terms(objective, logits, rows, temperature, eta, generator) for _ in range(num_samples)]
     return combine(terms)
@@ -78,7 +93,7 @@ def _rebar_terms(
 ) -> tuple[Loss, Loss, Loss, Loss]:
     x, free, conditional = draw_relaxed_pair(rows, generator)
     loss = evaluate(objective, x.to(logits.dtype))
-    relaxed = [torch.softmax(perturbed / temperature, -1) for perturbed in (free, conditional)]
+    relaxed = [softmax_at(perturbed, temperature) for perturbed in (free, conditional)]
     (_, slope), (control, slope_given) = (relaxed_gradient(objective, s.to(logits.dtype)) for s in relaxed)
     path = eta * (slope * relaxed[0] - slope_given * relaxed[1]).sum(-1)
     return loss, eta * control, joint_log_prob(rows, x, loss), sum_variables(path, loss)
@@ -131,7 +146,7 @@ def unbiased_redge(
                the logits drops out, since z given x does not depend on them.
     Bias:      none, whatever t1, for any f defined inside the simplex.
     Cost:      per sample 2 evaluations of f, 1 of its gradient.
-    Raises:    ValueError unless t1 lies in (0, 1] and num_samples >= 1; TypeError or ValueError for bad input.
+    Raises:    ValueError unless t1 lies in [1e-4, 1] and num_samples >= 1; TypeError or ValueError for bad input.
 
     >>> logits = torch.zeros(4, 3, requires_grad=True)
     >>> unbiased_redge(lambda x: x[..., 0], logits, generator=torch.Generator().manual_seed(0)).shape
@@ -140,7 +155,7 @@ def unbiased_redge(
     Source: this project; see `docs/estimators.md`.
     """
     check_count("num_samples", num_samples)
-    eta = check_number("eta", eta)
+    eta = check_number("eta", eta, least=-MOST_ETA, most=MOST_ETA)
     lam = make_schedule("lambda", 1, t1).last
     rows = to_rows(logits, mask, generator=generator)
     terms = [_unbiased_redge_terms(objective, logits, rows, lam, eta, generator) for _ in range(num_samples)]
@@ -155,7 +170,7 @@ def _unbiased_redge_terms(
     x_soft = denoise(z, rows.detach(), lam)
     loss = evaluate(objective, x.to(logits.dtype))
     control, slope = relaxed_gradient(objective, x_soft.to(logits.dtype))
-    change = lam * covariance_product(x_soft, transport_tangent(rows, z, finite(rows), lam))
+    change = lam * covariance_product(x_soft, transport_tangent(rows, z, tangent(rows), lam))
     path = eta * (slope * change).sum(-1)
     return loss, eta * control, joint_log_prob(rows, x, loss), sum_variables(path, loss)
 
@@ -172,7 +187,7 @@ class RelaxControlVariate(nn.Module):
     ):
         super().__init__()
         self.log_temperature = nn.Parameter(torch.tensor(check_number("temperature", temperature, above=0.0)).log())
-        self.eta = nn.Parameter(torch.tensor(check_number("eta", eta)))
+        self.eta = nn.Parameter(torch.tensor(check_number("eta", eta, least=-MOST_ETA, most=MOST_ETA)))
         self.network = None
         if num_inputs is not None:
             check_count("num_inputs", num_inputs)
@@ -183,7 +198,7 @@ class RelaxControlVariate(nn.Module):
 
     def forward(self, objective: Objective, z: Tensor, dtype: torch.dtype) -> Loss:
         """The control variate's value per loss; `dtype` is that of the objective's input."""
-        tempered = finite(z) / self.log_temperature.exp()
+        tempered = finite(from_top(z)) / self.log_temperature.exp()
         x_soft = torch.softmax(tempered.masked_fill(z == -torch.inf, -torch.inf), -1)
         loss = evaluate(objective, x_soft.to(dtype))
         value = self.eta * loss
@@ -262,6 +277,10 @@ def _relax_once(
     gradient = over_variables(loss.detach() - control_given, score) * score + path
     parameters = [p for p in control_variate.parameters() if p.requires_grad]
     wanted = torch.autograd.grad(gradient.square().sum(), parameters, allow_unused=True) if parameters else ()
-    learning = sum((p * g).sum() for p, g in zip(parameters, wanted, strict=True) if g is not None)
-    loss = add_gradient(loss, sum_variables((gradient.detach() * finite(logits)).sum(-1), loss))
+    learned = [(p, g) for p, g in zip(parameters, wanted, strict=True) if g is not None]
+    if has_values(loss) and not all(bool(g.isfinite().all()) for _, g in learned):  # their optimiser would keep it
+        warnings.warn("the control variate of relax learns nothing from a gradient that is not finite", stacklevel=3)
+        learned = []
+    learning = sum((p * g).sum() for p, g in learned)
+    loss = add_gradient(loss, sum_variables((gradient.detach() * tangent(logits)).sum(-1), loss))
     return add_gradient(loss, torch.as_tensor(learning, device=loss.device) / max(loss.numel(), 1))

@@ -1,10 +1,18 @@
 """Decoupled straight-through Gumbel: one temperature for the draw, another for the gradient."""
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from catreparam.categorical import Rows, attach_gradient, draw_gumbel_like, from_rows, one_hot_like, to_rows
+from catreparam.categorical import (
+    Rows,
+    attach_gradient,
+    draw_gumbel_like,
+    from_rows,
+    from_top,
+    one_hot_like,
+    softmax_at,
+    to_rows,
+)
 from catreparam.estimators.facts import Range, estimator
 from catreparam.validation import check_flag, check_number
 
@@ -51,13 +59,13 @@ def decoupled_straight_through(
     noise = draw_gumbel_like(rows, generator)
     surrogate = decoupled_straight_through_surrogate(rows, noise=noise, backward_temperature=backward_temperature)
     if hard:
-        value = one_hot_like((rows / forward_temperature + noise).argmax(-1), rows)
+        value = one_hot_like((from_top(rows) / forward_temperature + noise).argmax(-1), rows)
     else:
-        value = torch.softmax((rows + noise) / forward_temperature, -1)
+        value = softmax_at(rows + noise, forward_temperature)
     return from_rows(attach_gradient(value, surrogate), logits, dim)
 
 
 def decoupled_straight_through_surrogate(logits: Rows, *, noise: Rows, backward_temperature: float = 0.5) -> Rows:
     """softmax((logits + noise) / backward_temperature) for given standard Gumbel noise [*batch, num_classes]."""
     backward_temperature = check_number("backward_temperature", backward_temperature, above=0.0)
-    return torch.softmax((logits + noise) / backward_temperature, -1)
+    return softmax_at(logits + noise, backward_temperature)

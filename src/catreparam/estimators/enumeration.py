@@ -61,6 +61,6 @@ def exact(
         index = torch.tensor(chunk, device=rows.device).reshape(len(chunk), *(1,) * first.ndim, *variables)
         x = one_hot_like(index, rows).expand(len(chunk), *rows.shape)
         weight = (probs * x).sum(-1).flatten(1 + first.ndim).prod(-1) if variables else (probs * x).sum(-1)
-        losses = batched(x.to(logits.dtype)).masked_fill(weight == 0, 0.0)
+        losses = batched(x.to(logits.dtype, copy=True)).masked_fill(weight == 0, 0.0)
         total = total + (weight * losses).sum(0)
     return total.to(first.dtype)

@@ -9,9 +9,9 @@ from catreparam.categorical import (
     attach_gradient,
     draw_antithetic_like,
     draw_one_hot,
-    finite,
     from_rows,
     second_order,
+    tangent,
     to_rows,
 )
 from catreparam.estimators.facts import Choice, Range, estimator
@@ -57,7 +57,7 @@ def exact_redge(
     Bias:      none for linear f, and at w = 1 none for quadratic f (up to the sweep's second-order error). t1 -> 1 is
                straight-through (w = 0) or ReinMax (w = 1). The law of x is exact for any num_steps and t1.
     Cost:      about 3 (num_steps - 1) + 1 softmaxes per noise, one evaluation of f.
-    Raises:    ValueError for num_steps < 1, num_noises < 1, t1 outside (0, 1], weight outside [0, 2]; TypeError or
+    Raises:    ValueError for num_steps < 1, num_noises < 1, t1 outside [1e-4, 1], weight outside [0, 2]; TypeError or
                ValueError for bad input.
 
     Stay at t1 >= .3: variance explodes below. hard=False returns the mean relaxed sample, with weight 0.
@@ -80,9 +80,9 @@ def exact_redge_surrogate(
     `noise` is standard normal, [*batch, num_classes] or [num_noises, *batch, num_classes]: z = lambda_1 x + noise.
     """
     z = schedule.last * x + noise
-    tangent = finite(logits)
-    moved = sweep_tangent(logits, z, tangent, schedule)
-    return _read_off(logits, z, x, tangent, moved, schedule.last, second_order_weight)
+    direct = tangent(logits)
+    moved = sweep_tangent(logits, z, direct, schedule)
+    return _read_off(logits, z, x, direct, moved, schedule.last, second_order_weight)
 
 
 @estimator(
@@ -113,8 +113,8 @@ def transport_redge(
                from p to every vertex; the relaxed sample softmax(logits + lambda_1 z) is differentiated through it.
     Bias:      none for linear f, and at second_order_weight = 1 none for quadratic f. The law of x is exact.
     Cost:      a few error functions per class and noise in float64; one evaluation of f.
-    Raises:    ValueError for num_noises < 1, t1 outside (0, 1], weight outside [0, 2]; TypeError or ValueError for bad
-               input.
+    Raises:    ValueError for num_noises < 1, t1 outside [1e-4, 1], weight outside [0, 2]; TypeError or ValueError for
+               bad input.
 
     >>> x = transport_redge(torch.zeros(8, 3), generator=torch.Generator().manual_seed(0))
     >>> x.sum(-1).tolist() == [1.0] * 8
@@ -140,17 +140,17 @@ def transport_redge_surrogate(
     `noise` is standard normal, [*batch, num_classes] or [num_noises, *batch, num_classes]: z = lambda_1 x + noise.
     """
     z = schedule.last * x + noise
-    tangent = finite(logits)
-    moved = transport_tangent(logits, z, tangent, schedule.last)
-    return _read_off(logits, z, x, tangent, moved, schedule.last, second_order_weight)
+    direct = tangent(logits)
+    moved = transport_tangent(logits, z, direct, schedule.last)
+    return _read_off(logits, z, x, direct, moved, schedule.last, second_order_weight)
 
 
 def _read_off(
-    logits: Rows, z: Tensor, x: Rows, tangent: Rows, moved: Tensor, lam: float, second_order_weight: float
+    logits: Rows, z: Tensor, x: Rows, direct: Rows, moved: Tensor, lam: float, second_order_weight: float
 ) -> Rows:
-    """The mean of softmax(logits + lambda z), with the gradient of its change along tangent + lambda moved."""
+    """The mean of softmax(logits + lambda z), with the gradient of its change along direct + lambda moved."""
     x_soft = denoise(z, logits.detach(), lam)
-    change = second_order(x_soft, tangent + lam * moved, x, second_order_weight)
+    change = second_order(x_soft, direct + lam * moved, x, second_order_weight)
     averaged = z.ndim > logits.ndim
     return attach_gradient(x_soft.mean(0), change.mean(0)) if averaged else attach_gradient(x_soft, change)
 

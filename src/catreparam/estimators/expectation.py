@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import covariance_product, from_rows, to_rows
-from catreparam.estimators.facts import ESTIMATORS, Resolved, facts_of, resolve
+from catreparam.estimators.facts import ESTIMATORS, Resolved, facts_of, resolve, takes_argument
 from catreparam.estimators.joint import Objective, evaluate, leave_one_out
 from catreparam.kernels.tracing import unscriptable
 from catreparam.validation import check_count, check_generator, check_logits, check_mask, check_number, is_recorded
@@ -35,7 +35,8 @@ def expectation(
     `objective` maps x [*batch, *variables, num_classes], one-hot and in the dtype of logits, to a loss [*batch] (or a
     scalar); the result has that shape. The axes between are variables, drawn jointly. Parameters inside the objective
     get their ordinary gradient. `estimator` is a name in ESTIMATORS, a made estimator, any function logits -> x, or any
-    function (objective, logits, *, num_samples, mask, generator) -> loss.
+    function (objective, logits, *, num_samples, mask, generator) -> loss. A function logits -> x is handed `generator`
+    and `mask` if it takes them; otherwise it draws as it pleases, from logits that are -inf where masked.
 
     Several samples: reinmax, lambda_reinmax, exact_redge and transport_redge use leave-one-out baselines on the
     gradient of the objective. They act on A - J(p) only, whose mean is zero (A the method's Jacobian), so that the
@@ -66,10 +67,15 @@ def expectation(
     baselined = _allows_baselines(resolved, baseline_weight) and num_samples > 1 and baseline_weight != 0
     if resolved.facts.takes_objective:
         return method(objective, logits, num_samples=num_samples, mask=mask, generator=generator)
-    masked: dict[str, Any] = {} if mask is None else {"mask": mask}
+    own = bool(resolved.facts.family)
+    given: dict[str, Any] = {"generator": generator} if own or takes_argument(method, "generator") else {}
+    if mask is not None and (own or takes_argument(method, "mask")):
+        given["mask"] = mask
+    elif mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
     if num_samples == 1:
-        return evaluate(objective, method(logits, generator=generator, **masked))
-    samples = method(logits.expand(num_samples, *logits.shape), generator=generator, **masked)
+        return evaluate(objective, method(logits, **given), kept=not own)
+    samples = method(logits.expand(num_samples, *logits.shape), **given)
     axes = BatchAxes()
     if baselined and not is_recorded():
         probs = from_rows(torch.softmax(to_rows(logits, mask), -1), logits)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor
+from torch.nn import Module
 
 from catreparam.kernels.tracing import unscriptable
 from catreparam.validation import check_choice
@@ -128,6 +129,16 @@ def resolve(estimator: str | Callable[..., Tensor]) -> Resolved:
 def facts_of(estimator: str | Callable[..., Tensor]) -> Facts:
     """The facts of an estimator, however it is given. Raises as `resolve`."""
     return resolve(estimator).facts
+
+
+def takes_argument(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function can be handed a keyword argument of that name; not if it has no signature."""
+    try:
+        # the call of a module takes anything
+        parameters = inspect.signature(function.forward if isinstance(function, Module) else function).parameters
+    except (TypeError, ValueError):
+        return False
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _facts_of_function(function: Callable[..., Tensor]) -> Facts:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from catreparam.categorical import Rows, attach_gradient, draw_one_hot, finite, from_rows, to_rows
+from catreparam.categorical import Rows, attach_gradient, draw_one_hot, finite, from_rows, softmax_at, to_rows
 from catreparam.estimators.facts import Range, estimator
 from catreparam.validation import check_choice, check_flag, check_number
 
@@ -65,4 +65,4 @@ def gapped_straight_through_surrogate(
     top = constant.amax(-1, keepdim=True)
     lift = x * (top - (x * finite(constant)).sum(-1, keepdim=True))
     push = (1 - x) * (constant + margin - top).clamp_min(0.0)
-    return torch.softmax((logits + (lift - push)) / temperature, -1)
+    return softmax_at(logits + (lift - push), temperature)

@@ -9,8 +9,9 @@ from catreparam.categorical import (
     attach_gradient,
     conditional_gumbel,
     draw_exponential_like,
-    finite,
     from_rows,
+    softmax_at,
+    tangent,
     to_rows,
 )
 from catreparam.estimators.facts import Choice, Range, estimator
@@ -71,5 +72,4 @@ def gumbel_rao_surrogate(logits: Rows, *, noise: Tensor, x: Rows, temperature: f
     """
     temperature = check_number("temperature", temperature, above=0.0)
     perturbed = conditional_gumbel(torch.log_softmax(logits.detach(), -1), x, noise)
-    shift = finite(logits) - finite(logits).detach()  # zero, but carries the gradient
-    return torch.softmax((perturbed + shift) / temperature, -1).mean(0)
+    return softmax_at(perturbed + tangent(logits), temperature).mean(0)

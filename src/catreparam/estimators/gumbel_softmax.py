@@ -2,11 +2,10 @@
 
 import warnings
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from catreparam.categorical import Rows
+from catreparam.categorical import Rows, softmax_at
 from catreparam.estimators.facts import Range, estimator
 from catreparam.kernels import dispatch
 from catreparam.kernels.methods import Method, Rule
@@ -60,7 +59,7 @@ def gumbel_softmax(
 def gumbel_softmax_surrogate(logits: Rows, *, noise: Rows, temperature: float = 1.0) -> Rows:
     """The relaxed sample softmax((logits + noise) / temperature) for standard Gumbel noise [*batch, num_classes]."""
     temperature = check_number("temperature", temperature, above=0.0)
-    return torch.softmax((logits + noise) / temperature, -1)
+    return softmax_at(logits + noise, temperature)
 
 
 def _one_temperature(tau: float | None, temperature: float) -> float:

@@ -17,12 +17,14 @@ Objective = Callable[[Tensor], Tensor]
 Loss = Float[Tensor, "..."]  # one entry per example: the leading axes of x
 
 
-def evaluate(objective: Objective, x: Tensor) -> Loss:
+def evaluate(objective: Objective, x: Tensor, *, kept: bool = True) -> Loss:
     """objective(x), checked: its shape must be a prefix of x's batch and variable axes.
+
+    Objectives may change their argument in place: they get a copy of an x that is `kept` for anything else.
 
     Raises TypeError unless a tensor comes back, ValueError if its shape does not fit or it is not floating.
     """
-    loss = objective(x)
+    loss = objective(x.clone() if kept else x)
     if not isinstance(loss, Tensor):
         raise TypeError(f"objective must return a torch.Tensor, got {type(loss).__name__}")
     if not loss.is_floating_point():

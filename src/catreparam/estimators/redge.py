@@ -42,8 +42,8 @@ def redge(
                straight-through. Total variation .26 at t1 = .1 and 2 steps, .003 at t1 = .5 (10 classes); `exact_redge`
                has none.
     Cost:      num_steps softmaxes forward and as many backward (solver="heun": 2 num_steps - 1). No model is trained.
-    Raises:    ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
-               input.
+    Raises:    ValueError for num_steps < 1, t1 outside [1e-4, 1], unknown grid or solver; TypeError or ValueError for
+               bad input.
 
     `grid` is alpha | lambda | quadratic, `solver` euler (the paper) | ab2 | heun. hard=False returns x0_hat.
 
@@ -88,8 +88,8 @@ def redge_cov(
     By:        as `redge`, from z = p + sqrt(v) noise, v = max(p (1 - p), 0.1), both differentiable in the logits.
     Bias:      in the gradient and, more than `redge`, in x itself: total variation .46 at 64 classes, t1 = .3, 2 steps.
     Cost:      num_steps softmaxes forward and as many backward. No model is trained.
-    Raises:    ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
-               input.
+    Raises:    ValueError for num_steps < 1, t1 outside [1e-4, 1], unknown grid or solver; TypeError or ValueError for
+               bad input.
 
     >>> x = redge_cov(torch.zeros(8, 3), generator=torch.Generator().manual_seed(0))
     >>> x.sum(-1).tolist() == [1.0] * 8

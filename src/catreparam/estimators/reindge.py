@@ -8,8 +8,8 @@ from catreparam.categorical import (
     attach_gradient,
     draw_normal_like,
     draw_one_hot,
-    finite,
     second_order,
+    tangent,
 )
 from catreparam.estimators.facts import estimator
 from catreparam.estimators.redge import SEARCH, chain_setting
@@ -43,8 +43,8 @@ def reindge(
                x0_hat.
     Bias:      less than `redge` for curved objectives; the law of x is redge's.
     Cost:      num_steps softmaxes forward and as many backward. No model is trained.
-    Raises:    ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
-               input.
+    Raises:    ValueError for num_steps < 1, t1 outside [1e-4, 1], unknown grid or solver; TypeError or ValueError for
+               bad input.
 
     >>> x = reindge(torch.zeros(8, 3), generator=torch.Generator().manual_seed(0))
     >>> x.sum(-1).tolist() == [1.0] * 8
@@ -75,7 +75,7 @@ def _last_z(logits: Rows, noise: Rows, schedule: NoiseSchedule, solver: str) -> 
 
 def _surrogate_at(logits: Rows, z: Rows, x: Rows, lam: float) -> Rows:
     path = denoise(z, logits.detach(), lam)
-    direct = second_order(path.detach(), finite(logits), x)
+    direct = second_order(path.detach(), tangent(logits), x)
     return path + direct
 
 

@@ -1,5 +1,7 @@
 """Score-function estimators: REINFORCE with a baseline, and RLOO with its baseline from the other samples."""
 
+import math
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -22,6 +24,8 @@ from catreparam.validation import check_count, check_number, has_values, inside_
 class MovingAverageBaseline:
     """The running mean of past losses, bias-corrected. Holds state: one per training run.
 
+    A loss that is not finite is left out, with a RuntimeWarning: it would be part of the mean for ever.
+
     >>> baseline = MovingAverageBaseline(decay=0.5)
     >>> baseline.update(4.0); baseline.update(1.0); round(baseline.value, 3)
     2.0
@@ -41,6 +45,9 @@ class MovingAverageBaseline:
 
     def update(self, loss: float) -> None:
         """Takes in the mean loss of one call."""
+        if not math.isfinite(loss):
+            warnings.warn(f"the baseline leaves out a mean loss of {loss}", RuntimeWarning, stacklevel=2)
+            return
         self.total = self.decay * self.total + (1 - self.decay) * loss
         self.mass = self.decay * self.mass + (1 - self.decay)
 
@@ -80,9 +87,10 @@ def reinforce(
     check_count("num_samples", num_samples)
     rows = to_rows(logits, mask, generator=generator)
     losses, log_probs = _draw(objective, logits, rows, num_samples, generator)
-    level = baseline.value if isinstance(baseline, MovingAverageBaseline) else check_number("baseline", baseline)
+    moving = isinstance(baseline, MovingAverageBaseline)
+    level = baseline.value if moving else check_number("baseline", baseline, least=-1e30, most=1e30)
     result = add_gradient(losses, (losses.detach() - level) * log_probs).mean(0)
-    if isinstance(baseline, MovingAverageBaseline) and losses.numel() and _can_follow(losses):
+    if moving and losses.numel() and _can_follow(losses):
         baseline.update(float(losses.detach().mean()))
     return result
 

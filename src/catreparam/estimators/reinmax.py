@@ -7,8 +7,9 @@ from torch import Generator, Tensor
 from catreparam.categorical import (
     Rows,
     covariance_product,
-    finite,
     second_order,
+    softmax_at,
+    tangent,
 )
 from catreparam.estimators.facts import Range, estimator
 from catreparam.kernels import dispatch
@@ -51,12 +52,12 @@ def reinmax(
 def reinmax_surrogate(logits: Rows, *, x: Rows, temperature: float = 1.0) -> Rows:
     """A tensor with ReinMax's gradient for the hard sample x [*batch, num_classes]. Its value means nothing."""
     middle = (tempered(logits, temperature) + x) / 2
-    return 2 * covariance_product(middle, finite(logits)) - torch.softmax(logits, -1) / 2
+    return 2 * covariance_product(middle, tangent(logits)) - torch.softmax(logits, -1) / 2
 
 
 def tempered(logits: Rows, temperature: float) -> Rows:
     """softmax(logits / temperature), detached."""
-    return torch.softmax(logits.detach() / check_number("temperature", temperature, above=0.0), -1)
+    return softmax_at(logits.detach(), check_number("temperature", temperature, above=0.0))
 
 
 @estimator(
@@ -92,7 +93,7 @@ def lambda_reinmax(
 def lambda_reinmax_surrogate(logits: Rows, *, x: Rows, weight: float = 0.75) -> Rows:
     """A tensor whose ordinary gradient is lambda-ReinMax's for the hard sample x. Its value means nothing."""
     weight = check_number("weight", weight, least=0.0, most=2.0)
-    return second_order(torch.softmax(logits.detach(), -1), finite(logits), x, weight)
+    return second_order(torch.softmax(logits.detach(), -1), tangent(logits), x, weight)
 
 
 REINMAX = Method(reinmax_surrogate, Rule.DIRECT)

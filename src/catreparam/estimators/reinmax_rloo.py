@@ -95,9 +95,10 @@ def draw_stratified(probs: Rows, num_samples: int, generator: Generator | None =
     class comes up within one of num_samples times its probability.
     """
     shape = (num_samples + 1, *probs.shape[:-1])
-    uniforms = torch.rand(shape, generator=source(generator, probs), dtype=probs.dtype, device=probs.device)
+    wide = torch.float64  # for rare classes
+    uniforms = torch.rand(shape, generator=source(generator, probs), dtype=wide, device=probs.device)
     uniforms = (uniforms[1:].argsort(0) + uniforms[0]) / num_samples  # [S, *batch]
-    below = probs.cumsum(-1)
+    below = probs.cumsum(-1, dtype=torch.float64)
     index = (uniforms.unsqueeze(-1) * below[..., -1:] >= below).sum(-1)  # the first class that reaches beyond
     last = (probs > 0).long().cumsum(-1).argmax(-1)  # rounding may step over it
     return one_hot_like(torch.minimum(index, last), probs)

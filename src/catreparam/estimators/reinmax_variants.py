@@ -10,8 +10,9 @@ from catreparam.categorical import (
     conditional_gumbel,
     draw_exponential_like,
     draw_one_hot,
-    finite,
     from_rows,
+    softmax_at,
+    tangent,
     to_rows,
 )
 from catreparam.estimators.facts import Choice, Range, estimator
@@ -62,8 +63,7 @@ def reinmax_rao_surrogate(logits: Rows, *, noise: Tensor, x: Rows, temperature: 
     temperature = check_number("temperature", temperature, above=0.0)
     probs = torch.softmax(logits, -1)
     perturbed = conditional_gumbel(((probs.detach() + x) / 2).log(), x, noise)
-    shift = finite(logits) - finite(logits).detach()  # zero, but carries the gradient
-    at_middle = torch.softmax((perturbed + shift) / temperature, -1).mean(0)
+    at_middle = softmax_at(perturbed + tangent(logits), temperature).mean(0)
     return 2 * at_middle - probs / 2
 
 
@@ -111,7 +111,7 @@ def reinmax_cv_surrogate(logits: Rows, *, noise: Tensor, x: Rows, temperature: f
 
     The first noise serves straight-through Gumbel-Softmax, the others Gumbel-Rao.
     """
-    eta = check_number("eta", eta)
+    eta = check_number("eta", eta, least=-1e6, most=1e6)
     averaged = gumbel_rao_surrogate(logits, noise=noise[1:], x=x, temperature=temperature)
     single = gumbel_rao_surrogate(logits, noise=noise[:1], x=x, temperature=temperature)
     return reinmax_surrogate(logits, x=x) + eta * (averaged - single)

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from catreparam.categorical import attach_gradient, draw_gumbel_like, from_rows, one_hot_like, to_rows
-from catreparam.estimators.facts import ESTIMATORS, facts_of, resolve
+from catreparam.categorical import attach_gradient, draw_gumbel_like, from_rows, one_hot_like, softmax_at, to_rows
+from catreparam.estimators.facts import ESTIMATORS, facts_of, resolve, takes_argument
 
 Sampler = Callable[..., Tensor]
 Hyperparameters = Mapping[str, float | Tensor]
@@ -56,7 +56,7 @@ def draw(
     """
     numbers: dict[str, Any] = {key: value for key, value in hyperparameters.items() if not isinstance(value, Tensor)}
     tensors = {key: value for key, value in hyperparameters.items() if isinstance(value, Tensor)}
-    if generator is not None:
+    if generator is not None and takes_argument(method, "generator"):
         numbers["generator"] = generator
     if not tensors:
         return method(logits, **numbers)
@@ -76,7 +76,7 @@ def _is_hard_gumbel_softmax(method: Sampler) -> bool:
 def _gumbel_softmax_rows(logits: Tensor, temperature: Tensor, generator: Generator | None) -> Tensor:
     rows = to_rows(logits, generator=generator)
     perturbed = rows + draw_gumbel_like(rows, generator)
-    x_soft = torch.softmax(perturbed / temperature.to(rows.dtype).unsqueeze(-1), -1)
+    x_soft = softmax_at(perturbed, temperature.to(rows.dtype).unsqueeze(-1))
     return from_rows(attach_gradient(one_hot_like(perturbed.argmax(-1), rows), x_soft), logits)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 import catreparam
+from catreparam import startup
 from catreparam.estimators import ESTIMATORS
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.kernels import dispatch
@@ -77,10 +78,18 @@ def _machine() -> Iterator[Finding]:
     yield "processor", describe_machine()
     yield "torch's instructions", torch.backends.cpu.get_cpu_capability().lower()
     yield "threads", f"{torch.get_num_threads()} within an operation, {torch.get_num_interop_threads()} between"
+    yield "threads chosen by us", _chosen()
     if torch.cuda.is_available():
         yield "cuda", f"{torch.cuda.get_device_name()} (CUDA {torch.version.cuda})"
     else:
         yield "cuda", f"no device (torch is built for CUDA {torch.version.cuda})" if torch.version.cuda else "none"
+
+
+def _chosen() -> str:
+    """What `startup` has decided, and from what."""
+    quota, names = startup.quota(), os.environ.get(startup.CHOSEN, "").split()
+    said = ", ".join(f"{name}={os.environ.get(name)}" for name in names) or "nothing, you have set it"
+    return f"{said} ({startup.processors()} processors, quota {quota or 'none'})"
 
 
 def _kernels() -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """Rows in and out, noise, exact draws, attached gradients: the twin of `catreparam.categorical` for JAX."""
 
+import math
 from typing import Any
 
 import jax
@@ -10,6 +11,8 @@ from jaxtyping import Float
 
 from catreparam.jax.validation import check_key, check_logits, check_mask, check_rows
 
+TAIL = 2.0**-12  # below, an exponential is drawn anew
+FORBIDDEN = -1e20  # below the largest logit: a mask, whose class no temperature brings back
 Rows = Float[Array, "*batch num_classes"]
 BroadcastRows = Float[Array, "... num_classes"]  # rows that broadcast against each other, several noises a row say
 
@@ -23,7 +26,7 @@ def to_rows(logits: Any, mask: Any, axis: int, key: Any) -> Rows:
         rows = jnp.where(check_mask(mask, array), rows, -jnp.inf)
     rows = jnp.moveaxis(rows, axis, -1)
     check_rows(rows)
-    return rows
+    return centred(rows)
 
 
 def from_rows(x: Array, logits: Array, axis: int) -> Array:
@@ -42,9 +45,31 @@ def attach_gradient(x: Rows, surrogate: Rows) -> Rows:
 
 
 def draw_exponential_like(rows: Array, key: Array, shape: tuple[int, ...] | None = None) -> Array:
-    """Exponential(1) noise, never zero, so that its logarithm and its inverse are finite."""
+    """Exponential(1) noise, never zero, to full relative precision near 0, where rare classes are decided."""
     noise = jax.random.exponential(key, rows.shape if shape is None else shape, rows.dtype)
-    return jnp.maximum(noise, jnp.finfo(rows.dtype).tiny)
+    rare = noise < TAIL  # jax's are multiples of 2^-23, 0 among them
+    return jax.lax.cond(rare.any(), _finer, lambda noise, key: noise, noise, jax.random.fold_in(key, 1))
+
+
+def _finer(noise: Array, key: Array) -> Array:
+    """The noise below TAIL drawn anew: it is uniform there, but for the slope of exp(-noise)."""
+    high, low = jax.random.bits(key, (2, *noise.shape), jnp.uint32).astype(noise.dtype)
+    uniform = (high + (low + 0.5) * 2.0**-32) * 2.0**-32
+    return jnp.where(noise < TAIL, -jnp.log1p(uniform * math.expm1(-TAIL)), noise)
+
+
+def centred(rows: Rows) -> Rows:
+    """Logits with the largest of every row at 0, and masks written as the least float at -inf, as other masks are.
+
+    Noise added to logits of 1e30 would be lost, and products with them overflow.
+    """
+    rows = rows - stop_gradient(rows).max(-1, keepdims=True)
+    return jnp.where(rows < FORBIDDEN, -jnp.inf, rows)
+
+
+def softmax_at(rows: Rows, temperature: float) -> Rows:
+    """softmax(rows / temperature): what is divided is at most 0, so that no temperature is too low."""
+    return jax.nn.softmax((rows - stop_gradient(rows).max(-1, keepdims=True)) / temperature, -1)
 
 
 def draw_normal_like(rows: Array, key: Array, shape: tuple[int, ...] | None = None) -> Array:
@@ -70,6 +95,11 @@ def one_hot_like(index: Array, rows: Array) -> Array:
 def finite(logits: Rows) -> Rows:
     """Logits with -inf replaced by 0, for products with weights that are zero there (0 * -inf would be NaN)."""
     return jnp.where(logits == -jnp.inf, 0.0, logits)
+
+
+def tangent(logits: Rows) -> Rows:
+    """Zero, with the gradient of the logits: for products of which only the gradient is wanted."""
+    return finite(logits) - stop_gradient(finite(logits))
 
 
 def covariance_product(probs: BroadcastRows, vector: BroadcastRows) -> BroadcastRows:

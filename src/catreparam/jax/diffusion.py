@@ -16,9 +16,9 @@ from catreparam.jax.categorical import (
     covariance_product,
     draw_normal_like,
     draw_one_hot,
-    finite,
     from_rows,
     second_order,
+    tangent,
     to_rows,
 )
 from catreparam.kernels.naive.chain import solve
@@ -41,8 +41,8 @@ def redge(
 ) -> Float[Array, "*batch num_classes"]:
     """Draws a one-hot x whose gradient flows back through a diffusion sampler: see `catreparam.redge`.
 
-    Raises ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
-    input.
+    Raises ValueError for num_steps < 1, t1 outside [1e-4, 1], unknown grid or solver; TypeError or ValueError for
+    bad input.
 
     >>> redge(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
@@ -77,8 +77,8 @@ def redge_cov(
 ) -> Float[Array, "*batch num_classes"]:
     """ReDGE whose diffusion ends in a Gaussian with the mean and variances of x: see `catreparam.redge_cov`.
 
-    Raises ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
-    input.
+    Raises ValueError for num_steps < 1, t1 outside [1e-4, 1], unknown grid or solver; TypeError or ValueError for
+    bad input.
 
     >>> redge_cov(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
@@ -119,8 +119,8 @@ def reindge(
 ) -> Float[Array, "*batch num_classes"]:
     """Draws x by ReDGE; the direct dependence at the last step uses ReinMax's Jacobian: see `catreparam.reindge`.
 
-    Raises ValueError for num_steps < 1, t1 outside (0, 1], unknown grid or solver; TypeError or ValueError for bad
-    input.
+    Raises ValueError for num_steps < 1, t1 outside [1e-4, 1], unknown grid or solver; TypeError or ValueError for
+    bad input.
 
     >>> reindge(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
@@ -141,7 +141,7 @@ def reindge_surrogate(logits: Rows, *, noise: Rows, x: Rows, schedule: NoiseSche
 
 def _reindge_at(logits: Rows, z: Rows, x: Rows, lam: float) -> Rows:
     path = denoise(z, stop_gradient(logits), lam)
-    return path + second_order(stop_gradient(path), finite(logits), stop_gradient(x))
+    return path + second_order(stop_gradient(path), tangent(logits), stop_gradient(x))
 
 
 def exact_redge(
@@ -159,7 +159,7 @@ def exact_redge(
 ) -> Float[Array, "*batch num_classes"]:
     """Draws x ~ Categorical(softmax(logits)) exactly, with ReDGE's gradient given x: see `catreparam.exact_redge`.
 
-    Raises ValueError for num_steps < 1, num_noises < 1, t1 outside (0, 1], weight outside [0, 2]; TypeError or
+    Raises ValueError for num_steps < 1, num_noises < 1, t1 outside [1e-4, 1], weight outside [0, 2]; TypeError or
     ValueError for bad input.
 
     >>> exact_redge(jnp.zeros((8, 3)), key=jax.random.key(0), num_noises=4).sum(-1).tolist() == [1.0] * 8
@@ -187,11 +187,11 @@ def exact_redge_surrogate(
     """
     x = stop_gradient(x)
     z = schedule.last * x + noise
-    tangent = finite(logits)
+    change = tangent(logits)
     constant = stop_gradient(logits)
-    moved = sweep(lambda z, lam: denoise(z, constant, lam), covariance_product, stop_gradient(z), tangent, schedule)
+    moved = sweep(lambda z, lam: denoise(z, constant, lam), covariance_product, stop_gradient(z), change, schedule)
     x_soft = denoise(z, constant, schedule.last)
-    change = second_order(x_soft, tangent + schedule.last * moved, x, second_order_weight)
+    change = second_order(x_soft, change + schedule.last * moved, x, second_order_weight)
     if z.ndim > logits.ndim:
         x_soft, change = x_soft.mean(0), change.mean(0)
     return attach_gradient(x_soft, change)

@@ -12,10 +12,11 @@ from catreparam.jax.categorical import (
     covariance_product,
     draw_exponential_like,
     draw_one_hot,
-    finite,
     from_rows,
     one_hot_like,
     second_order,
+    softmax_at,
+    tangent,
     to_rows,
 )
 from catreparam.validation import check_count, check_flag, check_number
@@ -68,8 +69,8 @@ def reinmax(
 def reinmax_surrogate(logits: Rows, *, x: Rows, temperature: float = 1.0) -> Rows:
     """An array with ReinMax's gradient for the hard sample x [*batch, num_classes]. Its value means nothing."""
     temperature = check_number("temperature", temperature, above=0.0)
-    middle = (jax.nn.softmax(stop_gradient(logits) / temperature, -1) + stop_gradient(x)) / 2
-    return 2 * covariance_product(middle, finite(logits)) - jax.nn.softmax(logits, -1) / 2
+    middle = (softmax_at(stop_gradient(logits), temperature) + stop_gradient(x)) / 2
+    return 2 * covariance_product(middle, tangent(logits)) - jax.nn.softmax(logits, -1) / 2
 
 
 def lambda_reinmax(
@@ -95,7 +96,7 @@ def lambda_reinmax(
 def lambda_reinmax_surrogate(logits: Rows, *, x: Rows, weight: float = 0.75) -> Rows:
     """An array whose ordinary gradient is lambda-ReinMax's for the hard sample x. Its value means nothing."""
     weight = check_number("weight", weight, least=0.0, most=2.0)
-    return second_order(jax.nn.softmax(stop_gradient(logits), -1), finite(logits), stop_gradient(x), weight)
+    return second_order(jax.nn.softmax(stop_gradient(logits), -1), tangent(logits), stop_gradient(x), weight)
 
 
 def gumbel_softmax(
@@ -125,7 +126,7 @@ def gumbel_softmax(
 def gumbel_softmax_surrogate(logits: Rows, *, noise: Rows, temperature: float = 1.0) -> Rows:
     """The relaxed sample softmax((logits + noise) / temperature) for standard Gumbel noise [*batch, num_classes]."""
     temperature = check_number("temperature", temperature, above=0.0)
-    return jax.nn.softmax((logits + noise) / temperature, -1)
+    return softmax_at(logits + noise, temperature)
 
 
 def gumbel_rao(
@@ -161,8 +162,7 @@ def gumbel_rao_surrogate(logits: Rows, *, noise: Array, x: Rows, temperature: fl
     """
     temperature = check_number("temperature", temperature, above=0.0)
     perturbed = _conditional_gumbel(jax.nn.log_softmax(stop_gradient(logits), -1), x, noise)
-    shift = finite(logits) - finite(stop_gradient(logits))  # zero, but carries the gradient
-    return jax.nn.softmax((perturbed + shift) / temperature, -1).mean(0)
+    return softmax_at(perturbed + tangent(logits), temperature).mean(0)
 
 
 def _conditional_gumbel(log_probs: Rows, x: Rows, exponentials: Array) -> Array:

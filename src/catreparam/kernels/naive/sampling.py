@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import (
     attach_gradient,
+    centred,
     draw_antithetic_like,
     draw_gumbel_like,
     draw_normal_like,
@@ -69,5 +70,5 @@ def naive_gradient(
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
         rows = logits if logits.requires_grad else logits.detach().requires_grad_()
-        surrogate = naive_surrogate(setting, wide(rows), noise, x)
+        surrogate = naive_surrogate(setting, centred(wide(rows)), noise, x)
         return torch.autograd.grad(surrogate, rows, upstream.to(surrogate.dtype), create_graph=create_graph)[0]

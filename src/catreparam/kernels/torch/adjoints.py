@@ -25,8 +25,8 @@ class Direct:
         self.probs = layout.softmax(logits)
 
     def law(self) -> Tensor:
-        """What the hard sample is drawn from, packed."""
-        return self.probs
+        """What the hard sample is drawn from, as the layout takes it."""
+        return self.layout.law(self.probs, lambda: self.logits)
 
     def value(self, x: Tensor | None) -> Tensor:
         """The relaxed sample, packed."""
@@ -39,7 +39,7 @@ class Direct:
             return layout.covariance(self.probs, upstream)
         if setting.temperature == 1.0:
             return layout.second_order(self.probs, upstream, x, setting.weight)
-        middle = layout.softmax(self.logits / setting.temperature).add_(x).div_(2)
+        middle = layout.softmax(layout.from_top(self.logits) / setting.temperature).add_(x).div_(2)
         return layout.covariance(middle, upstream).mul_(2).sub_(layout.covariance(self.probs, upstream), alpha=0.5)
 
 
@@ -51,13 +51,13 @@ class Chain:
         self.plan = plan_of(setting.lambdas, setting.solver).evaluations
         self.bounded = drawn and is_bounded(setting) and layout.exponentiates(logits)
         self.scaled = layout.scaled(logits, self.bounded)
-        self.probs = _run(layout, self.plan, self.evaluate, noise())
+        self.probs, self.z = _run(layout, self.plan, self.evaluate, noise())
 
     def evaluate(self, z: Tensor, lam: float) -> Tensor:
         return self.layout.evaluate(self.scaled, z, lam, self.bounded)
 
     def law(self) -> Tensor:
-        return self.probs[-1]
+        return self.layout.law(self.probs[-1], lambda: torch.add(self.scaled, self.z, alpha=self.plan[-1].lam))
 
     def value(self, x: Tensor | None) -> Tensor:
         return self.probs[-1]
@@ -87,15 +87,18 @@ class MatchedChain:
         self.spread = torch.addcmul(self.mean, self.mean, self.mean, value=-1)  # p (1 - p)
         self.variance = self.spread.clamp_min(0.1)
         self.tilts: list[Tensor] = []
-        self.probs = _run(layout, self.plan, self.evaluate, self.variance.sqrt().mul_(self.noise))
+        self.probs, _ = _run(layout, self.plan, self.evaluate, self.variance.sqrt().mul_(self.noise))
 
     def evaluate(self, w: Tensor, lam: float) -> Tensor:
         # For pairs the term that both classes share drops out of the difference.
         self.tilts.append(w * lam if isinstance(self.layout, Pairs) else (w * lam).sub_(lam**2 / 2))
-        return self.layout.softmax(torch.addcdiv(self.logits, self.tilts[-1], self.variance))
+        return self.layout.softmax(self.exponent())
+
+    def exponent(self) -> Tensor:
+        return torch.addcdiv(self.logits, self.tilts[-1], self.variance)
 
     def law(self) -> Tensor:
-        return self.probs[-1]
+        return self.layout.law(self.probs[-1], self.exponent)
 
     def value(self, x: Tensor | None) -> Tensor:
         return self.probs[-1]
@@ -130,11 +133,14 @@ class Sweep:
 
     def denoise(self, z: Tensor, lam: float) -> Tensor:
         if lam == 0.0:
-            return self.layout.repeat(self.law()) if self.averaged else self.law()
+            return self.layout.repeat(self.prior()) if self.averaged else self.prior()
         scaled = self.layout.repeat(self.scaled) if self.averaged else self.scaled
         return self.layout.evaluate(scaled, z, lam, self.bounded)
 
     def law(self) -> Tensor:
+        return self.layout.law(self.prior(), lambda: self.scaled)
+
+    def prior(self) -> Tensor:
         if self.mean is None:
             self.mean = self.layout.evaluate(self.scaled, self.scaled, 0.0, self.bounded)
         return self.mean
@@ -200,7 +206,8 @@ def is_bounded(setting: Setting) -> bool:
 
 def _run(
     layout: Layout, plan: tuple[Evaluation, ...], evaluate: Callable[[Tensor, float], Tensor], z: Tensor
-) -> list[Tensor]:
+) -> tuple[list[Tensor], Tensor]:
+    """All softmaxes, and z at the last of them."""
     probs: list[Tensor] = []
     for at in plan:
         if at.to_z1:
@@ -208,7 +215,7 @@ def _run(
         if at.to_z2:
             z = layout.move(z, probs[-2], at.to_z2)
         probs.append(evaluate(layout.move(z, probs[-1], at.peek) if at.peek else z, at.lam))
-    return probs
+    return probs, z
 
 
 def _pull_back(

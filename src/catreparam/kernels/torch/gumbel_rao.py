@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from catreparam.categorical import attach_gradient
+from catreparam.categorical import attach_gradient, with_fine_tail
 from catreparam.kernels.torch.layouts import WIDEST_COLUMNS
 from catreparam.kernels.tracing import in_forward_mode, is_batched, is_traced
 
@@ -24,6 +24,7 @@ def draw_noise(rows: Tensor, num_noises: int, generator: Generator | None = None
     noise = rows.detach().new_empty((*lead, *rows.shape[:-1]) if few else (*lead, *rows.shape))
     # exponential_ takes five times as long. Uniform numbers are below 1; 0 stands for half of their smallest step.
     noise = noise.uniform_(generator=generator).clamp_min_(torch.finfo(rows.dtype).eps / 4).log_().neg_()
+    noise = with_fine_tail(noise)
     return noise.movedim(0, -1) if few else noise
 
 

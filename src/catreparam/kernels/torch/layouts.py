@@ -5,11 +5,13 @@ Both layouts offer the same operations. Probabilities, noises, states and gradie
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
+from catreparam.categorical import draw_exponential_like
 from catreparam.threads import SERIAL
 
 WIDEST_COLUMNS = 10  # classes: up to here transposing costs less than it saves
@@ -68,6 +70,10 @@ class Pairs:
     def softmax(self, t: Tensor) -> Tensor:
         return torch.sigmoid(t)
 
+    def from_top(self, t: Tensor) -> Tensor:
+        """Exponents of which none is above 0, for division by any temperature."""
+        return t
+
     def move(self, z: Tensor, probs: Tensor, step: float) -> Tensor:
         """z + step * probs."""
         return torch.add(z, probs, alpha=2 * step).sub_(step)
@@ -86,9 +92,14 @@ class Pairs:
         away = x - probs
         return torch.addcmul(population, away, away, value=weight / 2).mul(u)
 
-    def draw(self, probs: Tensor, ticket: Tensor, out: Tensor) -> None:
+    def law(self, probs: Tensor, exponent: Callable[[], Tensor]) -> Tensor:
+        """What `draw` takes: the exponent, which knows the rarer class to full precision whichever it is."""
+        return exponent()
+
+    def draw(self, law: Tensor, ticket: Tensor, out: Tensor) -> None:
         """One-hot rows into `out` [rows, 2]; a class of probability zero never wins."""
-        second = torch.lt(ticket, probs, out=torch.empty_like(probs))  # as numbers at once
+        rarer = ticket < torch.sigmoid(-law.abs())
+        second = (rarer ^ (law > 0)).to(law.dtype)
         _interleave(1 - second, second, out)
 
     def draw_noise(self, rows: Tensor, count: int | None, generator: Generator | None) -> Tensor:
@@ -142,7 +153,7 @@ class Table:
 
     def scaled(self, logits: Tensor, bounded: bool) -> Tensor:
         """For bounded z: in base 2, a row's largest at 0, so that powers can neither overflow nor all vanish."""
-        return (logits - logits.amax(self.axis, keepdim=True)).mul_(LOG2_E) if bounded else logits
+        return self.from_top(logits).mul_(LOG2_E) if bounded else logits
 
     def evaluate(self, scaled: Tensor, z: Tensor, lam: float, bounded: bool) -> Tensor:
         if not bounded:
@@ -153,8 +164,11 @@ class Table:
     def softmax(self, t: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or not self.exponentiates(t):
             return torch.softmax(t, self.axis)
-        weights = (t - t.amax(self.axis, keepdim=True)).mul_(LOG2_E).exp2_()
+        weights = self.from_top(t).mul_(LOG2_E).exp2_()
         return weights.div_(weights.sum(self.axis, keepdim=True))
+
+    def from_top(self, t: Tensor) -> Tensor:
+        return t - t.amax(self.axis, keepdim=True)
 
     def move(self, z: Tensor, probs: Tensor, step: float) -> Tensor:
         return torch.add(z, probs, alpha=step)
@@ -163,7 +177,7 @@ class Table:
         return torch.add(noise, x, alpha=lam)
 
     def covariance(self, probs: Tensor, u: Tensor) -> Tensor:
-        if probs.numel() == u.numel():
+        if probs.shape == u.shape:
             return torch._softmax_backward_data(u, probs, self.axis, probs.dtype)  # type: ignore[attr-defined]
         product = probs * u
         return product.addcmul_(probs, product.sum(self.axis, keepdim=True), value=-1)
@@ -173,22 +187,26 @@ class Table:
         one_sample = (away * u).sum(self.axis, keepdim=True)
         return torch.addcmul(self.covariance(probs, u).mul_(1 - weight / 2), away, one_sample, value=weight / 2)
 
-    def draw(self, probs: Tensor, ticket: Tensor, out: Tensor) -> None:
+    def law(self, probs: Tensor, exponent: Callable[[], Tensor]) -> Tensor:
+        return probs
+
+    def draw(self, law: Tensor, ticket: Tensor, out: Tensor) -> None:
         """One-hot rows into `out` [rows, num_classes] for a ticket: uniforms [rows], or clocks [rows, num_classes].
 
         The class is the first whose cumulated probability exceeds ticket * total: its own probability is not zero.
+        In float64: float32 sums would blur the classes of 1e-6 and less.
         """
-        num_classes = probs.shape[self.axis]
+        num_classes = law.shape[self.axis]
         if ticket.ndim == 2:
-            index = (probs / self.pack(ticket)).argmax(self.axis).unsqueeze(-1)
+            index = (law / self.pack(ticket)).argmax(self.axis).unsqueeze(-1)
         elif not self.axis:
-            cumulated = probs.cumsum(0)
+            cumulated = law.cumsum(0, dtype=torch.float64)
             below = torch.le(cumulated, ticket * cumulated[num_classes - 1], out=torch.empty_like(cumulated))
             index = below.sum(0).long().unsqueeze(-1)
         elif num_classes > TWO_LEVELS:
-            index = draw_by_blocks(probs, ticket)
+            index = draw_by_blocks(law, ticket)
         else:
-            cumulated = probs.cumsum(-1)
+            cumulated = law.cumsum(-1, dtype=torch.float64)
             wanted = ticket.unsqueeze(1) * cumulated.narrow(1, num_classes - 1, 1)
             index = torch.searchsorted(cumulated, wanted, right=True)
         out.zero_().scatter_(1, index.clamp_(max=num_classes - 1), 1.0)  # clamped: NaN rows, unchecked
@@ -218,10 +236,8 @@ def choose_layout(num_classes: int) -> Layout:
 def draw_ticket(rows: Tensor, generator: Generator | None) -> Tensor:
     """What `draw` needs: a uniform number in [0, 1) a row; away from the CPU, whose scans add in order, clocks."""
     if not rows.is_cpu and rows.shape[-1] != 2:
-        clocks = torch.empty_like(rows, memory_format=torch.contiguous_format).exponential_(generator=generator)
-        return clocks.clamp_min_(torch.finfo(rows.dtype).tiny)
-    dtype = torch.float64 if rows.shape[-1] > TWO_LEVELS else rows.dtype
-    return rows.new_empty(rows.shape[:-1], dtype=dtype).uniform_(generator=generator)
+        return draw_exponential_like(rows, generator)
+    return rows.new_empty(rows.shape[:-1], dtype=torch.float64).uniform_(generator=generator)
 
 
 def _dense(view: Tensor) -> Tensor:
@@ -249,8 +265,7 @@ def normal_like(like: Tensor, shape: tuple[int, ...], generator: Generator | Non
 def draw_by_blocks(probs: Tensor, ticket: Tensor) -> Tensor:
     """The class [rows, 1] at `ticket` [rows] in [0, 1) of the distribution function of probs [rows, num_classes].
 
-    Block first, then the class in it, both in float64: float32 sums would blur the classes of 1e-6 and less. A class of
-    probability zero is never drawn.
+    Block first, then the class in it, both in float64. A class of probability zero is never drawn.
     """
     num_classes = probs.shape[1]
     width = 1 << (math.isqrt(num_classes) - 1).bit_length()

@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from catreparam.kernels.triton.rows import (
+    centred,
     covariance,
     matched_variance,
     over_classes,
@@ -15,6 +16,7 @@ from catreparam.kernels.triton.rows import (
     read_sample,
     run_chain,
     softmax,
+    softmax_at,
     tile_elements,
 )
 
@@ -33,7 +35,7 @@ def backward_kernel(
     seed = tl.load(seed_ptr)
     if RULE == "GUMBEL":
         noise = read_gumbel(noise_ptr, seed, element, exists, GIVEN_NOISE)
-        gradient = covariance(softmax((logits + noise) / temperature), upstream) / temperature
+        gradient = covariance(softmax_at(centred(logits) + noise, temperature), upstream) / temperature
     elif RULE == "MATCHED":
         noise = read_normal(noise_ptr, seed, element, exists, 0, 0, GIVEN_NOISE)
         gradient = _matched_gradient(logits, upstream, noise, plan_ptr, EVALUATIONS)
@@ -61,7 +63,7 @@ def backward_kernel(
         if SECOND:
             x = read_sample(x_ptr, seed, element, exists, probs, GIVEN_X, CLASSES)
         if SECOND and TEMPERED:  # ReinMax at a temperature: 2 J(m) g - J(p) g / 2
-            middle = 0.5 * (softmax(logits / temperature) + x)
+            middle = 0.5 * (softmax_at(logits, temperature) + x)
             gradient = 2.0 * covariance(middle, upstream) - 0.5 * covariance(probs, upstream)
         else:
             gradient = _direct(probs, upstream, x, weight, SECOND)

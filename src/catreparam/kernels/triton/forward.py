@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from catreparam.kernels.triton.rows import (
+    centred,
     matched_variance,
     one_hot_of_largest,
     over_classes,
@@ -16,6 +17,7 @@ from catreparam.kernels.triton.rows import (
     read_sample,
     run_to_sample,
     softmax,
+    softmax_at,
     tile_elements,
 )
 
@@ -33,10 +35,11 @@ def forward_kernel(
     seed = tl.load(seed_ptr)
     if RULE == "GUMBEL":
         noise = read_gumbel(noise_ptr, seed, element, exists, GIVEN_NOISE)
+        perturbed = centred(logits) + noise
         if HARD:
-            out = one_hot_of_largest(logits + noise, CLASSES)
+            out = one_hot_of_largest(perturbed, CLASSES)
         else:
-            out = softmax((logits + noise) / temperature)
+            out = softmax_at(perturbed, temperature)
     elif RULE == "CHAIN" or RULE == "MATCHED":
         z = read_normal(noise_ptr, seed, element, exists, 0, 0, GIVEN_NOISE)
         inverse = z

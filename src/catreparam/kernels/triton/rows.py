@@ -38,11 +38,23 @@ def over_classes(tile):
 
 
 @triton.jit
+def centred(exponent):
+    """The largest of every row taken off: noise added to logits of 1e30 would be lost."""
+    top = tl.max(exponent, 1, keep_dims=True)
+    return exponent - tl.where(top > float("-inf"), top, 0.0)
+
+
+@triton.jit
 def softmax(exponent):
     """Probabilities along the row."""
-    top = tl.max(exponent, 1, keep_dims=True)
-    weight = tl.exp(exponent - tl.where(top > float("-inf"), top, 0.0))
+    weight = tl.exp(centred(exponent))
     return weight * (1.0 / over_classes(weight))
+
+
+@triton.jit
+def softmax_at(exponent, temperature):
+    """softmax(exponent / temperature): what is divided is at most 0, so that no temperature is too low."""
+    return softmax(centred(exponent) / temperature)
 
 
 @triton.jit
@@ -63,9 +75,14 @@ def words(seed, element, stream):
 
 
 @triton.jit
-def exponential(word):
-    """-log(1 - u) for u = (word + 1/2) / 2^32: positive, finite, exact in relative terms near zero."""
+def exponential(word, more):
+    """-log(1 - u) for u = (word + 1/2) / 2^32: positive, finite, exact in relative terms near zero.
+
+    `more` is the fraction of the smallest words, for rare classes: without it nothing would lie between 0 and 2^-33.
+    """
     u = word.to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
+    fine = word.to(tl.float32) * 2.3283064365386963e-10 + (more.to(tl.float32) + 0.5) * 5.421010862427522e-20
+    u = tl.where(u < 0.000244140625, fine, u)
     return tl.where(u < 0.0078125, u * (1.0 + u * (0.5 + u * 0.33333334)), -tl.log(1.0 - tl.minimum(u, 0.99999994)))
 
 
@@ -101,7 +118,8 @@ def read_gumbel(noise_ptr, seed, element, exists, GIVEN: tl.constexpr):
     if GIVEN:
         noise = tl.load(noise_ptr + element, mask=exists, other=0.0)
     else:
-        noise = -tl.log(exponential(words(seed, element, 0)[2]))
+        _, _, word, more = words(seed, element, 0)
+        noise = -tl.log(exponential(word, more))
     return noise
 
 
@@ -118,7 +136,8 @@ def read_sample(x_ptr, seed, element, exists, probs, GIVEN: tl.constexpr, CLASSE
     if GIVEN:
         x = tl.load(x_ptr + element, mask=exists, other=0.0)
     else:
-        x = one_hot_of_largest(probs / exponential(words(seed, element, 0)[2]), CLASSES)
+        _, _, word, more = words(seed, element, 0)
+        x = one_hot_of_largest(probs / exponential(word, more), CLASSES)
     return x
 
 

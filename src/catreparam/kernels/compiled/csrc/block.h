@@ -96,8 +96,8 @@ struct Block {
     for (int r = 0; r < valid; ++r) write_one(call.out, call.dtype, (row + r) * classes + hot[r]);
   }
 
-  // Logits, their maximum taken off and in units of log 2 unless `raw`. Notes NaN, +inf and rows that allow nothing.
-  void read_logits(bool raw) {
+  // Logits, their maximum taken off, times `unit`. Notes NaN, +inf and rows that allow nothing.
+  void read_logits(float unit) {
     read(call.logits, call.dtype, row, call.rows, -INFINITY, logits);
     vf top = splat(-INFINITY);
     vi nan = {};
@@ -113,8 +113,7 @@ struct Block {
       flags |= any(top == -INFINITY) ? kFlagEmpty : 0;
       top = select(odd, splat(0.0f), top);
     }
-    if (raw) return;
-    for (int k = 0; k < n; ++k) logits[k] = (logits[k] - top) * kLog2e;
+    for (int k = 0; k < n; ++k) logits[k] = (logits[k] - top) * unit;
   }
 
   // Noise number `index` of this block into `to`.
@@ -123,17 +122,26 @@ struct Block {
       read(call.noise, kFloat32, index * call.rows + row, call.rows * call.num_noises, 0.0f, to);
       return;
     }
-    const bool gumbels = call.rule == kGumbel;
     for (int group = 0; group < (Along ? n * W / 64 * 16 : (n + 3) / 4); group += Along ? W : 1) {
       const Words words = generator.words<Along>((uint64_t)group, (uint64_t)row, (uint32_t)index);
-      const Two first = gumbels ? Two{gumbel(words.w[0]), gumbel(words.w[1])} : normals(words.w[0], words.w[1]);
-      if (!Along && 4 * group + 2 >= n) {  // the last group of 4 g + 1 or 4 g + 2 classes
-        to[4 * group] = first.a;
-        if (4 * group + 1 < n) to[4 * group + 1] = first.b;
+      const bool half = !Along && 4 * group + 2 >= n;  // the last group of 4 g + 1 or 4 g + 2 classes
+      vf four[4];
+      if (call.rule == kGumbel) {
+        half ? gumbels<Along, 2>(generator, words, (uint64_t)group, (uint64_t)row, four)
+             : gumbels<Along, 4>(generator, words, (uint64_t)group, (uint64_t)row, four);
+      } else {
+        const Two first = normals(words.w[0], words.w[1]);
+        four[0] = first.a, four[1] = first.b;
+        if (!half) {
+          const Two second = normals(words.w[2], words.w[3]);
+          four[2] = second.a, four[3] = second.b;
+        }
+      }
+      if (half) {
+        to[4 * group] = four[0];
+        if (4 * group + 1 < n) to[4 * group + 1] = four[1];
         break;
       }
-      const Two second = gumbels ? Two{gumbel(words.w[2]), gumbel(words.w[3])} : normals(words.w[2], words.w[3]);
-      const vf four[4] = {first.a, first.b, second.a, second.b};
       if (Along) {  // group g holds classes 64 (g / 16) + g % 16 + {0, 16, 32, 48}
         float* at = reinterpret_cast<float*>(to) + group / 16 * 64 + group % 16;
         for (int i = 0; i < 4; ++i) store(at + 16 * i, four[i]);
@@ -150,7 +158,7 @@ struct Block {
     }
     const Words words = generator.words<Along>(0, (uint64_t)row, kUniformStream);
     if (Along) return splat((int32_t)draw_class_along(n, p, words.w[0][0], words.w[1][0], block_sums));
-    return draw_class(n, p, words.w[0]);
+    return draw_class(n, p, words);
   }
 
   INLINE vf one_hot(vi hot, int k) const {

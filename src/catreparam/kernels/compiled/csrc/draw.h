@@ -13,30 +13,69 @@ INLINE vu high_product(vu a, vu b) {
   return (vu)((even >> 32) | (odd & 0xffffffff00000000u));
 }
 
-// Rows side by side. Probabilities as integers below 2^31, so that the sums are exact and every class keeps its share to 2^-31.
-INLINE vi draw_class(int n, const Weights& p, vu word) {
+// What a row loses when shares are cut to whole units is a share as well: with its probability, a class is drawn by
+// what was cut off its own. Asked for one row in a million; -1: not this time.
+__attribute__((noinline)) int draw_of_cut(int n, const Weights& p, vf scale, int row, const Words& words) {
+  double cut = 0, whole = 0;
+  const auto cut_off = [&](int k) {
+    const double share = p.weight[k][row] * scale[row];
+    return share - std::floor(share);
+  };
+  for (int k = 0; k < n; ++k) {
+    cut += cut_off(k);
+    whole += std::floor(p.weight[k][row] * scale[row]);
+  }
+  const double uniform = ((double)words.w[1][row] + ((double)words.w[2][row] + 0.5) * 0x1p-32) * 0x1p-32;
+  if (!(uniform * (whole + cut) < cut)) return -1;
+  double left = ((double)words.w[3][row] + 0.5) * 0x1p-32 * cut;
+  int hot = -1;
+  for (int k = 0; k < n && left >= 0; ++k) {
+    const double part = cut_off(k);
+    if (part > 0) hot = k;
+    left -= part;
+  }
+  return hot;
+}
+
+// Rows side by side. Probabilities as integers below 2^31, so that the sums are exact; the rest is `draw_of_cut`'s.
+INLINE vi draw_class(int n, const Weights& p, const Words& words) {
   const vf scale = p.inverse * 2147450880.0f;  // 2^31 (1 - 2^-16): room for the rounding of the sum
   vu total = {}, cumulative = {};  // unsigned: rows that are invalid anyway may wrap around
   for (int k = 0; k < n; ++k) total += (vu)to_int(p.weight[k] * scale);
-  const vi threshold = (vi)high_product(word, total);
+  const vi threshold = (vi)high_product(words.w[0], total);
   vi index = {};
   for (int k = 0; k < n; ++k) {
     cumulative += (vu)to_int(p.weight[k] * scale);
     index -= (vi)cumulative <= threshold;  // true is -1
   }
-  return index > n - 1 ? splat(n - 1) : index;  // only rows that are invalid anyway
+  index = index > n - 1 ? splat(n - 1) : index;  // only rows that are invalid anyway
+  // n units at most are cut off, of nearly 2^31.
+  const vi may_be_cut = (vi)(words.w[1] < 2u * (uint32_t)n + 4u);
+  if (__builtin_expect(any(may_be_cut), 0)) {
+    for (int i = 0; i < W; ++i) {
+      const int other = may_be_cut[i] ? draw_of_cut(n, p, scale, i, words) : -1;
+      if (other >= 0) index[i] = other;
+    }
+  }
+  return index;
 }
 
-// One row along the lanes: blocks of 64 classes summed in double, then a walk inside one block.
+// 64 weights summed in double: beside a likely class float would lose the rare ones. The same on all instruction sets.
+inline double sum_of_block(const float* weight) {
+  typedef double Eight __attribute__((vector_size(64)));
+  typedef float EightFloats __attribute__((vector_size(32), aligned(4), may_alias));
+  Eight sum = {};
+  for (int i = 0; i < 64; i += 8)
+    sum += __builtin_convertvector(*reinterpret_cast<const EightFloats*>(weight + i), Eight);
+  return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
+}
+
+// One row along the lanes: blocks of 64 classes, then a walk inside one block.
 inline int64_t draw_class_along(int n, const Weights& p, uint32_t high, uint32_t low, double* block_sums) {
-  constexpr int kVectors = 64 / W;
-  const int blocks = n / kVectors;
+  const int blocks = n / (64 / W);
+  const float* weights = reinterpret_cast<const float*>(p.weight);
   double total = 0;
-  for (int b = 0; b < blocks; ++b) {
-    vf sum = p.weight[b * kVectors];
-    for (int i = 1; i < kVectors; ++i) sum += p.weight[b * kVectors + i];
-    total += block_sums[b] = sum_of_lanes(sum);
-  }
+  for (int b = 0; b < blocks; ++b) total += block_sums[b] = sum_of_block(weights + (int64_t)b * 64);
   const uint64_t random = ((uint64_t)high << 32) | low;
   double left = (double)(random >> 11) * 0x1p-53 * total;
   int chosen = 0;
@@ -47,7 +86,7 @@ inline int64_t draw_class_along(int n, const Weights& p, uint32_t high, uint32_t
     }
     left -= block_sums[b];
   }
-  const float* weight = reinterpret_cast<const float*>(p.weight) + (int64_t)chosen * 64;
+  const float* weight = weights + (int64_t)chosen * 64;
   int64_t hot = 0;
   for (int i = 0; i < 64; ++i) {
     if (weight[i] > 0) {

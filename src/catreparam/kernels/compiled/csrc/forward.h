@@ -51,7 +51,7 @@ void write_mean_soft(Block<Along>& b, vi hot) {
 template <bool Along>
 void forward_block(Block<Along>& b) {
   const Call& call = b.call;
-  b.read_logits(call.rule == kGumbel);
+  b.read_logits(call.rule == kGumbel ? 1.0f : kLog2e);
   switch (call.rule) {
     case kGumbel:
       add_gumbels(b);

@@ -50,6 +50,8 @@ INLINE Four maximum(Four l, float r) {
   return {maximum(l.a, bound), maximum(l.b, bound), maximum(l.c, bound), maximum(l.d, bound)};
 }
 
+INLINE Four minimum(Four l, float r) { return -maximum(-l, -r); }
+
 // The size of `magnitude`, which is positive, with the sign of `sign`.
 INLINE vf with_sign(vf magnitude, vf sign) { return (vf)(bits(magnitude) | (bits(sign) & (int32_t)0x80000000)); }
 INLINE Four with_sign(Four l, Four r) {

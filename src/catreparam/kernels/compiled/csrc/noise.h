@@ -69,12 +69,16 @@ struct Generator {
 };
 
 constexpr uint32_t kUniformStream = 0xffffffffu;  // the draw of the hard sample; noises have streams 0, 1, ...
+// A word this near to the end where rare classes are decided gets a second one for its fraction, from kTailStream, so
+// that a class of 1e-12 wins as often as it should. All other words are worth what they are alone.
+constexpr uint32_t kTailStream = 0xfffffffeu;
+constexpr float kTail = 0x1p-12f;  // as a share of all words
 
-// (0, 1], never 0; its small values keep full relative precision.
+// (0, 1), odd multiples of 2^-25.
+INLINE vf fraction(vu word) { return (to_float((vi)(word >> 8)) + 0.5f) * 0x1p-24f; }
+
+// (0, 1], never 0; its small values keep full relative precision, those near 1 do not.
 INLINE vf uniform(vu word) { return (to_float((vi)(word >> 1)) + 0.5f) * 0x1p-31f; }
-// [0, 1), multiples of 2^-24.
-INLINE vf uniform_below_one(vu word) { return to_float((vi)(word >> 8)) * 0x1p-24f; }
-
 struct Two {
   vf a, b;
 };
@@ -98,14 +102,31 @@ INLINE Two normals(vu radius_word, vu angle_word) {
   return {select(swap, sine, cosine), select(swap, cosine, sine)};
 }
 
-INLINE vf gumbel(vu word) {
-  const vf exponential = maximum(-log_lanes(uniform(word)), splat(0x1p-126f));
+INLINE vf gumbel(vf u) {
+  const vf exponential = maximum(-log_lanes(u), splat(0x1p-126f));
   return -log_lanes(exponential);
 }
 
-// The difference of two Gumbels: logistic, both tails alike.
-INLINE vf logistic(vu word) {
-  const vf small = (to_float((vi)(word >> 8)) + 0.5f) * 0x1p-25f;  // (0, 1/2)
+// Of a word at the upper end, where -log(u) is how far u is below 1: `more` tells how far exactly. The mask is for others.
+INLINE vf gumbel_of_tail(vu word, vu more) {
+  const vf below_one = (to_float((vi)(~word & 0x1fffffu)) + fraction(more)) * 0x1p-32f;
+  return -log_lanes(below_one + 0.5f * below_one * below_one);
+}
+
+// The first Count Gumbels of a group of four.
+template <bool Along, int Count>
+INLINE void gumbels(const Generator& generator, const Words& words, uint64_t group, uint64_t row, vf (&to)[4]) {
+  vf u[Count], top = splat(0.0f);
+  for (int i = 0; i < Count; ++i) top = maximum(u[i] = uniform(words.w[i]), top);
+  for (int i = 0; i < Count; ++i) to[i] = gumbel(u[i]);
+  if (__builtin_expect(any(top >= 1.0f - kTail), 0)) {
+    const Words more = generator.words<Along>(group, row, kTailStream);
+    for (int i = 0; i < Count; ++i) to[i] = select(u[i] >= 1.0f - kTail, gumbel_of_tail(words.w[i], more.w[i]), to[i]);
+  }
+}
+
+// The difference of two Gumbels: logistic, both tails alike. `small` in (0, 1/2), the word's lowest bit is the sign.
+INLINE vf logistic(vf small, vu word) {
   const vf distance = log_lanes(1.0f - small) - log_lanes(small);
   return (vf)(bits(distance) ^ (vi)(word << 31));
 }

@@ -11,12 +11,14 @@ struct Result {
   Four slope;  // the Jacobian's one number
 };
 
-// Gumbel-softmax with the noise given compares the sums themselves, as the naive twin does, ties included.
+// Gumbel-softmax with the noise given compares the sums themselves, the larger logit taken off: as the naive twin does,
+// ties included.
 INLINE Four pair_gumbel_logit(Pairs& p, Four first, Four second) {
   if (!p.call.noise) return (second - first) + p.logistic_difference();
   Four noise_first, noise_second;
   p.read(p.call.noise, kFloat32, noise_first, noise_second);
-  return (second + noise_second) - (first + noise_first);
+  const Four apart = second - first;
+  return (minimum(apart, 0.0f) + noise_second) - (minimum(-apart, 0.0f) + noise_first);
 }
 
 INLINE Four pair_mean_soft(Pairs& p, Four y0, Four x) {

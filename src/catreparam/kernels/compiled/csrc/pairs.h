@@ -159,15 +159,29 @@ struct Pairs {
     return 1.4142135623730951f * join(normals_of(0, noise), normals_of(1, noise));
   }
 
-  // Two words of stream 0 become normals; the other two are left, one a vector.
-  INLINE Four logistic_difference() const {
-    return {logistic(zero[0].w[2]), logistic(zero[0].w[3]), logistic(zero[1].w[2]), logistic(zero[1].w[3])};
+  // Two words of stream 0 become normals; the other two are left, one a vector: here in steps of 2^-24, plus `part`.
+  INLINE Four in_steps(float part) const {
+    const vu words[4] = {zero[0].w[2], zero[0].w[3], zero[1].w[2], zero[1].w[3]};
+    const Four steps = {to_float((vi)(words[0] >> 8)), to_float((vi)(words[1] >> 8)), to_float((vi)(words[2] >> 8)),
+                        to_float((vi)(words[3] >> 8))};
+    const vf least = minimum(minimum(steps.a, steps.b), minimum(steps.c, steps.d));
+    if (__builtin_expect(any(least < kTail * 0x1p24f), 0)) return in_steps_with_tail(steps, part);
+    return part + steps;
   }
 
-  INLINE Four uniforms() const {
-    return {uniform_below_one(zero[0].w[2]), uniform_below_one(zero[0].w[3]), uniform_below_one(zero[1].w[2]),
-            uniform_below_one(zero[1].w[3])};
+  __attribute__((noinline)) Four in_steps_with_tail(Four steps, float part) const {
+    const Words more[2] = {words(0, kTailStream), words(1, kTailStream)};
+    const Four fine = {fraction(more[0].w[2]), fraction(more[0].w[3]), fraction(more[1].w[2]), fraction(more[1].w[3])};
+    return steps + select(steps >= kTail * 0x1p24f, all(part), fine);
   }
+
+  INLINE Four logistic_difference() const {
+    const Four small = in_steps(0.5f) * 0x1p-25f;
+    return {logistic(small.a, zero[0].w[2]), logistic(small.b, zero[0].w[3]), logistic(small.c, zero[1].w[2]),
+            logistic(small.d, zero[1].w[3])};
+  }
+
+  INLINE Four uniforms() const { return in_steps(0.0f) * 0x1p-24f; }
 
   // 1 where class 1 is drawn, else 0.
   INLINE Four hard_sample(Four y, Four small) {
