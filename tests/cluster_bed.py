@@ -43,7 +43,9 @@ class Dask:
         self.processes = []
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "scheduler.json"
-            self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file))
+            self._start(
+                "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)
+            )
             wait_until(file.exists, "Dask's scheduler did not start")
             self.address = json.loads(file.read_text())["address"]
         self.add_a_node()

@@ -86,9 +86,9 @@ def stop_after(patch, count, error=None):
     patch.setattr(RunFolder, "append_metrics", append_metrics)
 
 
-def main(folder, seconds, jobs, engine="processes", address="", kill_at=""):
-    """A sweep in a process of its own, to be killed; on a cluster the search alone, as final runs would connect anew."""
-    study = BedStudy(Path(folder).with_name("events"), float(seconds), kill_at)
+def main(folder, seconds, jobs, engine="processes", address=""):
+    """A sweep in a process of its own, to be killed; on a cluster the search alone: final runs connect anew."""
+    study = BedStudy(Path(folder).with_name("events"), float(seconds))
     seeds = (0, 1) if engine == "processes" else ()
     config = bed_config(Path(folder), jobs=int(jobs), engine=engine, address=address, seeds=seeds, pruner="none")
     run_sweep(config, study)

@@ -52,7 +52,8 @@ def run_side_by_side(
     dies (kill -9, out of memory, a lost node) the tasks that are not done are started again. With jobs = 1 and the
     engine `processes` all happens in this process, without joblib. Each worker computes on one thread.
 
-    Raises: ValueError for an engine that is unknown or not installed; WorkersLost when workers die RETRIES times in a row without a result.
+    Raises: ValueError for an engine that is unknown or not installed; WorkersLost when workers die RETRIES times in a
+    row without a result.
     """
     check_engine(engine)
     check_count("jobs", jobs)
