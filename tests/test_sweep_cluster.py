@@ -9,10 +9,11 @@ import psutil
 import pytest
 
 from catreparam.cli import main
+from catreparam.extras import install
 from test_sweep import BED, assert_whole
 
-pytest.importorskip("ray", reason="pip install 'catreparam[distributed]'")
-pytest.importorskip("distributed", reason="pip install 'catreparam[distributed]'")
+pytest.importorskip("ray")
+pytest.importorskip("distributed")
 
 ENGINES = ["ray", "dask"]
 
@@ -57,6 +58,5 @@ def test_without_an_address_a_local_cluster_is_started(engine, tmp_path):
 def test_an_engine_that_is_not_installed_is_named_with_its_extra(engine, package, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["sweep", "polynomial", "--engine", engine, "--folder", str(tmp_path / "run")]) == 2
-    message = f"the engine {engine} needs the package {package}: pip install 'catreparam[distributed]'"
-    assert message in capsys.readouterr().err
+    assert f"the engine {engine} needs the package {package}: {install('distributed')}" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from catreparam.extras import install
 from catreparam.validation import check_choice, check_count
 
 Task = TypeVar("Task")
@@ -83,7 +84,7 @@ def check_engine(engine: str) -> None:
     check_choice("engine", engine, ENGINES)
     package = {"ray": "ray", "dask": "distributed"}.get(engine)
     if package and importlib.util.find_spec(package) is None:
-        raise ValueError(f"the engine {engine} needs the package {package}: pip install 'catreparam[distributed]'")
+        raise ValueError(f"the engine {engine} needs the package {package}: {install('distributed')}")
 
 
 def _on_dask(work: Work[Any, Any]) -> Iterator[tuple[int, Any]]:
