@@ -170,8 +170,8 @@ def error_of(problem: Problem) -> float:
 def amplification(setting: Setting) -> float:
     """What becomes of one rounding of J(p) u, which cancels where p is one-hot, on its way through the chain.
 
-    It meets lambda times a step, up to lambda^2 in all: at t1 = 0.1 that is 81, and the twin in float32 errs as much. In
-    the covariance-matched chain it meets lambda z - lambda^2 / 2 times 1 / v^2, up to 100: 1e-7 becomes 1e-5 times that.
+    It meets lambda times a step, up to lambda^2 in all: at t1 = 0.1 that is 81, and the twin in float32 errs as much.
+    In the covariance-matched chain it meets lambda z - lambda^2 / 2 times 1 / v^2, up to 100: 1e-7 becomes 1e-5 of it.
     """
     lam = setting.lambdas[-1]
     return 1.0 + lam * (lam / 2 + 4) if setting.method.rule == Rule.MATCHED else 1.0 + lam**2 / 10
