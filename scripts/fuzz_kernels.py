@@ -19,21 +19,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-import catreparam  # noqa: F401 (registers the methods)
+import catreparam
 from catreparam.categorical import centred
 from catreparam.kernels.compiled import library
 from catreparam.kernels.methods import METHODS, Rule
 from catreparam.kernels.naive.sampling import naive_surrogate
 from catreparam.kernels.settings import Setting
 from catreparam.kernels.torch import autograd as torch_path
+from catreparam.kernels.torch.adjoints import ADJOINTS
 from catreparam.kernels.triton import launch
 from catreparam.noise_schedule import make_schedule
 
 CONDITION = 30.0  # roundings of a chain add up, and are its own, not those of its input
 PROBES = 6
 SETS = [name for name in ("generic", "avx2", "avx512") if library.BUILT and library.choose_instruction_set(name)]
-CHAINS = ("redge", "redge_cov", "reindge")
-NAMES = (*CHAINS, "exact_redge", "straight_through", "reinmax", "lambda_reinmax", "gumbel_softmax")
+NAMES = [name for name in catreparam.ESTIMATORS if name in METHODS and METHODS[name].rule is not None]
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -76,24 +76,23 @@ def make_problem(seed: int, number: int, paths: list[str]) -> Problem:
 
 
 def _make_setting(pick: random.Random, path: str) -> Setting:
-    name = pick.choice([name for name in NAMES if path != "torch" or name != "gumbel_softmax"])
-    method = METHODS[name]
+    method = METHODS[pick.choice([name for name in NAMES if path != "torch" or METHODS[name].rule in ADJOINTS])]
     given: dict[str, Any] = {}
     steps = pick.choice((1, 2, 3, 4, 5, 8))
     grid, t1 = pick.choice(("alpha", "lambda", "quadratic")), pick.choice((0.1, 0.3, 0.5, 0.9, 1.0))
     lambdas = make_schedule(grid, steps, t1).lambdas
-    if name in CHAINS:
+    if method.rule in (Rule.CHAIN, Rule.MATCHED):
         given = {"lambdas": lambdas, "solver": pick.choice(("euler", "ab2", "heun")), "hard": False}
-        given["weight"] = float(name == "reindge")
-    elif name == "exact_redge":
+        given["weight"] = float(method.needs_sample)
+    elif method.rule == Rule.SWEEP:
         hard = pick.random() < 0.8
         weight = pick.choice((0.0, 0.75, 1.0, 2.0)) if hard else 0.0
         given = {"lambdas": lambdas, "num_noises": pick.choice((1, 2, 3, 4)), "hard": hard, "weight": weight}
-    elif name == "gumbel_softmax":
+    elif method.rule == Rule.GUMBEL:
         given = {"hard": pick.random() < 0.5, "temperature": pick.choice((0.1, 0.5, 1.0, 2.0))}
-    elif name == "reinmax":
+    elif "temperature" in method.takes:
         given = {"weight": 1.0, "temperature": pick.choice((1.0, 1.3, 0.7))}
-    elif name == "lambda_reinmax":
+    elif method.needs_sample:
         given = {"weight": pick.choice((0.25, 0.75, 2.0))}
     return Setting(method, **given)
 
