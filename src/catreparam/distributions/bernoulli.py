@@ -24,8 +24,18 @@ from catreparam.validation import has_values
 class ReparameterizedBernoulli(PyroMethods):
     """Bernoulli distribution over x in {0, 1}, event_shape []; `rsample` has the gradient of `estimator`.
 
-    `probs` (in [0, 1]) or `logits` of x = 1, [*batch] or a number. Everything else as for
-    `ReparameterizedCategorical`, of which this is the case of two classes: the estimator sees class logits (0, logits).
+    The case of two classes of `ReparameterizedCategorical`: the estimator sees class logits (0, logits).
+
+    Parameters:
+        probs: of x = 1, in [0, 1], [*batch] or a number. Give probs or logits, not both.
+        logits: of x = 1, [*batch] or a number.
+        validate_args: whether values are checked; None: as torch.distributions is set.
+        estimator: whose gradient `rsample` has: a name in ESTIMATORS, a made estimator, or any function logits -> x.
+        temperature: handed to the estimator: a number, or a tensor with one value per row that broadcasts to [*batch]
+            (cost: see `catreparam.estimators.sampling.draw`). None: the estimator's default.
+        t1: likewise.
+        unimix: the weight of the fair coin mixed in, in [0, 1]; what is impossible stays so.
+        generator: used for every draw that is not given its own.
 
     Raises: what `ReparameterizedCategorical` raises; ValueError for probs outside [0, 1].
 

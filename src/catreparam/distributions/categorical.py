@@ -33,12 +33,18 @@ from catreparam.validation import check_generator, check_logits, check_number, c
 class ReparameterizedCategorical(PyroMethods):
     """Categorical distribution over one-hot x, event_shape [num_classes]; `rsample` has the gradient of `estimator`.
 
-    `probs` or `logits` [*batch, num_classes], unnormalised; logits may be -inf (impossible class). `estimator` is a
-    name in ESTIMATORS, a made estimator, or any function logits -> x. `temperature` and `t1` are handed to it, as
-    numbers or as tensors with one value per row that broadcast to [*batch] (cost: see
-    `catreparam.estimators.sampling.draw`). `generator` is used for every draw that is not given its own. `unimix` in
-    [0, 1] mixes with the uniform law, as world models do: p = (1 - unimix) softmax(logits) + unimix / K over the K
-    classes that are allowed, those with logits above -inf or probs above 0; the others stay impossible.
+    Parameters:
+        probs: [*batch, num_classes], unnormalised (counts, say), at least 0. Give probs or logits, not both.
+        logits: [*batch, num_classes], unnormalised; -inf is an impossible class.
+        validate_args: whether values are checked; None: as torch.distributions is set.
+        estimator: whose gradient `rsample` has: a name in ESTIMATORS, a made estimator, or any function logits -> x.
+        temperature: handed to the estimator: a number, or a tensor with one value per row that broadcasts to [*batch]
+            (cost: see `catreparam.estimators.sampling.draw`). None: the estimator's default.
+        t1: likewise.
+        unimix: the weight of the uniform law mixed in, in [0, 1], as world models do:
+            p = (1 - unimix) softmax(logits) + unimix / K over the K classes that are allowed, those with logits above
+            -inf or probs above 0. The others stay impossible.
+        generator: used for every draw that is not given its own.
 
     Law:    `sample`, `log_prob`, `entropy`, `mean` and KL are those of p, exactly. `rsample` follows the estimator's
             law, which is the same for all but redge, redge_cov and reindge.
