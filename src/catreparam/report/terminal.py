@@ -1,7 +1,8 @@
-"""A report for a person at a terminal: the table fitted to its width, numbers whole. Needs rich (extra `experiments`)."""
+"""A report for a person at a terminal: the table fitted to its width, numbers whole. Needs rich."""
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from catreparam.report.content import Column, Report, Table
 
@@ -87,7 +88,7 @@ def _whole(table: Table, column: Column) -> int:
     return max(map(len, [column.title, *(column.show(row) for row in table.rows)]))
 
 
-def _drawn(table: Table, columns: Sequence[Column], widths: Sequence[int]):
+def _drawn(table: Table, columns: Sequence[Column], widths: Sequence[int]) -> Any:
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
