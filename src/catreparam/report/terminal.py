@@ -8,7 +8,7 @@ from catreparam.report.content import Column, Report, Table
 
 GAP = 3  # between two columns
 PIECES = re.compile(r"[^ ,:]*[ ,:]?")  # where the words of a table may be broken
-NUMBER = re.compile(r"[-−–.\d]")  # what the cells that may not be broken begin with
+NUMBER = re.compile(r"[-−–.\d][^A-Za-z]*$")  # a cell of numbers, which may not be broken
 HEADER_LINES = 3
 
 
