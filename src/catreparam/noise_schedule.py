@@ -14,9 +14,11 @@ SMALLEST_T1 = 1e-4  # below, powers of lambda in the adjoint leave the range of 
 class NoiseSchedule:
     """An increasing grid of lambda = alpha_t / sigma_t, from (nearly) pure noise to the smallest noisy time t1.
 
-    `lambdas` has one entry per denoiser evaluation; the last is where the relaxed sample is read off. A single entry
-    feeds the noise straight into that last evaluation. Raises ValueError if it is empty, decreases anywhere, or holds
-    a negative or non-finite number.
+    Parameters:
+        lambdas: one entry per denoiser evaluation, increasing; the last is where the relaxed sample is read off. A
+            single entry feeds the noise straight into that last evaluation.
+
+    Raises ValueError if lambdas is empty, decreases anywhere, or holds a negative or non-finite number.
 
     >>> NoiseSchedule((0.0, 0.5, 1.0)).num_steps
     3

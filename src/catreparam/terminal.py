@@ -51,6 +51,11 @@ def fail(message: str, code: int = 2) -> int:
     return code
 
 
+def is_watched(stream: TextIO) -> bool:
+    """Whether a person reads the stream at a terminal that can move its cursor; not in CI, whatever it pretends."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown") and not os.environ.get("CI")
+
+
 class Unbreakable:
     """A text stream that goes on when nobody reads it or its disk is full: progress must not end the work."""
 
