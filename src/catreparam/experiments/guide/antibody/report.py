@@ -60,7 +60,7 @@ def report_designs(config: Config, folder: RunFolder) -> Report:
     designs = [row for record in records for row in rows_of(record)]
     points = [point for m, s in config.points() if (point := point_of(config, m, s, designs)).values]
     missing = len(config.keys()) - len(records)
-    wanted = ", ".join(f"{target.name} {target.value}" for target in config.targets())
+    wanted = ", ".join(map(str, config.targets()))
     report = Report(
         title=f"Designed antibodies: {wanted}",
         summary=f"{len(config.antibodies())} sequences, {len(config.methods)} methods, "
@@ -169,9 +169,9 @@ def _design_columns() -> list[Column]:
 
 def _note(config: Config) -> str:
     terms = "; ".join(
-        f"{target.weight:g} × log-probability of {target.value}"
+        f"{target.weight:g} × log-probability of {target.shown}"
         if target.name in HEADS
-        else f"−{target.weight:g} × (({target.name} − {target.value}) / {UNITS[target.name][0]:g})²"
+        else f"−{target.weight:g} × (({target.name} − {target.shown}) / {UNITS[target.name][0]:g})²"
         for target in config.targets()
     )
     return (
