@@ -11,7 +11,7 @@ from pathlib import Path
 from catreparam.experiments import STUDIES
 from catreparam.extras import install
 from catreparam.report import Report, to_markdown
-from catreparam.terminal import fail, is_watched, message_of, prepare
+from catreparam.terminal import fail, is_watched, message_of, prepare, wants_traceback
 from catreparam.validation import check_choice
 
 EPILOG = """\
@@ -30,6 +30,7 @@ examples:
   catreparam measure --objectives quadratic             bias and variance of every estimator
   catreparam tune --objective my_module:my_loss         the best setting for a loss of your own
   catreparam guide --reward class:3                     digits as image tokens, guided by a classifier
+  catreparam guide antibody --help                      design parts of an antibody towards properties
   catreparam list                                       estimators, data sets, experiments
   catreparam list redge                                 defaults, ranges, bias, law and cost of one
 
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "catreparam" or _wants_traceback():
+        if error.name is None or error.name.partition(".")[0] == "catreparam" or wants_traceback():
             raise
         return fail(f"this needs the package {error.name}: {install('experiments')}")
     except KeyboardInterrupt as error:
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         if report := getattr(error, "report", None):  # it could not be written: shown all the same
             _print_report(report)
-        if _wants_traceback():
+        if wants_traceback():
             raise
         return fail(message_of(error))
 
@@ -113,7 +114,10 @@ def _commands() -> dict[str, tuple[Callable[[list[str]], int], str]]:
             partial(_second_word, "sweep", "study", SWEEP),
             "tune every estimator on a study, then compare their best settings",
         ),
-        "guide": (_guide, "guide image tokens by a reward: digits, maskgit (by a prompt); train their networks"),
+        "guide": (
+            _guide,
+            "guide a model by a reward: digits, maskgit (by a prompt), antibody; train the digits' networks",
+        ),
         "measure": (partial(_study, "measure"), "bias, variance, law and cost of estimators on an objective"),
         "tune": (partial(_study, "tune"), "the best estimator and hyperparameters for an objective"),
         "bench": (partial(_study, "bench"), "speed of every path and every installed peer"),
@@ -279,10 +283,6 @@ def _print_help() -> None:
 
 def _parser(name: str, about: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"catreparam {name}", description=about)
-
-
-def _wants_traceback() -> bool:
-    return os.environ.get("CATREPARAM_TRACEBACK", "") not in ("", "0")
 
 
 if __name__ == "__main__":

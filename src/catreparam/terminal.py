@@ -40,6 +40,11 @@ def message_of(error: Exception) -> str:
     return str(error)
 
 
+def wants_traceback() -> bool:
+    """Whether an error should be shown as Python shows it."""
+    return os.environ.get("CATREPARAM_TRACEBACK", "") not in ("", "0")
+
+
 def fail(message: str, code: int = 2) -> int:
     """Says it in one line on standard error; returns the exit code."""
     print(f"catreparam: {' '.join(message.split())}", file=sys.stderr)
