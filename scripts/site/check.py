@@ -11,13 +11,16 @@ from urllib.parse import unquote, urlsplit
 LOADS = {("img", "src"), ("script", "src"), ("link", "href"), ("iframe", "src"), ("source", "src")}
 # Of HTML, SVG and MathML, as the pages use them; `<p, u>` in a text is a tag too, which a browser hides.
 TAGS = frozenset(
-    "a article aside b blockquote body br button circle clippath code dd defs del desc details div dl dt em fieldset figcaption "
-    "figure footer form g h1 h2 h3 h4 h5 h6 head header hr html iframe image img input kbd label li line lineargradient link "
-    "main map mark mask math menclose meta metadata mfenced mfrac mi mlabeledtr mmultiscripts mn mo mover mpadded mphantom "
-    "mprescripts mroot mrow ms mspace msqrt mstyle msub msubsup msup mtable mtd mtext mtr munder munderover nav noscript ol "
-    "option output p path pattern picture polygon polyline pre rdf:rdf rect s script section select small source span stop "
-    "strong style sub summary sup svg symbol table tbody td template text tfoot th thead time title tr tspan u ul use var "
-    "video wbr cc:work dc:date dc:format dc:type dc:creator dc:title cc:agent filter text-path textarea".split()
+    """
+    a article aside b blockquote body br button circle clippath code dd defs del desc details div dl dt em
+    fieldset figcaption figure footer form g h1 h2 h3 h4 h5 h6 head header hr html iframe image img input kbd
+    label li line lineargradient link main map mark mask math menclose meta metadata mfenced mfrac mi
+    mlabeledtr mmultiscripts mn mo mover mpadded mphantom mprescripts mroot mrow ms mspace msqrt mstyle msub
+    msubsup msup mtable mtd mtext mtr munder munderover nav noscript ol option output p path pattern picture
+    polygon polyline pre rdf:rdf rect s script section select small source span stop strong style sub summary
+    sup svg symbol table tbody td template text tfoot th thead time title tr tspan u ul use var video wbr
+    cc:work dc:date dc:format dc:type dc:creator dc:title cc:agent filter text-path textarea
+    """.split()
 )
 NOT_LOADED = {"canonical", "prev", "next", "sitemap"}  # values of <link rel=…> that name a page and load nothing
 
