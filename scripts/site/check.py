@@ -20,7 +20,7 @@ TAGS = frozenset(
     polygon polyline pre rdf:rdf rect s script section select small source span stop strong style sub summary
     sup svg symbol table tbody td template text tfoot th thead time title tr tspan u ul use var video wbr
     cc:work dc:date dc:format dc:type dc:creator dc:title cc:agent filter text-path textarea
-    """.split()
+    """.split()  # noqa: SIM905 (reads as a text)
 )
 NOT_LOADED = {"canonical", "prev", "next", "sitemap"}  # values of <link rel=…> that name a page and load nothing
 
