@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from catreparam.experiments.guide.antibody.report import EQUAL_KL
 from catreparam.experiments.guide.antibody.study import report_folder
 from catreparam.experiments.guide.methods import is_gradient_method
 from catreparam.report import Column, Report, Table, to_csv, to_markdown
@@ -27,7 +28,7 @@ def main(runs: Path) -> None:
     for task, title in TASKS.items():
         report = report_folder(runs / f"antibody-{task}")
         write_task(task, report)
-        kl, values = value_by_method(report.table)
+        kl, values = value_by_method(report)
         where = f", at a KL of {kl:.1f} nats" if kl else ""
         columns.append(Column(task, f"{title}{where}", ".1f", f"{task}_half"))
         for method, (value, half) in values.items():
@@ -42,21 +43,24 @@ def write_task(task: str, report: Report) -> None:
     report = replace(report, command=f"catreparam guide antibody --preset study-{task}")
     (RESULTS / f"{task}.md").write_text(to_markdown(report), "utf-8")
     (RESULTS / f"{task}.csv").write_text(to_csv(report), "utf-8")
+    if EQUAL_KL in report.appendix:
+        (RESULTS / f"{task}-at-equal-kl.csv").write_text(table_to_csv(report.appendix[EQUAL_KL]), "utf-8")
     (RESULTS / f"{task}-designs.csv").write_text(table_to_csv(report.appendix["Designs"]), "utf-8")
     plot = report.plots[0]
     labels = list(dict.fromkeys(curve.label for curve in plot.curves))
     (RESULTS / f"{task}.svg").write_text(plot_to_svg(plot, labels), "utf-8")
 
 
-def value_by_method(table: Table) -> tuple[float | None, dict[str, tuple[float, float]]]:
+def value_by_method(report: Report) -> tuple[float | None, dict[str, tuple[float, float]]]:
     """The middle one of the equal KLs and the reward of every method there, with its half-width, best first.
 
     Methods without a knob for the KL follow, at their budget (the best of their weights); None where no KL is equal.
     """
-    kls = sorted({row["kl"] for row in table.rows if row["part"].startswith("Reward at")})
+    at_equal = report.appendix[EQUAL_KL].rows if EQUAL_KL in report.appendix else []
+    kls = sorted({row["kl"] for row in at_equal})
     middle = kls[len(kls) // 2] if kls else None
-    found = {row["method"]: row for row in table.rows if row["part"].startswith("Reward at") and row["kl"] == middle}
-    for row in sorted(table.rows, key=lambda row: -row["reward"]):
+    found = {row["method"]: row for row in at_equal if row["kl"] == middle}
+    for row in sorted(report.table.rows, key=lambda row: -row["reward"]):
         if not is_gradient_method(row["method"]):
             found.setdefault(row["method"], row)
     return middle, {method: (row["reward"], row["reward_half"]) for method, row in found.items()}
