@@ -27,11 +27,13 @@ TIMEOUT = 600
 DRIVER = """<meta charset="utf-8"><body><script>
 const pages = PAGES, widths = WIDTHS, problems = [];
 function look(page, width, view) {
-  const root = view.documentElement, say = text => problems.push(`${page} at ${width}: ${text}`);
-  if (root.scrollWidth > root.clientWidth + 1) say(`the page is ${root.scrollWidth - root.clientWidth} pixels too wide`);
+  const say = text => problems.push(`${page} at ${width}: ${text}`);
+  const root = view.documentElement, over = root.scrollWidth - root.clientWidth;
+  if (over > 1) say(`the page is ${over} pixels too wide`);
   for (const part of view.querySelectorAll("main pre, main table, body > pre, body table")) {
     let box = part;
-    while (box !== view.body && (box === part || getComputedStyle(box).overflowX === "visible")) box = box.parentElement;
+    const grows = one => one === part || getComputedStyle(one).overflowX === "visible";
+    while (box !== view.body && grows(box)) box = box.parentElement;
     const inner = part.tagName === "PRE" ? part.querySelector("code") || part : part;
     const cut = [inner, box].find(one => one !== view.body && one.scrollWidth > one.clientWidth + 1 && one.clientWidth);
     if (!cut) continue;
@@ -120,6 +122,7 @@ def find_problems(site: Path, browser: str) -> list[str]:
         process.terminate()
         process.wait()
     server.shutdown()
+    server.server_close()
     return [html.unescape(line) for line in seen] if finished else [f"{browser} did not finish in {TIMEOUT} s"]
 
 
