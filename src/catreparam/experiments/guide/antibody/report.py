@@ -198,10 +198,10 @@ def _note(config: Config) -> str:
         f"Reward: {terms}. Weight: of the KL (methods that optimise logits) or of the reward (svdd, smc). "
         "KL: of the guided from the prior's reveals, summed over the rounds; an upper bound for best_of_n and svdd, "
         "unknown for smc. ± is half a 95 % interval (Student's t) over the designs, for these sequences. Judges that "
-        "nothing optimised: log prior, log-probability of all reveals on the way; pseudo-log-likelihood, nats a designed "
-        "residue; instability, above 40 unstable (ProtParam); numbered, the share that anarcii numbers as the start's "
-        "chain; identity to the start, and diversity among designs of a cell, both as shares of the designed positions. "
-        "Seconds: a cell of "
+        "nothing optimised: log prior, log-probability of all reveals on the way; pseudo-log-likelihood, nats a "
+        "designed residue; instability, above 40 unstable (ProtParam); numbered, the share that anarcii numbers as the "
+        "start's chain; identity to the start, and diversity among designs of a cell, both as shares of the designed "
+        "positions. Seconds: a cell of "
         f"{config.num_designs} designs, without the judges."
     )
 
