@@ -39,8 +39,10 @@ def test_a_good_site_has_no_problems(tmp_path):
         ('<script src="https://cdn.example.org/x.js"></script>', "loads https://cdn.example.org/x.js"),
         ('<link rel="stylesheet" href="//fonts.example.org/x.css">', "loads //fonts.example.org/x.css"),
         ('<span class="arithmatex">x</span>', "left as TeX"),
+        ("<p>u - <p, u></p>", "<p,> is no tag"),
+        ("<p>`x_<name>`</p>", "<name> is no tag"),
     ],
-    ids=["page", "image", "anchor", "script", "stylesheet", "formula"],
+    ids=["page", "image", "anchor", "script", "stylesheet", "formula", "bracket", "placeholder"],
 )
 def test_the_checker_names_what_is_wrong(tmp_path, body, problem):
     problems = load("check").find_problems(write(tmp_path, a=GOOD, b='<h2 id="part">B</h2>', c=body))
