@@ -133,8 +133,8 @@ def _report(config: Config, result: TuneResult) -> Report:
     front = sorted(points, key=lambda point: point[1])
     return Report(
         title=f"Tuning for {config.objective}",
-        summary=f"Recommended by {config.criterion}: {result.code}\n{len(level)} of {len(rows)} settings cannot be told "
-        f"from the best by their errors; of these it is the cheapest. Lowest score: {result.rows[0].show()}.",
+        summary=f"Recommended by {config.criterion}: {result.code}\n{len(level)} of {len(rows)} settings cannot be "
+        f"told from the best by their errors; of these it is the cheapest. Lowest score: {result.rows[0].show()}.",
         table=Table(columns, rows, NOTE),
         plots=[trade_off("Pareto front", "variance at equal evaluations", front)],
         facts={"machine": describe_machine(), "seed": str(config.seed)},
