@@ -27,6 +27,7 @@ SEARCH_SPACE: dict[str, dict[str, Sequence[object]]] = {
 """Values that `tune` tries, by estimator and hyperparameter; what is not here stays at its default."""
 CRITERIA = ("mse", "bias", "training")
 APART = 3.0  # standard errors of the difference from which scores can be told apart, among some dozens of settings
+Measured = tuple[GradientStats, int, tuple[float, float] | None]  # evaluations; loss after training with its error
 SHOWN = 12  # rows of print(result)
 
 
@@ -161,7 +162,7 @@ def tune(
     counts = [fewest_samples(setting) for setting in settings]
     reference = reference_gradient(objective, logits, mask=mask, generator=generator)
     drawn: dict[str, Any] = {"num_draws": num_draws, "reference": reference, "mask": mask, "generator": generator}
-    measured: list[tuple[GradientStats, int, tuple[float, float] | None]] = []
+    measured: list[Measured] = []
     for setting, count in zip(progress(settings), counts, strict=True):
         evaluations = count_evaluations(objective, logits, setting, count, mask)
         stats = measure(objective, logits, estimator=setting, num_samples=count, **drawn)
@@ -171,6 +172,16 @@ def tune(
             trained = _short_training(loss, logits, training_steps, learning_rate)
         measured.append((stats, evaluations, trained))
     seconds = seconds_per_draw(objective, logits, settings, num_samples=counts, num_draws=200, rounds=3, mask=mask)
+    rows = _rows(settings, measured, seconds, lambda *found: _score(criterion, bias_weight, *found))
+    return TuneResult(tuple(sorted(rows, key=lambda row: row.score)), criterion)
+
+
+def _rows(
+    settings: Sequence[Estimator],
+    measured: Sequence[Measured],
+    seconds: Sequence[float],
+    score_of: Callable[[GradientStats, int, tuple[float, float] | None], tuple[float, float]],
+) -> list[TuneRow]:
     fastest = min(seconds)
     points = [(stats.squared_bias, stats.variance * evaluations) for stats, evaluations, _ in measured]
     rows = []
@@ -178,13 +189,23 @@ def tune(
         zip(settings, measured, seconds, strict=True)
     ):
         bias, spread = points[order]
-        final = (None, None) if trained is None else trained
         dominated = any(b <= bias and s <= spread and (b, s) != (bias, spread) for b, s in points)
-        by_second = bias + stats.variance * time / fastest
-        score, error = _score(criterion, bias_weight, stats, evaluations, trained)
-        numbers = (evaluations, bias + spread, by_second, not dominated, score, *final, error, order)
-        rows.append(TuneRow(setting, stats, *numbers))
-    return TuneResult(tuple(sorted(rows, key=lambda row: row.score)), criterion)
+        score, error = score_of(stats, evaluations, trained)
+        row = TuneRow(
+            estimator=setting,
+            stats=stats,
+            evaluations=evaluations,
+            mse_per_evaluation=bias + spread,
+            mse_per_second=bias + stats.variance * time / fastest,
+            pareto=not dominated,
+            score=score,
+            final_loss=None if trained is None else trained[0],
+            final_loss_stderr=None if trained is None else trained[1],
+            score_stderr=error,
+            order=order,
+        )
+        rows.append(row)
+    return rows
 
 
 def _score(
