@@ -253,7 +253,7 @@ def test_every_value_keeps_the_dtype(dtype):
         (
             {"logits": LOGITS, "estimator": "straight_through", "t1": 0.5},
             ValueError,
-            "no hyperparameter 't1'; it has: none",
+            "no hyperparameter 't1'; it runs no diffusion",
         ),
         (
             {"logits": LOGITS, "estimator": "redge", "temperature": 1.0},

@@ -52,7 +52,7 @@ def gumbel_softmax(
     hard = tau is None if hard is None else check_flag("hard", hard)
     temperature = _one_temperature(tau, temperature)
     if eps != 1e-10:
-        warnings.warn("eps of gumbel_softmax has no effect; leave it out", stacklevel=2)
+        warnings.warn("eps of gumbel_softmax has no effect; leave it out", stacklevel=3)
     return dispatch.sample(logits, mask, dim, generator, gumbel_setting(temperature, hard))
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import attach_gradient, draw_gumbel_like, from_rows, one_hot_like, softmax_at, to_rows
+from catreparam.estimators.arguments import remedy
 from catreparam.estimators.facts import ESTIMATORS, facts_of, resolve, takes_argument
 
 Sampler = Callable[..., Tensor]
@@ -38,7 +39,7 @@ def check_hyperparameters(method: Sampler, given: Hyperparameters) -> None:
     names = facts.hyperparameters if facts.family else list(given)
     for key in given:
         if key not in names:
-            raise ValueError(f"{facts.name} has no hyperparameter {key!r}; it has: {', '.join(names) or 'none'}")
+            raise ValueError(f"{facts.name} has no hyperparameter {key!r}; {remedy(key, names)}")
 
 
 def draw(
