@@ -3,6 +3,8 @@
 import importlib
 import importlib.util
 import os
+import re
+from collections import Counter
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import torch
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 collect_ignore_glob = [] if importlib.util.find_spec("jax") else ["src/catreparam/jax/*"]
 collect_ignore_glob += [] if importlib.util.find_spec("numpyro") else ["src/catreparam/jax/numpyro.py"]
-collect_ignore_glob += ["tests/*_bed.py"]  # programs that tests start; Ray's needs Ray
+collect_ignore_glob += ["tests/*_bed.py"]  # programs that tests start
 if importlib.util.find_spec("triton") is None:
     collect_ignore_glob += [f"src/catreparam/kernels/triton/{name}.py" for name in ("rows", "forward", "backward")]
 
@@ -36,3 +38,33 @@ def _arrays_in_doctests(doctest_namespace, request):
     doctest_namespace["torch"] = torch
     if "catreparam/jax" in request.path.as_posix():
         doctest_namespace |= {"jax": importlib.import_module("jax"), "jnp": importlib.import_module("jax.numpy")}
+
+
+# The only reasons for which CI may skip a test: what its machine lacks and no package brings
+SKIPS = re.compile(
+    r"no CUDA device|.* on CUDA tensors only|there is a GPU|this processor has no avx|no Chromium or Chrome on the path"
+)
+
+
+def _skips(config):
+    """Why tests were skipped, and how many for each reason; of all workers, in the process that prints."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    reports = [] if reporter is None or hasattr(config, "workerinput") else reporter.stats.get("skipped", [])
+    return Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
+
+
+def _refused(config):
+    return [reason for reason in _skips(config) if not SKIPS.match(reason)] if os.environ.get("CI") else []
+
+
+def pytest_sessionfinish(session, exitstatus):
+    if exitstatus == pytest.ExitCode.OK and _refused(session.config):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if os.environ.get("CI"):
+        for reason, count in sorted(_skips(config).items()):
+            terminalreporter.write_line(f"{count} skipped: {reason}")
+    for reason in _refused(config):
+        terminalreporter.write_line(f"CI may not skip tests for this reason (SKIPS in conftest.py): {reason}", red=True)

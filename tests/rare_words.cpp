@@ -6,7 +6,7 @@
 using namespace catreparam;
 
 int main() {
-  for (uint32_t word : {0u, 1u, 0x7fffffffu, 0xffefffffu, 0xfff00000u, 0xfffffffeu, 0xffffffffu})
+  for (uint32_t word : {0u, 1u, 0x7fffffffu, 0xfffbffffu, 0xfffc0000u, 0xfffffffeu, 0xffffffffu})
     for (uint32_t more : {0u, 0x80000000u, 0xffffffffu}) {
       const vf u = uniform(vu{} + word);
       const vf value = select(u >= 1.0f - kTail, gumbel_of_tail(vu{} + word, vu{} + more), gumbel(u));

@@ -87,9 +87,10 @@ def stop_after(patch, count, error=None):
 
 
 def main(folder, seconds, jobs, engine="processes", address=""):
-    """A sweep in a process of its own, to be killed."""
+    """A sweep in a process of its own, to be killed; on a cluster the search alone: final runs connect anew."""
     study = BedStudy(Path(folder).with_name("events"), float(seconds))
-    config = bed_config(Path(folder), jobs=int(jobs), engine=engine, address=address, pruner="none")
+    seeds = (0, 1) if engine == "processes" else ()
+    config = bed_config(Path(folder), jobs=int(jobs), engine=engine, address=address, seeds=seeds, pruner="none")
     run_sweep(config, study)
 
 

@@ -131,12 +131,14 @@ def test_a_t1_of_next_to_nothing_is_refused(t1):
         make_estimator("redge", t1=t1)
 
 
+def empty_shapes(name):
+    """Of few classes for arsm, which evaluates the objective for every pair of them."""
+    return [(2, 0, 5), (0, 2), (0, 1), *([] if name == "arsm" else [(0, 130), (0, 48), (0, 600)])]
+
+
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("shape", [(0, 130), (0, 48), (2, 0, 5), (0, 2), (0, 1), (0, 600)])
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize(("name", "shape"), [(name, shape) for name in ESTIMATORS for shape in empty_shapes(name)])
 def test_empty_batches_have_empty_gradients(name, shape, path):
-    if name == "arsm" and shape[-1] > 5:
-        pytest.skip("arsm evaluates the objective for every pair of classes")
     noises = (1, 4) if "num_noises" in facts_of(name).hyperparameters else (None,)
     for count in noises:
         given = {} if count is None else {"num_noises": count}

@@ -129,3 +129,9 @@ def test_lists_of_estimators_are_found():
     ]
     assert list(lists_of_estimators('c = "redge:num_steps=4 reinmax rloo"')) == [(1, ["redge", "reinmax", "rloo"])]
     assert list(lists_of_estimators('d = ("redge", "reinmax", "other")\n"of redge, reinmax and rloo"')) == []
+
+
+def test_how_the_package_is_installed_stands_in_one_place():
+    said, package = re.compile(r"install '?catreparam\[|pip install '?\.\["), ROOT / "src" / "catreparam"
+    found = [path.name for path in package.rglob("*.py") if said.search(path.read_text("utf-8"))]
+    assert found == ["extras.py"]

@@ -20,6 +20,12 @@ LAMBDAS = [make_schedule("alpha", steps, 0.5).lambdas for steps in (1, 2, 5)] + 
 needs_triton = pytest.mark.skipif(bool(triton_launch.UNAVAILABLE), reason=triton_launch.UNAVAILABLE or "it is there")
 
 
+@pytest.fixture
+def _with_values(monkeypatch):
+    """Fake tensors are taken for those of a GPU, which is not here."""
+    monkeypatch.setattr("catreparam.kernels.tracing.is_stand_in", lambda tensor: False)
+
+
 def cuda_logits(dtype=torch.float32):
     return torch.empty(3, 4, device="cuda", dtype=dtype)
 
@@ -36,12 +42,14 @@ def cuda_logits(dtype=torch.float32):
         ("naive", torch.float32, "naive"),
     ],
 )
+@pytest.mark.usefixtures("_with_values")
 def test_cuda_tensors_take_the_triton_path_unless_told_otherwise(wanted, dtype, path, monkeypatch):
     monkeypatch.setattr(dispatch, "_wanted", wanted)
     with FakeTensorMode():
         assert dispatch.choose_path(setting_for("redge"), cuda_logits(dtype)) == path
 
 
+@pytest.mark.usefixtures("_with_values")
 def test_without_triton_cuda_tensors_take_the_torch_path(monkeypatch):
     monkeypatch.setattr(triton_launch, "UNAVAILABLE", "the package triton is not installed")
     monkeypatch.setattr(dispatch, "_wanted", "")
@@ -59,6 +67,7 @@ def test_triton_asked_for_on_the_cpu_is_the_torch_path(monkeypatch):
 
 
 @needs_triton
+@pytest.mark.usefixtures("_with_values")
 def test_traced_cuda_tensors_meet_the_custom_op_and_its_gradient(monkeypatch):
     monkeypatch.setattr(dispatch, "_wanted", "")
     calls = []

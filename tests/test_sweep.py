@@ -2,7 +2,6 @@
 
 import collections
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -212,20 +211,6 @@ def test_mistakes_give_one_line(words, message, tmp_path, capsys):
     assert main(["sweep", "vae", *words, "--folder", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_a_sweep_on_two_ray_nodes_survives_a_lost_node_and_a_killed_driver(tmp_path):
-    pytest.importorskip("ray", reason="needs pip install 'catreparam[distributed]'")
-    script = BED.with_name("ray_bed.py")
-    environment = {**os.environ, "RAY_DISABLE_IMPORT_WARNING": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "run")], env=environment, timeout=400, check=True
-    )
-    assert done.returncode == 0
-    assert_whole(tmp_path / "run")
-    assert (tmp_path / "lost-a-node").exists()
-    assert (tmp_path / "killed-the-driver").exists()
 
 
 def test_a_search_alone_and_its_settings_make_the_runs_of_a_whole_sweep(finished, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from catreparam.estimators import ESTIMATORS
 from catreparam.experiments import STUDIES
+from catreparam.extras import install
 from catreparam.report import Report, to_markdown
 from catreparam.terminal import prepare
 from catreparam.validation import check_choice
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "catreparam" or _wants_traceback():
             raise
-        return _fail(f"this needs the package {error.name}: run pip install 'catreparam[experiments]'")
+        return _fail(f"this needs the package {error.name}: {install('experiments')}")
     except KeyboardInterrupt as error:
         if report := getattr(error, "report", None):
             _print_report(report)
@@ -155,8 +156,8 @@ def _study(name: str, words: list[str]) -> int:
     preset, words = _take_preset(words, list(presets))
     hint = f"--preset {'|'.join(presets)} replaces the defaults shown below; other options still apply on top."
     about = f"{module.__doc__}\n{hint if presets else ''}"
-    default = presets[preset] if preset else module.Config()
-    config = tyro.cli(module.Config, args=words, prog=f"catreparam {name}", description=about, default=default)
+    start = presets[preset] if preset else module.Config()
+    config = tyro.cli(module.Config, args=words, prog=f"catreparam {name}", description=about, default=start)
     report = module.run(at_home(config))
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
         _print_report(report)
@@ -261,9 +262,7 @@ def _print_datasets() -> None:
 
 
 def _print_report(report: Report) -> None:
-    print(to_markdown(report))
-    if report.location:
-        print(f"Report: {report.location}")
+    print(to_markdown(report), *[f"Report: {report.location}"][: bool(report.location)], sep="\n")
 
 
 def _print_help() -> None:

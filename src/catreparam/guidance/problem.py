@@ -10,6 +10,7 @@ from catreparam.categorical import one_hot_like, wide
 from catreparam.guidance.rewards import Reward, RewardError, check_rewards, is_hard
 from catreparam.guidance.trace import Evaluations, pick
 from catreparam.masked_diffusion import carry_over
+from catreparam.validation import inside_transform
 
 
 @dataclass
@@ -64,11 +65,14 @@ class Problem:
         """-reward of the whole sequences [B] for free rows [B, M, V]."""
         x = self.complete(rows)
         self.evaluations += Evaluations(reward=1, reward_gradient=int(x.requires_grad))
+        # Before the reward, which may write into x. Under vmap ("exact") nothing can be kept.
+        tracked = self.track_best and not inside_transform() and is_hard(x)
+        tokens = x.detach().argmax(-1) if tracked else None
         rewards = self.reward(x)
         if not isinstance(rewards, Tensor) or rewards.shape != (rows.shape[0],) or not rewards.is_floating_point():
             check_rewards(rewards, rows.shape[0], "")
-        if self.track_best and is_hard(x):
-            tokens, values = x.detach().argmax(-1), rewards.detach().clone()
+        if tokens is not None:
+            values = rewards.detach().clone()
             better = values > (-torch.inf if self.best_reward is None else self.best_reward)
             self.best_tokens, self.best_reward = pick(better, (tokens, values), (self.best_tokens, self.best_reward))
         return -rewards

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from catreparam.extras import install
 from catreparam.guidance.optimize import Optimization
 from catreparam.guidance.trace import Evaluations, Trace
 from catreparam.masked_diffusion import ReverseProcess
@@ -160,5 +161,5 @@ def _safetensors() -> Any:
         import safetensors
         import safetensors.torch
     except ImportError as error:
-        raise ImportError("checkpoints need safetensors; install catreparam[guidance]") from error
+        raise ImportError(f"checkpoints need safetensors; {install('guidance')}") from error
     return safetensors

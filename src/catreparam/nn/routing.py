@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from catreparam.categorical import attach_gradient, one_hot_like, source, to_rows
+from catreparam.categorical import attach_gradient, lay_out, one_hot_like, source, to_rows, wide
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
 from catreparam.kernels.tracing import refuse_script
@@ -84,9 +84,10 @@ class RoutesTokens:
     ) -> Routing:
         if expert_mask is not None:
             self._check_expert_mask(expert_mask, logits)
-        logits = to_rows(logits, expert_mask, generator=generator)
-        probs = torch.softmax(logits, -1)
-        chosen, experts = self._choose(logits, generator)
+        rows = to_rows(logits, expert_mask, generator=generator)  # perhaps centred, the logits of the result are not
+        logits = wide(lay_out(logits, expert_mask, -1, generator))
+        probs = torch.softmax(rows, -1)
+        chosen, experts = self._choose(rows, generator)
         kept = self._within_capacity(experts, token_mask)
         weights = self._weigh(chosen, probs)
         if token_mask is not None or self.capacity is not None or self.capacity_factor is not None:

@@ -4,6 +4,7 @@ A task is anything that `function` takes and that leaves a durable mark when it 
 """
 
 import contextlib
+import importlib.util
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from catreparam.extras import install
 from catreparam.validation import check_choice, check_count
 
 Task = TypeVar("Task")
@@ -51,9 +53,10 @@ def run_side_by_side(
     dies (kill -9, out of memory, a lost node) the tasks that are not done are started again. With jobs = 1 and the
     engine `processes` all happens in this process, without joblib. Each worker computes on one thread.
 
-    Raises: ValueError for an unknown engine; WorkersLost when workers die RETRIES times in a row without a result.
+    Raises: ValueError for an engine that is unknown or not installed; WorkersLost when workers die RETRIES times in a
+    row without a result.
     """
-    check_choice("engine", engine, ENGINES)
+    check_engine(engine)
     check_count("jobs", jobs)
     left = [task for task in tasks if not is_done(task)]
     if jobs == 1 and engine == "processes":
@@ -74,6 +77,14 @@ def run_side_by_side(
                 raise WorkersLost(f"workers died {failures} times in a row; the same command goes on") from error
             lost = f"a worker was lost ({type(error).__name__})"
             say(f"{lost}; starting again what was in flight, {len(work.tasks)} to go")
+
+
+def check_engine(engine: str) -> None:
+    """Raises ValueError unless there is such an engine and its package is installed."""
+    check_choice("engine", engine, ENGINES)
+    package = {"ray": "ray", "dask": "distributed"}.get(engine)
+    if package and importlib.util.find_spec(package) is None:
+        raise ValueError(f"the engine {engine} needs the package {package}: {install('distributed')}")
 
 
 def _on_dask(work: Work[Any, Any]) -> Iterator[tuple[int, Any]]:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from catreparam.experiments.runs.configs import check_seeds
 from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs
-from catreparam.experiments.runs.parallel import ENGINES
+from catreparam.experiments.runs.parallel import check_engine
 from catreparam.validation import check_choice, check_count, check_number
 
 Config = TypeVar("Config", bound="SweepConfig")
@@ -51,7 +51,7 @@ class SweepConfig:
         check_count("jobs", self.jobs)
         check_choice("sampler", self.sampler, SAMPLERS)
         check_choice("pruner", self.pruner, PRUNERS)
-        check_choice("engine", self.engine, ENGINES)
+        check_engine(self.engine)
         low, high = (check_number("lr_range", value, above=0.0) for value in self.lr_range)
         if low > high:
             raise ValueError(f"lr_range must be two numbers, the smaller first, got {self.lr_range}")

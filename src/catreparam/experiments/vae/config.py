@@ -11,6 +11,7 @@ from catreparam.data.digits import BINARISATIONS
 from catreparam.experiments.runs.configs import check_seeds, identity_of
 from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs, try_estimator
 from catreparam.experiments.runs.machine import check_device
+from catreparam.extras import install
 from catreparam.models.vae import ACTIVATIONS, NETWORKS
 from catreparam.validation import check_choice, check_count, check_number
 
@@ -130,4 +131,4 @@ def check_tensorboard() -> None:
     try:
         import tensorboard  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ValueError("--tensorboard needs the package: pip install 'catreparam[tensorboard]'") from error
+        raise ValueError(f"--tensorboard needs the package: {install('tensorboard')}") from error

@@ -30,12 +30,12 @@ def backward_kernel(
 ):  # fmt: skip
     """out [rows, classes] = the gradient with respect to logits. RULE: name of a `Rule`. SECOND: weight is not 0."""
     element, exists = tile_elements(rows, classes, ROWS, CLASSES)
-    logits = read_logits(logits_ptr, element, exists, classes, CLASSES)
+    logits = centred(read_logits(logits_ptr, element, exists, classes, CLASSES))
     upstream = tl.load(upstream_ptr + element, mask=exists, other=0.0).to(tl.float32)
     seed = tl.load(seed_ptr)
     if RULE == "GUMBEL":
         noise = read_gumbel(noise_ptr, seed, element, exists, GIVEN_NOISE)
-        gradient = covariance(softmax_at(centred(logits) + noise, temperature), upstream) / temperature
+        gradient = covariance(softmax_at(logits + noise, temperature), upstream) / temperature
     elif RULE == "MATCHED":
         noise = read_normal(noise_ptr, seed, element, exists, 0, 0, GIVEN_NOISE)
         gradient = _matched_gradient(logits, upstream, noise, plan_ptr, EVALUATIONS)

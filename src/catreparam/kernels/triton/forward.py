@@ -32,10 +32,11 @@ def forward_kernel(
     element, exists = tile_elements(rows, classes, ROWS, CLASSES)
     logits = read_logits(logits_ptr, element, exists, classes, CLASSES)
     _flag_invalid(flag_ptr, logits)
+    logits = centred(logits)
     seed = tl.load(seed_ptr)
     if RULE == "GUMBEL":
         noise = read_gumbel(noise_ptr, seed, element, exists, GIVEN_NOISE)
-        perturbed = centred(logits) + noise
+        perturbed = logits + noise
         if HARD:
             out = one_hot_of_largest(perturbed, CLASSES)
         else:

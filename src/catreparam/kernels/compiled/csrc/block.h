@@ -26,6 +26,7 @@ struct Block {
   int64_t row = 0;  // first row
   int valid = 1;    // rows in the block
   int32_t flags = 0;
+  vf largest = {};
   float* staging;
   double* block_sums;
   vf *logits, *z, *scratch, *grad, *upstream, *adjoint, *kept, *ring[4];
@@ -96,8 +97,9 @@ struct Block {
     for (int r = 0; r < valid; ++r) write_one(call.out, call.dtype, (row + r) * classes + hot[r]);
   }
 
-  // Logits, their maximum taken off, times `unit`. Notes NaN, +inf and rows that allow nothing.
-  void read_logits(float unit) {
+  // Logits, their maximum taken off and in units of log 2; `raw`: as they are, the maximum in `largest`. Notes NaN, +inf
+  // and rows that allow nothing.
+  void read_logits(bool raw) {
     read(call.logits, call.dtype, row, call.rows, -INFINITY, logits);
     vf top = splat(-INFINITY);
     vi nan = {};
@@ -113,7 +115,9 @@ struct Block {
       flags |= any(top == -INFINITY) ? kFlagEmpty : 0;
       top = select(odd, splat(0.0f), top);
     }
-    for (int k = 0; k < n; ++k) logits[k] = (logits[k] - top) * unit;
+    largest = top;
+    if (raw) return;
+    for (int k = 0; k < n; ++k) logits[k] = (logits[k] - top) * kLog2e;
   }
 
   // Noise number `index` of this block into `to`.
@@ -122,32 +126,31 @@ struct Block {
       read(call.noise, kFloat32, index * call.rows + row, call.rows * call.num_noises, 0.0f, to);
       return;
     }
+    call.rule == kGumbel ? draw_noise<true>(index, to) : draw_noise<false>(index, to);
+  }
+
+  template <bool Gumbels>
+  void draw_noise(int index, vf* to) {
     for (int group = 0; group < (Along ? n * W / 64 * 16 : (n + 3) / 4); group += Along ? W : 1) {
       const Words words = generator.words<Along>((uint64_t)group, (uint64_t)row, (uint32_t)index);
-      const bool half = !Along && 4 * group + 2 >= n;  // the last group of 4 g + 1 or 4 g + 2 classes
-      vf four[4];
-      if (call.rule == kGumbel) {
-        half ? gumbels<Along, 2>(generator, words, (uint64_t)group, (uint64_t)row, four)
-             : gumbels<Along, 4>(generator, words, (uint64_t)group, (uint64_t)row, four);
-      } else {
-        const Two first = normals(words.w[0], words.w[1]);
-        four[0] = first.a, four[1] = first.b;
-        if (!half) {
-          const Two second = normals(words.w[2], words.w[3]);
-          four[2] = second.a, four[3] = second.b;
-        }
-      }
-      if (half) {
-        to[4 * group] = four[0];
-        if (4 * group + 1 < n) to[4 * group + 1] = four[1];
+      const Two first = Gumbels ? Two{gumbel(uniform(words.w[0])), gumbel(uniform(words.w[1]))}
+                                : normals(words.w[0], words.w[1]);
+      if (!Along && !Gumbels && 4 * group + 2 >= n) {  // the last group of 4 g + 1 or 4 g + 2 classes
+        to[4 * group] = first.a;
+        if (4 * group + 1 < n) to[4 * group + 1] = first.b;
         break;
       }
-      if (Along) {  // group g holds classes 64 (g / 16) + g % 16 + {0, 16, 32, 48}
-        float* at = reinterpret_cast<float*>(to) + group / 16 * 64 + group % 16;
-        for (int i = 0; i < 4; ++i) store(at + 16 * i, four[i]);
-      } else {
-        for (int i = 0; i < 4 && 4 * group + i < n; ++i) to[4 * group + i] = four[i];
-      }
+      const Two second = Gumbels ? Two{gumbel(uniform(words.w[2])), gumbel(uniform(words.w[3]))}
+                                 : normals(words.w[2], words.w[3]);
+      const vf four[4] = {first.a, first.b, second.a, second.b};
+      const int count = Along || 4 * group + 4 <= n ? 4 : n - 4 * group;
+      // Group g, Along, holds classes 64 (g / 16) + g % 16 + {0, 16, 32, 48}.
+      float* at = reinterpret_cast<float*>(to) + (Along ? group / 16 * 64 + group % 16 : 4 * group * W);
+      for (int i = 0; i < 4 && i < count; ++i) store(at + i * (Along ? 16 : W), four[i]);
+      if (!Gumbels) continue;
+      const vf top = maximum(maximum(first.a, first.b), maximum(second.a, second.b));
+      if (__builtin_expect(any(top > kTailGumbel), 0))
+        refine_gumbels<Along>(generator, (uint64_t)group, (uint64_t)row, count, at, Along ? 16 : W);
     }
   }
 

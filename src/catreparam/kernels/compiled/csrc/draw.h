@@ -60,22 +60,16 @@ INLINE vi draw_class(int n, const Weights& p, const Words& words) {
   return index;
 }
 
-// 64 weights summed in double: beside a likely class float would lose the rare ones. The same on all instruction sets.
-inline double sum_of_block(const float* weight) {
-  typedef double Eight __attribute__((vector_size(64)));
-  typedef float EightFloats __attribute__((vector_size(32), aligned(4), may_alias));
-  Eight sum = {};
-  for (int i = 0; i < 64; i += 8)
-    sum += __builtin_convertvector(*reinterpret_cast<const EightFloats*>(weight + i), Eight);
-  return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
-}
-
-// One row along the lanes: blocks of 64 classes, then a walk inside one block.
+// One row along the lanes: blocks of 64 classes, then a walk inside one block, in double.
 inline int64_t draw_class_along(int n, const Weights& p, uint32_t high, uint32_t low, double* block_sums) {
-  const int blocks = n / (64 / W);
-  const float* weights = reinterpret_cast<const float*>(p.weight);
+  constexpr int kVectors = 64 / W;
+  const int blocks = n / kVectors;
   double total = 0;
-  for (int b = 0; b < blocks; ++b) total += block_sums[b] = sum_of_block(weights + (int64_t)b * 64);
+  for (int b = 0; b < blocks; ++b) {
+    vf sum = p.weight[b * kVectors];
+    for (int i = 1; i < kVectors; ++i) sum += p.weight[b * kVectors + i];
+    total += block_sums[b] = sum_of_lanes(sum);
+  }
   const uint64_t random = ((uint64_t)high << 32) | low;
   double left = (double)(random >> 11) * 0x1p-53 * total;
   int chosen = 0;
@@ -86,7 +80,14 @@ inline int64_t draw_class_along(int n, const Weights& p, uint32_t high, uint32_t
     }
     left -= block_sums[b];
   }
-  const float* weight = weights + (int64_t)chosen * 64;
+  const float* weight = reinterpret_cast<const float*>(p.weight) + (int64_t)chosen * 64;
+  // Beside a likely class, the float sum has lost the rare ones.
+  typedef double Eight __attribute__((vector_size(64)));
+  typedef float EightFloats __attribute__((vector_size(32), aligned(4), may_alias));
+  Eight part = {};
+  for (int i = 0; i < 64; i += 8) part += __builtin_convertvector(*reinterpret_cast<const EightFloats*>(weight + i), Eight);
+  const double exact = ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
+  if (exact > 0) left *= exact / block_sums[chosen];
   int64_t hot = 0;
   for (int i = 0; i < 64; ++i) {
     if (weight[i] > 0) {

@@ -28,7 +28,7 @@ Weights relaxed_gumbel(Block<Along>& b) {
 template <bool Along>
 void add_gumbels(Block<Along>& b) {
   b.read_noise(0, b.z);
-  for (int k = 0; k < b.n; ++k) b.z[k] += b.logits[k];
+  for (int k = 0; k < b.n; ++k) b.z[k] += b.logits[k] - b.largest;  // noise added to 1e30 would be lost
 }
 
 // The mean over the noises of softmax(logits + last z), z = last x + noise.
@@ -51,7 +51,7 @@ void write_mean_soft(Block<Along>& b, vi hot) {
 template <bool Along>
 void forward_block(Block<Along>& b) {
   const Call& call = b.call;
-  b.read_logits(call.rule == kGumbel ? 1.0f : kLog2e);
+  b.read_logits(call.rule == kGumbel);
   switch (call.rule) {
     case kGumbel:
       add_gumbels(b);

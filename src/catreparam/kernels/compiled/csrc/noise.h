@@ -72,7 +72,8 @@ constexpr uint32_t kUniformStream = 0xffffffffu;  // the draw of the hard sample
 // A word this near to the end where rare classes are decided gets a second one for its fraction, from kTailStream, so
 // that a class of 1e-12 wins as often as it should. All other words are worth what they are alone.
 constexpr uint32_t kTailStream = 0xfffffffeu;
-constexpr float kTail = 0x1p-12f;  // as a share of all words
+constexpr float kTail = 0x1p-14f;  // as a share of all words
+constexpr float kTailGumbel = 9.7f;  // a little below -log(kTail), the least Gumbel of the tail
 
 // (0, 1), odd multiples of 2^-25.
 INLINE vf fraction(vu word) { return (to_float((vi)(word >> 8)) + 0.5f) * 0x1p-24f; }
@@ -113,15 +114,14 @@ INLINE vf gumbel_of_tail(vu word, vu more) {
   return -log_lanes(below_one + 0.5f * below_one * below_one);
 }
 
-// The first Count Gumbels of a group of four.
-template <bool Along, int Count>
-INLINE void gumbels(const Generator& generator, const Words& words, uint64_t group, uint64_t row, vf (&to)[4]) {
-  vf u[Count], top = splat(0.0f);
-  for (int i = 0; i < Count; ++i) top = maximum(u[i] = uniform(words.w[i]), top);
-  for (int i = 0; i < Count; ++i) to[i] = gumbel(u[i]);
-  if (__builtin_expect(any(top >= 1.0f - kTail), 0)) {
-    const Words more = generator.words<Along>(group, row, kTailStream);
-    for (int i = 0; i < Count; ++i) to[i] = select(u[i] >= 1.0f - kTail, gumbel_of_tail(words.w[i], more.w[i]), to[i]);
+// Writes those of a group's first `count` Gumbels anew that lie in the tail; a few groups in a thousand have any.
+template <bool Along>
+__attribute__((noinline)) void refine_gumbels(const Generator& generator, uint64_t group, uint64_t row, int count,
+                                              float* to, int stride) {
+  const Words words = generator.words<Along>(group, row, 0), more = generator.words<Along>(group, row, kTailStream);
+  for (int i = 0; i < count; ++i) {
+    const vi rare = uniform(words.w[i]) >= 1.0f - kTail;
+    store(to + i * stride, select(rare, gumbel_of_tail(words.w[i], more.w[i]), load(to + i * stride)));
   }
 }
 

@@ -91,7 +91,7 @@ void backward_exact(Block<Along>& b) {
 template <bool Along>
 void backward_block(Block<Along>& b) {
   const Call& call = b.call;
-  if (!call.kept) b.read_logits(call.rule == kGumbel ? 1.0f : kLog2e);  // what is kept is the chain itself
+  if (!call.kept) b.read_logits(call.rule == kGumbel);  // what is kept is the chain itself
   b.read(call.upstream, call.dtype, b.row, call.rows, 0.0f, b.upstream);
   switch (call.rule) {
     case kGumbel:
