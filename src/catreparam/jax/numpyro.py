@@ -59,7 +59,7 @@ class ReparameterizedCategorical(Distribution):
     """
 
     arg_constraints = {"logits": constraints.dependent(is_discrete=False, event_dim=1)}  # noqa: RUF012  checked here
-    support = _OneHot()
+    support = _OneHot()  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     reparametrized_params = ["logits"]  # noqa: RUF012
     has_enumerate_support = True
     pytree_data_fields = ("logits",)
@@ -109,7 +109,9 @@ class ReparameterizedCategorical(Distribution):
         return self.estimator(jnp.broadcast_to(self.logits, (*sample_shape, *self.logits.shape)), key=key)
 
     @validate_sample
-    def log_prob(self, value: Array) -> Float[Array, "*batch"]:
+    def log_prob(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, value: Array, intermediates: Any = None
+    ) -> Float[Array, "*batch"]:
         """log P(value), linear in the one-hot value [*any, *batch, num_classes]; -inf at impossible classes."""
         log_probs = jax.nn.log_softmax(self.logits, -1)
         impossible = ((stop_gradient(value) > 0) & (log_probs == -jnp.inf)).any(-1)
