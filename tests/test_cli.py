@@ -103,7 +103,7 @@ def test_an_option_that_does_not_exist_exits_with_code_2(capsys):
 
 def test_a_missing_package_names_the_extra_to_install(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tyro", None)
-    assert "pip install 'catreparam[experiments]'" in fails(capsys, "run vae")
+    assert "pip install '.[experiments]'" in fails(capsys, "run vae")
 
 
 def test_a_traceback_can_be_asked_for(monkeypatch):

@@ -139,7 +139,7 @@ with pyro.plate("batch", 4):
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     missing, shape = done.stdout.strip().splitlines()
-    assert missing == "this method belongs to Pyro; pip install 'catreparam[integrations]'"
+    assert missing == "this method belongs to Pyro; run pip install '.[integrations]' in your checkout of catreparam"
     assert shape == "(4, 3)"
 
 
