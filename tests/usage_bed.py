@@ -1,5 +1,6 @@
 """One of two processes that count usage together: RANK and a file to meet at are given; prints what it counted."""
 
+import os
 import sys
 
 import torch
@@ -26,8 +27,9 @@ def main(rank: int, meeting: str) -> None:
     except ValueError as error:
         said = str(error)
     book = [round(value, 5) for value in quantizer.codebook.flatten().tolist()]
-    print([shared.usage.tolist(), alone.usage.tolist(), book, quantizer.usage.tolist(), said])
-    torch.distributed.destroy_process_group()
+    print([shared.usage.tolist(), alone.usage.tolist(), book, quantizer.usage.tolist(), said], flush=True)
+    torch.distributed.barrier()
+    os._exit(0)  # taking gloo and its file down has hung on a busy machine, after all was printed
 
 
 if __name__ == "__main__":

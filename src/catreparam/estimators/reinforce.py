@@ -45,7 +45,7 @@ class MovingAverageBaseline:
 
     def update(self, loss: float) -> None:
         """Takes in the mean loss of one call."""
-        if not math.isfinite(loss):
+        if not torch.compiler.is_compiling() and not math.isfinite(loss):
             warnings.warn(f"the baseline leaves out a mean loss of {loss}", RuntimeWarning, stacklevel=2)
             return
         self.total = self.decay * self.total + (1 - self.decay) * loss
@@ -91,7 +91,10 @@ def reinforce(
     level = baseline.value if moving else check_number("baseline", baseline, least=-1e30, most=1e30)
     result = add_gradient(losses, (losses.detach() - level) * log_probs).mean(0)
     if moving and losses.numel() and _can_follow(losses):
-        baseline.update(float(losses.detach().mean()))
+        mean = losses.detach().mean()
+        if torch.compiler.is_compiling():  # where nothing can depend on a value
+            mean = torch.where(mean.isfinite(), mean, baseline.value)
+        baseline.update(float(mean))
     return result
 
 
