@@ -84,25 +84,31 @@ def forgiving(function: Callable[..., Any], relaxing: Callable[[], Collection[st
     Its signature, name and pickles stay those of the function. `relaxing` names the estimators with hard=False.
     """
     name, parameters = function.__name__, inspect.signature(function).parameters
-    knows = frozenset(parameters).issuperset
 
-    def understood(keywords: dict[str, Any]) -> dict[str, Any]:
-        if "hard" not in parameters:
-            keywords = without_hard(name, keywords, relaxing)
-        for key in keywords:
-            if key not in parameters:
-                raise TypeError(f"{name} has no {key}; {remedy(key, parameters)}")
-        return keywords
+    def refuse(others: dict[str, Any]) -> None:
+        for key in others if "hard" in parameters else without_hard(name, others, relaxing):
+            raise TypeError(f"{name} has no {key}; {remedy(key, parameters)}")
 
-    @functools.wraps(function)
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        return function(*arguments, **(keywords if knows(keywords) else understood(keywords)))
+    return functools.wraps(function)(_written_out(function, parameters.values(), refuse))
 
-    @functools.wraps(function)
-    def call_with_logits(logits: Any, **keywords: Any) -> Any:
-        if not keywords:  # apart, for it takes half the time
-            return function(logits)
-        return function(logits, **(keywords if knows(keywords) else understood(keywords)))
 
-    alone = [p.name for p in parameters.values() if p.kind is not p.KEYWORD_ONLY] == ["logits"]
-    return call_with_logits if alone else call
+def _written_out(
+    function: Callable[..., Any], parameters: Iterable[inspect.Parameter], refuse: Callable[[dict[str, Any]], None]
+) -> Callable[..., Any]:
+    """A function with these parameters and any others, which it refuses; written as source, as that costs least."""
+    head: list[str] = []
+    call: list[str] = []
+    names: dict[str, Any] = {"function": function, "refuse": refuse}
+    for parameter in parameters:
+        keyword = parameter.kind is parameter.KEYWORD_ONLY
+        if keyword and "*" not in head:
+            head.append("*")
+        if parameter.default is parameter.empty:
+            head.append(parameter.name)
+        else:
+            names[f"default_{parameter.name}"] = parameter.default
+            head.append(f"{parameter.name}=default_{parameter.name}")
+        call.append(f"{parameter.name}={parameter.name}" if keyword else parameter.name)
+    lines = [f"def written({', '.join(head)}, **others):", " if others:", "  refuse(others)"]
+    exec("\n".join([*lines, f" return function({', '.join(call)})"]), names)
+    return names["written"]
