@@ -71,6 +71,7 @@ check: lint types test shapes
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
 	$(BIN)/python scripts/site/check.py site
+	$(BIN)/python scripts/site/api.py site
 
 # Wheel and sdist, metadata, and both installed in clean environments
 release-check: $(STAMP)

@@ -289,7 +289,7 @@ def test_bad_values_and_bad_odds_are_named():
     with pytest.raises(ValueError, match=r"probs must lie in \[0, 1\]"):
         ReparameterizedBernoulli(probs=torch.tensor(1.5))
     with pytest.raises(TypeError, match="logits must be a floating"):
-        ReparameterizedBernoulli(logits=0.5)
+        ReparameterizedBernoulli(logits=[0.5])
 
 
 def test_validation_can_be_left_out():

@@ -52,6 +52,29 @@ def test_an_empty_folder_is_a_problem(tmp_path):
     assert "build the site first" in load("check").find_problems(tmp_path)[0]
 
 
+def test_a_public_name_without_its_place_or_parameters_is_a_problem(tmp_path):
+    section = '<h3 id="catreparam.guidance.{0}">{0}</h3><li><strong><code>tokens</code></strong></li>'
+    shown = [section.format(name) for name in ("RoundInfo", "svdd", "svdd")]
+    (tmp_path / "api").mkdir()
+    (tmp_path / "api" / "guidance.html").write_text("".join(shown), encoding="utf-8")
+    public = "\n".join(
+        f"catreparam.guidance.{name}" for name in ("RoundInfo(tokens, key clean=(1, 2))", "svdd(x)", "smc(x)")
+    )
+    assert load("api").find_problems(tmp_path, public) == [
+        "catreparam.guidance.RoundInfo does not show clean",
+        "catreparam.guidance.svdd has 2 places on the API pages, not one",
+        "catreparam.guidance.smc has 0 places on the API pages, not one",
+    ]
+
+
+def test_a_class_lists_its_parameters_with_types():
+    pytest.importorskip("griffe", reason="pip install 'catreparam[docs]'")
+    docstring = "Ends.\n\nParameters:\n    target: a reward\n        for_all.\n\n>>> 1\n1"
+    text = load("docstrings").to_markdown(docstring, {"target": "float = 0.0"})
+    assert "**Parameters**\n\n- **`target`** (`float = 0.0`): a reward for\\_all.\n" in text
+    assert text.endswith("```pycon\n>>> 1\n1\n```")
+
+
 def test_formulas_become_mathml():
     pytest.importorskip("latex2mathml", reason="pip install 'catreparam[docs]'")
     html = load("maths").on_page_content(

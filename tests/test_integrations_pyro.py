@@ -143,6 +143,113 @@ with pyro.plate("batch", 4):
     assert shape == "(4, 3)"
 
 
+LAWS = {
+    dist.OneHotCategorical: ReparameterizedCategorical,
+    dist.OneHotCategoricalStraightThrough: ReparameterizedCategorical,
+    dist.Bernoulli: ReparameterizedBernoulli,
+}
+twins = pytest.mark.parametrize("twin", LAWS)
+
+
+@twins
+def test_whatever_pyros_class_has_ours_has(twin):
+    ours, theirs = LAWS[twin](logits=torch.zeros(3, 4)), twin(logits=torch.zeros(3, 4))
+    assert isinstance(ours, dist.Bernoulli if twin is dist.Bernoulli else dist.OneHotCategorical)
+    assert [name for name in dir(theirs) if not name.startswith("_") and not hasattr(ours, name)] == []
+    with pytest.raises(Exception, match="renamed and split into"):
+        ours.reshape((2,))
+    with pytest.raises(AttributeError, match="has no attribute 'no_such_method'"):
+        ours.no_such_method()
+    for shape in ((4,), (3, 4), (2, 1, 3, 4)):
+        law = LAWS[twin](logits=torch.zeros(shape))
+        for name in ("probs", "logits"):
+            assert LAWS[twin].infer_shapes(**{name: shape}, temperature=()) == (law.batch_shape, law.event_shape)
+
+
+@twins
+def test_has_rsample_switches_to_the_score_function_and_lasts(twin):
+    def model():
+        with pyro.plate("points", 3), pyro.plate("copies", 2):
+            return pyro.sample("z", law)
+
+    law = LAWS[twin](logits=torch.zeros((3,) if twin is dist.Bernoulli else (3, 4), requires_grad=True))
+    assert law().requires_grad
+    assert law.has_rsample_(False) is law
+    trace = pyro.poutine.trace(model).get_trace()
+    for fn in (law, law.expand((5, 3)), law.expand_by((2,)), law.to_event(1), trace.nodes["z"]["fn"]):
+        assert not fn.has_rsample
+        assert not fn().requires_grad
+        log_prob, score, entropy = fn.score_parts(fn())
+        assert torch.equal(score, log_prob)
+        assert entropy == 0
+    assert law.has_rsample_(True)().requires_grad
+    with pytest.raises(TypeError, match="value must be True or False, got 2"):
+        law.has_rsample_(2)
+
+
+@twins
+@pytest.mark.parametrize("other_is_ours", [True, False])
+@pytest.mark.parametrize("batch", [(), (4,), (3, 2)])
+def test_conjugate_update_adds_log_probabilities(twin, other_is_ours, batch):
+    shape = (*batch, 5) if LAWS[twin] is ReparameterizedCategorical else batch
+    first, second = torch.randn(2, *shape, generator=seeded(4))
+    f = LAWS[twin](logits=first, estimator="redge", t1=0.3)
+    g = (LAWS[twin] if other_is_ours else twin)(logits=second)
+    updated, constant = f.conjugate_update(g)
+    assert (type(updated), updated.batch_shape, constant.shape) == (type(f), batch, batch)
+    support = f.enumerate_support()
+    torch.testing.assert_close(f.log_prob(support) + g.log_prob(support), updated.log_prob(support) + constant)
+    assert "estimator: redge" in repr(updated)
+    assert not f.mask(torch.tensor(False)).conjugate_update(g)[1].any()
+
+
+def test_conjugate_update_keeps_forbidden_classes_and_refuses_laws_that_exclude_each_other():
+    f = ReparameterizedCategorical(logits=torch.tensor([0.0, 1.0, -torch.inf]))
+    updated, constant = f.conjugate_update(ReparameterizedCategorical(probs=torch.tensor([0.0, 0.5, 0.5])))
+    assert updated.probs.tolist() == [0.0, 1.0, 0.0]
+    assert torch.allclose(constant.exp(), f.probs[1] / 2)
+    with pytest.raises(ValueError, match="allow no class"):
+        f.conjugate_update(ReparameterizedCategorical(probs=torch.tensor([0.0, 0.0, 1.0])))
+
+
+@twins
+def test_marginals_after_enumeration_are_those_of_pyros_classes(twin):
+    def marginal(law):
+        def model():
+            with pyro.plate("points", 2):
+                z = pyro.sample("z", law(logits=LOGITS[:2] if twin is dist.Bernoulli else LOGITS))
+                pyro.sample("x", dist.Normal(z if twin is dist.Bernoulli else z @ LOCS, 1.0), obs=LOCS[:2])
+
+        elbo = TraceEnum_ELBO(max_plate_nesting=1)
+        found = elbo.compute_marginals(pyro.infer.config_enumerate(model), lambda: None)["z"]
+        return found.batch_shape, found.probs
+
+    ours, theirs = marginal(LAWS[twin]), marginal(twin)
+    assert ours[0] == theirs[0]
+    torch.testing.assert_close(ours[1], theirs[1])
+
+
+@pytest.mark.parametrize("law", [ReparameterizedCategorical, ReparameterizedBernoulli])
+def test_pyros_wrappers_keep_divergences(law):
+    p, q = (law(logits=torch.randn(3, 4, generator=seeded(seed))) for seed in (6, 7))
+    kl, mask = torch.distributions.kl_divergence, torch.tensor([True, False, True]).view(3, *[1] * (1 - p.event_dim))
+    wanted = kl(p, q)
+    torch.testing.assert_close(kl(p.mask(mask), q.mask(mask)), wanted * mask)
+    torch.testing.assert_close(kl(p.to_event(1), q.to_event(1)), wanted.sum(-1))
+    delta = dist.Delta(q.mode, event_dim=q.event_dim)
+    torch.testing.assert_close(kl(delta, q), -q.log_prob(q.mode))
+
+
+def test_a_compiled_function_makes_them_while_pyro_is_loaded():
+    @torch.compile(fullgraph=True, backend="eager")
+    def value(logits):
+        class_law = ReparameterizedCategorical(logits=logits, validate_args=False)
+        return class_law.entropy() + ReparameterizedBernoulli(logits=logits, validate_args=False).mean.sum(-1)
+
+    logits = torch.zeros(2, 4)
+    torch.testing.assert_close(value(logits), torch.full((2,), 2 + torch.tensor(4.0).log().item()))
+
+
 @pytest.mark.filterwarnings("ignore::Warning")  # torch's own, while it traces
 @pytest.mark.parametrize("estimator", ["reinmax", "redge", "exact_redge"])
 def test_pyros_traced_elbo_is_the_eager_one(estimator):

@@ -12,7 +12,7 @@ from catreparam.estimators import ESTIMATORS
 from catreparam.experiments import STUDIES
 from catreparam.extras import install
 from catreparam.report import Report, to_markdown
-from catreparam.terminal import prepare
+from catreparam.terminal import fail, message_of, prepare
 from catreparam.validation import check_choice
 
 EPILOG = """\
@@ -71,11 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "catreparam" or _wants_traceback():
             raise
-        return _fail(f"this needs the package {error.name}: {install('experiments')}")
+        return fail(f"this needs the package {error.name}: {install('experiments')}")
     except KeyboardInterrupt as error:
         if report := getattr(error, "report", None):
             _print_report(report)
-        return _fail(str(error) or "interrupted", code=130)
+        return fail(str(error) or "interrupted", code=130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, `head` say, has seen enough
         return 141
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print_report(report)
         if _wants_traceback():
             raise
-        return _fail(_message(error))
+        return fail(message_of(error))
 
 
 def _dispatch(words: list[str]) -> int:
@@ -173,17 +173,26 @@ def _take_preset(words: list[str], presets: Sequence[str]) -> tuple[str | None, 
 
 
 def _data(words: list[str]) -> int:
-    parser = _parser("data", "Fetch a data set into the cache folder (CATREPARAM_DATA), or list all.")
-    parser.add_argument("name", help="a data set, or `list`")
-    name = parser.parse_args(words).name
+    parser = _parser("data", "Fetch a data set or weights into the cache folder (CATREPARAM_DATA), or list all.")
+    parser.add_argument("name", help="a data set, antiberty (weights of a language model of antibodies), or `list`")
+    parser.add_argument("--from", dest="source", metavar="FILE.whl", help="antiberty: its wheel, or an address of it")
+    chosen = parser.parse_args(words)
+    name = chosen.name
     from catreparam.data import DATASETS, cache_folder, load_dataset
     from catreparam.data.fetch import FETCHERS
 
+    if chosen.source is not None and name != "antiberty":
+        raise ValueError(f"--from is for antiberty; {name} has one source")
     if name == "list":
         print(f"Cache folder: {cache_folder()}\n")
         _print_datasets()
         return 0
-    check_choice("data set", name, [*DATASETS, "list"])
+    check_choice("data set", name, [*DATASETS, "antiberty", "list"])
+    if name == "antiberty":
+        from catreparam.experiments.guide.antibody.weights import fetch_antiberty
+
+        print(f"antiberty is in {fetch_antiberty(chosen.source)}")
+        return 0
     if name in FETCHERS:
         print(f"Fetching {name} …", file=sys.stderr)
         print(f"{name} is in {FETCHERS[name]()}")
@@ -259,6 +268,7 @@ def _print_datasets() -> None:
 
     for name, loader in DATASETS.items():
         print(f"  {name:<28}{_first_line(loader)}")
+    print(f"  {'antiberty':<28}Weights of a masked language model of antibodies (104 MB), for `guide antibody`.")
 
 
 def _print_report(report: Report) -> None:
@@ -278,17 +288,6 @@ def _parser(name: str, about: str) -> argparse.ArgumentParser:
 
 def _first_line(thing: object) -> str:
     return (thing.__doc__ or "").strip().split("\n")[0]
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror + (f" ({error.filename})" if error.filename else "")
-    return str(error)
-
-
-def _fail(message: str, code: int = 2) -> int:
-    print(f"catreparam: {' '.join(message.split())}", file=sys.stderr)
-    return code
 
 
 def _wants_traceback() -> bool:

@@ -17,9 +17,12 @@ SMALLEST_T1 = 1e-4  # below, powers of lambda in the adjoint leave the range of 
 class NoiseSchedule:
     """An increasing grid of lambda = alpha_t / sigma_t, from (nearly) pure noise to the smallest noisy time t1.
 
-    `lambdas` has one entry per denoiser evaluation; the last is where the relaxed sample is read off. A single entry
-    feeds the noise straight into that last evaluation. Raises ValueError if it is empty, decreases anywhere, or holds
-    a negative or non-finite number; of tensors, one value a row, `make_schedule` makes none of these.
+    Parameters:
+        lambdas: one entry per denoiser evaluation, increasing; the last is where the relaxed sample is read off. A
+            single entry feeds the noise straight into that last evaluation.
+
+    Raises ValueError if lambdas is empty, decreases anywhere, or holds a negative or non-finite number. Tensors, one
+    value a row, are not looked at.
 
     >>> NoiseSchedule((0.0, 0.5, 1.0)).num_steps
     3
@@ -87,18 +90,18 @@ def quadratic_grid(num_steps: int = 4, t1: float = 0.5) -> NoiseSchedule:
     return make_schedule("quadratic", num_steps, t1)
 
 
-def make_schedule(grid: str, num_steps: int, t1: float | Tensor, without_gradient: str = "") -> NoiseSchedule:
+def make_schedule(grid: str, num_steps: int, t1: float | Tensor) -> NoiseSchedule:
     """The schedule called `grid` (alpha | lambda | quadratic) with `num_steps` denoiser evaluations, t1 in [1e-4, 1].
 
     t1 = 1 is pure noise: lambda is 0 throughout and every ReDGE becomes straight-through. A tensor t1 makes tensors of
-    lambda; `without_gradient` as for `check_hyperparameter`.
+    lambda.
 
     >>> make_schedule("alpha", 3, 0.5).lambdas
     (0.0, 0.3333333333333333, 1.0)
     """
     spacing = GRIDS[check_choice("grid", grid, GRIDS)]
     num_steps = check_count("num_steps", num_steps)
-    t1 = check_hyperparameter("t1", t1, least=SMALLEST_T1, most=1.0, without_gradient=without_gradient)
+    t1 = check_hyperparameter("t1", t1, least=SMALLEST_T1, most=1.0)
     top = (1.0 - t1) / t1
     if num_steps == 1:
         return NoiseSchedule((top,))

@@ -74,6 +74,9 @@ class Schedule(ABC):
 class ConstantSchedule(Schedule):
     """Always the same value.
 
+    Parameters:
+        constant: the value.
+
     >>> ConstantSchedule(0.5).step()
     0.5
     """
@@ -95,6 +98,11 @@ class _Ramp(Schedule):
 class LinearSchedule(_Ramp):
     """From `start` to `end` in equal steps, then `end`.
 
+    Parameters:
+        start: the value before the first step.
+        end: the value after the last one, and from then on.
+        num_steps: steps from one to the other.
+
     >>> t1 = LinearSchedule(0.9, 0.5, num_steps=4)
     >>> [round(t1.value, 2), *(round(t1.step(), 2) for _ in range(5))]
     [0.9, 0.8, 0.7, 0.6, 0.5, 0.5]
@@ -108,6 +116,11 @@ class LinearSchedule(_Ramp):
 @final
 class CosineSchedule(_Ramp):
     """From `start` to `end` along half a cosine, slowly at both ends, then `end`.
+
+    Parameters:
+        start: the value before the first step.
+        end: the value after the last one, and from then on.
+        num_steps: steps from one to the other.
 
     >>> CosineSchedule(1.0, 0.0, num_steps=2).step()
     0.5
@@ -126,7 +139,11 @@ class CosineSchedule(_Ramp):
 class ExponentialSchedule(Schedule):
     """From `start` towards `end` by a constant factor a step, then `end`; both positive.
 
-    Give `num_steps`, or the factor as `decay` (below 1 if end < start, above 1 if end > start).
+    Parameters:
+        start: the value before the first step, positive.
+        end: where it stops, positive.
+        num_steps: steps from one to the other. Give this or decay.
+        decay: the factor a step: below 1 if end < start, above 1 if end > start.
 
     >>> ExponentialSchedule(2.0, 0.5, num_steps=2).step()
     1.0
@@ -157,6 +174,9 @@ class ExponentialSchedule(Schedule):
 class PiecewiseSchedule(Schedule):
     """Straight lines between (step, value) points, constant before the first and after the last.
 
+    Parameters:
+        points: (step, value) pairs, steps increasing.
+
     >>> weight = PiecewiseSchedule([(0, 0.0), (10, 0.0), (20, 1.0)])
     >>> weight.step(15)
     0.5
@@ -184,6 +204,10 @@ class ScheduledEstimator:
     Every call uses the schedules' current values; `step()` moves them. It goes wherever an estimator goes:
     `expectation`, `ReparameterizedCategorical`, the modules of `catreparam.nn`. A compiled function recompiles when a
     value changes: step once an epoch there, or in a few stages.
+
+    Parameters:
+        name: a key of ESTIMATORS.
+        hyperparameters: its hyperparameters: numbers, or Schedules, which `step` moves.
 
     Raises: what `make_estimator` raises, for the schedules' first values.
 

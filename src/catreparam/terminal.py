@@ -1,4 +1,4 @@
-"""Standard output and error that no character and no closed pipe can break. The command line calls `prepare` once."""
+"""Standard output and error that no character and no closed pipe can break; and how a command says what went wrong."""
 
 import codecs
 import contextlib
@@ -15,7 +15,10 @@ ASCII = str.maketrans(
 
 
 def prepare() -> None:
-    """Makes standard output and error safe to print to: every character, also where they are closed or full."""
+    """Makes standard output and error safe to print to: every character, also where they are closed or full.
+
+    The command line calls it once.
+    """
     codecs.register_error("catreparam.ascii", _in_ascii)
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:  # closed: a file opened later would take their place
         pass
@@ -28,6 +31,19 @@ def prepare() -> None:
             stream.reconfigure(errors="catreparam.ascii")
     if not isinstance(sys.stderr, Unbreakable):
         sys.stderr = Unbreakable(sys.stderr)  # type: ignore[assignment]
+
+
+def message_of(error: Exception) -> str:
+    """What went wrong, without errno."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f" ({error.filename})" if error.filename else "")
+    return str(error)
+
+
+def fail(message: str, code: int = 2) -> int:
+    """Says it in one line on standard error; returns the exit code."""
+    print(f"catreparam: {' '.join(message.split())}", file=sys.stderr)
+    return code
 
 
 class Unbreakable:

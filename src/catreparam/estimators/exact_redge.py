@@ -126,7 +126,7 @@ def transport_redge(
     Source: this project; see `docs/estimators.md`.
     """
     hard = check_flag("hard", hard)
-    schedule = make_schedule("lambda", 1, t1, "transport_redge")
+    schedule = make_schedule("lambda", 1, check_hyperparameter("t1", t1, without_gradient="transport_redge"))
     weight = _check_weight("transport_redge", second_order_weight, hard)
     rows = to_rows(logits, mask, dim, generator)
     schedule = NoiseSchedule((for_rows("t1", schedule.last, rows, dim),))
@@ -175,6 +175,6 @@ def exact_setting(
 ) -> Setting:
     """Raises TypeError or ValueError for bad hyperparameters."""
     hard = check_flag("hard", hard)
-    lambdas = make_schedule(grid, num_steps, t1, "exact_redge").lambdas
+    lambdas = make_schedule(grid, num_steps, check_hyperparameter("t1", t1, without_gradient="exact_redge")).lambdas
     weight = _check_weight("exact_redge", weight, hard)
     return Setting(EXACT_REDGE, lambdas, hard=hard, num_noises=check_count("num_noises", num_noises), weight=weight)

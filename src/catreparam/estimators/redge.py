@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import Rows
 from catreparam.estimators.facts import Range, estimator
+from catreparam.hyperparameters import check_hyperparameter
 from catreparam.kernels import dispatch
 from catreparam.kernels.methods import Method, Rule
 from catreparam.kernels.naive.chain import SOLVERS, denoise, solve
@@ -125,5 +126,6 @@ def chain_setting(
     method: Method, num_steps: int, t1: float | Tensor, grid: str, solver: str, hard: bool, weight: float = 0.0
 ) -> Setting:
     """Of methods that draw x at the end of the diffusion. Raises TypeError or ValueError for bad hyperparameters."""
-    lambdas = make_schedule(grid, num_steps, t1, method.name if weight else "").lambdas
+    t1 = check_hyperparameter("t1", t1, without_gradient=method.name if weight else "")
+    lambdas = make_schedule(grid, num_steps, t1).lambdas
     return Setting(method, lambdas, check_choice("solver", solver, SOLVERS), check_flag("hard", hard), weight=weight)

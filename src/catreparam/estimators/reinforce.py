@@ -26,6 +26,11 @@ class MovingAverageBaseline:
 
     A loss that is not finite is left out, with a RuntimeWarning: it would be part of the mean for ever.
 
+    Parameters:
+        decay: weight of the past in the average, in [0, 1).
+        total: state: the decayed sum of losses. Leave it out, unless you restore a baseline.
+        mass: state: the decayed count of losses. Leave it out likewise.
+
     >>> baseline = MovingAverageBaseline(decay=0.5)
     >>> baseline.update(4.0); baseline.update(1.0); round(baseline.value, 3)
     2.0

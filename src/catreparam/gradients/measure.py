@@ -20,12 +20,26 @@ from catreparam.validation import check_count
 class GradientStats:
     """How one estimator's gradient of one objective compares with the reference; every figure is for one draw.
 
-    squared_bias, variance, mse: relative to |reference|^2 (absolute where the reference vanishes). squared_bias is
-    unbiased, so that it may fall below 0. cosine: of the mean gradient; mean_cosine: mean over draws. law_error: mean
-    total variation between the law of the hard sample and softmax(logits), and law_noise what an exact law would show
-    at this number of draws; both 0 for methods that take the objective and draw exactly. z_score: largest |mean -
-    reference| over its standard error, over entries. memory: bytes a draw kept for backward. (For time see
-    `seconds_per_draw`, which measures several estimators in turn.)
+    squared_bias, variance and mse are relative to |reference|^2 (absolute where the reference vanishes). For time see
+    `seconds_per_draw`, which measures several estimators in turn.
+
+    Fields:
+        num_draws: gradients that were drawn.
+        num_samples: samples in each of them.
+        squared_bias: squared distance of the mean gradient from the reference, without bias: it may fall below 0.
+        squared_bias_stderr: standard error of squared_bias.
+        variance: total variance of one draw: the trace of the covariance.
+        variance_stderr: standard error of variance.
+        mse: mean squared distance of one draw from the reference.
+        mse_stderr: standard error of mse.
+        cosine: between the mean gradient and the reference.
+        mean_cosine: mean over draws of the cosine of one draw.
+        mean_cosine_stderr: standard error of mean_cosine.
+        z_score: largest |mean - reference| over its standard error, over entries.
+        law_error: mean total variation between the law of the hard sample and softmax(logits); 0 for methods that take
+            the objective and draw exactly.
+        law_noise: what an exact law would show as law_error at this number of draws.
+        memory: bytes that a draw kept for backward.
     """
 
     num_draws: int

@@ -69,7 +69,12 @@ def exact_gradient(
 
 @dataclass(frozen=True)
 class Reference:
-    """A gradient to compare with: exact (variance 0), or the mean of unbiased draws with the variance of that mean."""
+    """A gradient to compare with: exact (variance 0), or the mean of unbiased draws with the variance of that mean.
+
+    Fields:
+        gradient: the gradient, of the shape of the logits.
+        variance: total variance of that mean; 0 where it is exact.
+    """
 
     gradient: Tensor
     variance: float = 0.0

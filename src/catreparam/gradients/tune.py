@@ -18,22 +18,29 @@ from catreparam.gradients.measure import GradientStats, measure
 from catreparam.gradients.reference import reference_gradient, seconds_per_draw
 from catreparam.validation import check_choice, check_count, check_number
 
-# Values tried by default, as the estimators' facts have them; hyperparameters that are not here stay at their defaults.
 SEARCH_SPACE: dict[str, dict[str, Sequence[object]]] = {
     name: {key: values.grid for key, values in facts.search.items() if values.grid}
     for name, facts in ((name, facts_of(name)) for name in ESTIMATORS)
     if facts.tuned
 }
+"""Values that `tune` tries, by estimator and hyperparameter; what is not here stays at its default."""
 CRITERIA = ("mse", "bias", "training")
 
 
 @dataclass(frozen=True)
 class TuneRow:
-    """One setting: its statistics, objective evaluations a draw, cost-adjusted errors, and its score (lower is better).
+    """One setting that `tune` tried, and how it did.
 
-    mse_per_evaluation = squared_bias + variance * evaluations: the error when every method gets as many evaluations.
-    mse_per_second: the same with wall time relative to the fastest setting. final_loss and its standard error: the
-    exact expected loss after a short training, for criterion="training" only.
+    Fields:
+        estimator: the setting, ready to use.
+        stats: bias, variance and error of one draw, see `GradientStats`.
+        evaluations: calls of the objective that a draw makes.
+        mse_per_evaluation: squared_bias + variance * evaluations: the error when every method gets as many evaluations.
+        mse_per_second: the same with wall time in place of evaluations, relative to the fastest setting.
+        pareto: whether no other setting has both less bias and less variance at equal evaluations.
+        score: what the rows are ordered by; lower is better.
+        final_loss: the exact expected loss after a short training; None unless criterion is "training".
+        final_loss_stderr: standard error of final_loss.
     """
 
     estimator: Estimator
@@ -49,7 +56,12 @@ class TuneRow:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """All rows, best score first, and the best setting, ready to use."""
+    """All rows, best score first, and the best setting, ready to use.
+
+    Fields:
+        rows: one for every setting, best score first.
+        criterion: what they were ordered by.
+    """
 
     rows: tuple[TuneRow, ...]
     criterion: str

@@ -43,6 +43,9 @@ class QuantizedExpectation:
     APS's guidance by embeddings: the reward sees hard tokens, the step moves the expectation. No draw is made. Use an
     instance as `estimator=`.
 
+    Parameters:
+        codebook: [vocab_size, dim], an embedding for every token.
+
     >>> codebook = torch.tensor([[0.0], [1.0], [10.0]])
     >>> QuantizedExpectation(codebook)(torch.tensor([[2.0, 0.0, 0.0]])).tolist()  # expectation 1.17
     [[0.0, 1.0, 0.0]]

@@ -24,7 +24,15 @@ from catreparam.validation import check_choice
 
 @dataclass(frozen=True)
 class RoundInfo:
-    """What a callback sees after a round: the tokens [B, L], what was drawn for every position, the optimisation."""
+    """What a callback sees after a round.
+
+    Fields:
+        round_index: which one, from 0.
+        num_rounds: how many there are.
+        tokens: [B, L], after the round; mask_token where nothing is revealed yet.
+        clean: [B, L], what was drawn for every position, revealed or not.
+        optimized: what the optimisation of this round found, see `OptimizedLogits`.
+    """
 
     round_index: int
     num_rounds: int

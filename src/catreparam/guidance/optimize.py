@@ -85,7 +85,16 @@ class Optimization:
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What a callback sees after the gradient of one step, before the update; tensors [B], `logits()` [B, L, V]."""
+    """What a callback sees after the gradient of one step, before the update.
+
+    Fields:
+        step: which one, from 0.
+        reward: [B], mean over the step's samples.
+        kl: [B], KL from the prior, summed over positions.
+        entropy: [B], summed over positions.
+        gradient_norm: [B], norm of the gradient, before clipping.
+        logits: a function without arguments that returns the present logits [B, L, V].
+    """
 
     step: int
     reward: Tensor
@@ -97,9 +106,15 @@ class StepInfo:
 
 @dataclass(frozen=True)
 class OptimizedLogits:
-    """logits [B, L, V]; tilt = logits - log prior, finite (a `warm_start` for later); trace; evaluations a sequence.
+    """What `optimize_logits` found.
 
-    With track_best, best_tokens [B, L] and best_reward [B] are the best hard sample that the optimisation evaluated.
+    Fields:
+        logits: [B, L, V], the optimised ones.
+        tilt: [B, L, V], logits - log prior, finite: a `warm_start` for later.
+        trace: numbers of every step.
+        evaluations: what it cost a sequence.
+        best_tokens: [B, L], the best hard sample that the optimisation evaluated; None without track_best.
+        best_reward: [B], its reward; None likewise.
     """
 
     logits: Tensor

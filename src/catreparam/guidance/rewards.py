@@ -32,12 +32,14 @@ class BlackBoxError(ValueError):
 
 
 class BlackBoxReward:
-    """A reward known only by its values: `function` maps tokens [B, L] (long) to rewards [B] (a tensor or a sequence).
-
-    Its further arguments are the condition's, as for any reward.
+    """A reward known only by its values.
 
     It serves estimators that need values at hard samples only (rloo, reinforce, arsm, exact with chunk_size=1) and the
     methods without gradients (best_of_n, svdd, smc). Anything else raises BlackBoxError.
+
+    Parameters:
+        function: maps tokens [B, L] (long) to rewards [B], a tensor or a sequence. Further arguments are the
+            condition's, as for any reward.
 
     >>> reward = BlackBoxReward(lambda tokens: (tokens == 1).sum(-1))
     >>> reward(torch.eye(3)[None, [1, 1, 0]])

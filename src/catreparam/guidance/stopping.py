@@ -13,9 +13,10 @@ from catreparam.validation import check_count, check_number
 class EarlyStop:
     """Ends a loop when every sequence once reached `target`, or after `patience` steps without a better mean objective.
 
-    target: a reward; reached when every sequence of the batch has had a reward of at least that in some step.
-    patience: steps without an improvement of the batch's mean of reward - kl_weight * KL by more than
-    `min_improvement`.
+    Parameters:
+        target: a reward; reached when every sequence of the batch has had a reward of at least that in some step.
+        patience: steps without an improvement of the batch's mean of reward - kl_weight * KL.
+        min_improvement: what counts as one: a gain of more than this.
     """
 
     target: float | None = None
@@ -33,7 +34,10 @@ class EarlyStop:
 
 
 class Annealed:
-    """An estimator that changes over the steps: `make(progress)` with progress in [0, 1) returns the one to use.
+    """An estimator that changes over the steps.
+
+    Parameters:
+        make: progress in [0, 1) -> the estimator, or its name, for that step.
 
     >>> from catreparam import make_estimator
     >>> Annealed(lambda progress: make_estimator("redge", t1=0.9 - 0.4 * progress)).at(0.5)

@@ -15,9 +15,14 @@ from catreparam.masked_diffusion import one_hot_tokens
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Evaluations per returned sequence: of the model, of the reward, of the reward's gradient.
+    """How often a returned sequence had what evaluated.
 
     Under torch.vmap (estimator "exact") a reward call counts once, however many configurations it covers.
+
+    Fields:
+        model: evaluations of the denoiser.
+        reward: evaluations of the reward.
+        reward_gradient: evaluations of the reward's gradient.
     """
 
     model: int = 0
@@ -34,6 +39,9 @@ class Trace:
 
     Keys of `optimize_logits`: step, reward, kl, entropy, gradient_norm (kl and entropy summed over positions);
     `guided_sample` adds round and masked. `column("reward")` is ready to plot.
+
+    Fields:
+        rows: the rows, each a dictionary of numbers.
 
     >>> trace = Trace([{"step": 0, "reward": 1.0}, {"step": 1, "reward": 2.0}])
     >>> trace.column("reward")
@@ -55,9 +63,14 @@ class Trace:
 class Generation:
     """The result of every guided method.
 
-    tokens [B, L]; reward [B] of these tokens; prior_log_prob [B]: log-probability under the prior of all reveals on the
-    way, comparable across methods at equal rounds; kl [B]: KL of the guided reveals from the prior's, summed over the
-    rounds, where the method has one, else None; trace; evaluations per returned sequence.
+    Fields:
+        tokens: [B, L], without masks.
+        reward: [B], of these tokens.
+        prior_log_prob: [B], log-probability under the prior of all reveals on the way; comparable across methods at
+            equal rounds.
+        kl: [B], KL of the guided reveals from the prior's, summed over the rounds, where the method has one; else None.
+        trace: numbers of every step or round.
+        evaluations: what it cost a returned sequence.
     """
 
     tokens: Tensor

@@ -11,9 +11,13 @@ from catreparam.validation import check_count
 
 @dataclass(frozen=True)
 class GradientVariance:
-    """The spread of one gradient draw. `variance` is the total variance (trace of the covariance, without bias),
-    `squared_norm` the squared norm of the mean gradient (less variance / num_draws, so unbiased; it may fall below 0),
-    `ratio` their quotient: the noise-to-signal ratio, nan where no signal is left.
+    """The spread of one gradient draw.
+
+    Fields:
+        variance: total variance: the trace of the covariance, without bias.
+        squared_norm: squared norm of the mean gradient, less variance / num_draws: unbiased, it may fall below 0.
+        ratio: variance over squared_norm, the noise-to-signal ratio; nan where no signal is left.
+        num_draws: gradients that were drawn.
     """
 
     variance: float
@@ -65,9 +69,15 @@ def gradient_variance(
 class log_gradient_variance:
     """A hook for any training loop: every `every`-th call measures `gradient_variance` of a loss and hands it to `log`.
 
-    `log` gets {"step", "variance", "squared_norm", "ratio", "num_draws"}: print, list.append, wandb.log, a writer.
     Between measurements a call costs nothing. The global random state is put back after a measurement (on the CPU), so
     that training goes on as without the hook.
+
+    Parameters:
+        parameters: the tensors whose gradient is measured.
+        log: is called with {"step", "variance", "squared_norm", "ratio", "num_draws"}: print, list.append, wandb.log, a
+            writer.
+        every: calls from one measurement to the next.
+        num_draws: gradients in a measurement.
 
     >>> rows, logits = [], torch.zeros(4, requires_grad=True)
     >>> watch = log_gradient_variance([logits], rows.append, every=2, num_draws=3)

@@ -22,6 +22,11 @@ class ScheduleCallback(Callback):  # pyright: ignore[reportGeneralTypeIssues]
 
     The state travels in Lightning's checkpoints, so that a resumed run goes on along the same curve.
 
+    Parameters:
+        schedules: what is stepped, by the name it is logged under.
+        interval: "batch" or "epoch": how often.
+        log: whether values are logged.
+
     Raises: TypeError for anything that is no schedule; ValueError for an interval other than batch or epoch.
 
     >>> from catreparam.schedules import LinearSchedule

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-Condition = Mapping[str, Any]  # keyword arguments of a denoiser and of a reward: class labels, targets, …
+Condition = Mapping[str, Any]
+"""Keyword arguments of a denoiser and of a reward, by name: class labels, targets, …"""
 
 
 def names_of(function: Callable[..., Any]) -> frozenset[str] | None:

@@ -23,6 +23,9 @@ class Denoiser(Protocol):
     -inf; one outside it (mask_token == vocab_size, usually) has none.
 
     Optional: `evaluations_per_call` (int, default 1), the model evaluations that a call costs a sequence.
+
+    Fields:
+        mask_token: the id of masked positions.
     """
 
     mask_token: int
@@ -61,9 +64,12 @@ def as_denoiser(function: Callable[..., Tensor], *, mask_token: int) -> Denoiser
 class ClassifierFree:
     """Classifier-free guidance: (1 + weight) * conditional - weight * unconditional logits, two evaluations a call.
 
-    `null_condition` replaces the condition's entries of the same name in the second evaluation (values that are
-    tensors of one row are expanded to the batch). `weight` is a number, or a function of the unmasked fraction in
-    [0, 1] (a tensor [B]) -> weight (a number or a tensor [B]).
+    Parameters:
+        denoiser: the model, which takes the condition as keyword arguments.
+        null_condition: replaces the condition's entries of the same name in the second evaluation; tensors of one row
+            are expanded to the batch.
+        weight: a number, or a function of the unmasked fraction in [0, 1] (a tensor [B]) -> weight (a number or a
+            tensor [B]).
 
     >>> def logits(tokens, bias):
     ...     return torch.zeros(*tokens.shape, 2) + torch.tensor([0.0, bias])

@@ -26,6 +26,16 @@ from catreparam.validation import check_generator, check_number
 class ReverseProcess:
     """What stays the same over the rounds; `start` checks it. The loop is the caller's.
 
+    Parameters:
+        denoiser: the model.
+        unmasking: the settings, see `Unmasking`.
+        maskable: [B, L], True where tokens are generated.
+        condition: entries by name, for the denoiser and the reward.
+        temperature: divides the denoiser's logits.
+        generator: of all draws; None: torch's own.
+        per_sequence: the condition's entries that have a row for each sequence; None: not said, see
+            `per_sequence_entries`.
+
     >>> from catreparam.masked_diffusion import as_denoiser, draw_tokens
     >>> denoiser = as_denoiser(lambda tokens: torch.zeros(*tokens.shape, 9), mask_token=9)
     >>> tokens = torch.tensor([[9, 9, 4, 9]])
@@ -44,7 +54,6 @@ class ReverseProcess:
     temperature: float
     generator: Generator | None
     per_sequence: Collection[str] | None = None
-    """The condition's entries that have a row for each sequence; None: not said, see `per_sequence_entries`."""
 
     @staticmethod
     def start(

@@ -17,9 +17,13 @@ from catreparam.masked_diffusion.steps import Unmasking
 
 @dataclass(frozen=True)
 class Sample:
-    """Tokens [B, L] without masks; log_prob [B] of all reveals on the way under the model; evaluations a sequence.
+    """What `sample` made.
 
-    vocab_size is the last axis of the model's logits; None where there was nothing to generate.
+    Fields:
+        tokens: [B, L], without masks.
+        log_prob: [B], of all reveals on the way under the model.
+        model_evaluations: calls of the model, for each sequence.
+        vocab_size: the last axis of the model's logits; None where there was nothing to generate.
     """
 
     tokens: Tensor

@@ -16,6 +16,7 @@ MASK_SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: math.cos(math.pi / 2 * progress),
     "arccos": lambda progress: math.acos(progress) / (math.pi / 2),
 }
+"""The masked fraction as a function of progress in [0, 1], by the name that `schedule=` takes."""
 
 
 def mask_fraction(schedule: str, progress: float) -> float:
@@ -38,13 +39,16 @@ def mask_fraction(schedule: str, progress: float) -> float:
 class Unmasking:
     """The settings of a reverse process.
 
-    num_rounds: model evaluations. schedule: linear | cosine | arccos, the masked fraction over the rounds.
-    order: which masked positions are revealed. "ancestral": each independently, with the posterior's probability (their
-    number varies). The others reveal exactly the schedule's number: "random", "confidence" (most probable first; see
-    `confidence_order` for MaskGIT's noise), "halton" (square grids; else pass `halton_order(height, width)`), positions
-    [L] from first to last, or a function (log_prob [B, L], progress, generator) -> scores [B, L].
-    remask_sigma in [0, 1]: ReMDM's remasking, as a part of the largest probability that keeps the schedule's marginals
-    (its `rescale` schedule); 0 is plain masked diffusion.
+    Parameters:
+        num_rounds: model evaluations.
+        schedule: "linear", "cosine" or "arccos": the masked fraction over the rounds.
+        order: which masked positions are revealed. "ancestral": each independently, with the posterior's probability
+            (their number varies). The others reveal exactly the schedule's number: "random", "confidence" (most
+            probable first; see `confidence_order` for MaskGIT's noise), "halton" (square grids; else pass
+            `halton_order(height, width)`), positions [L] from first to last, or a function (log_prob [B, L], progress,
+            generator) -> scores [B, L].
+        remask_sigma: in [0, 1]: ReMDM's remasking, as a part of the largest probability that keeps the schedule's
+            marginals (its `rescale` schedule). 0 is plain masked diffusion.
     """
 
     num_rounds: int = 20

@@ -13,8 +13,11 @@ from catreparam.validation import check_count, check_number
 class TableDenoiser:
     """The exact denoiser of a joint law over all sequences: the log marginals given the revealed tokens.
 
-    `log_joint` [V, V, …, V] has one axis a position (unnormalised, -inf legal). The mask token is V. `sequences` [V^L,
-    L] lists all sequences in the order of `log_probs` [V^L]. Memory and time grow as V^L.
+    The mask token is V. `sequences` [V^L, L] lists all sequences in the order of `log_probs` [V^L]. Memory and time
+    grow as V^L.
+
+    Parameters:
+        log_joint: [V, V, ..., V], one axis a position; unnormalised, -inf legal.
 
     >>> transition = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
     >>> denoiser = TableDenoiser.markov_chain(torch.tensor([0.5, 0.5]), transition, length=3)

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,7 +72,9 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], *, source: Path |
 def _read_torch(path: Path) -> Any:
     _check_exists(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of unusual pickles: they load, or are one error below
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         if "weights" in str(error).lower():
             raise CheckpointError(

@@ -16,19 +16,30 @@ MODES = ("sample", "argmax", "mean")
 class CategoricalBottleneck(UsageStatistics):
     """Turns logits [*batch, num_classes] into one-hot codes, or rows of a codebook if `embedding_dim` is given.
 
-    `train_mode` and `eval_mode`, chosen by module.train() and module.eval():
+    The modes:
     - sample: a draw, with the gradient of `estimator`;
     - argmax: the most probable class, with the straight-through gradient (that of softmax(logits));
     - mean:   softmax(logits), no draw at all.
 
-    While training it keeps the share of each class in a moving average, `usage` (momentum `usage_momentum`), with
-    `perplexity` = exp(entropy of usage): the number of classes in use, between 1 and num_classes. Buffers are float32,
+    While training it keeps the share of each class in a moving average, `usage`, with `perplexity` =
+    exp(entropy of usage): the number of classes in use, between 1 and num_classes. Buffers are float32,
     whatever the rest is cast to, and in state_dict. A batch that activation checkpointing runs twice counts once, one
-    that is not finite does not count and warns. `track_usage=False` registers no buffers, for vmap and torch.func,
-    which allow no updates in place, and for trainers that refuse buffers.
+    that is not finite does not count and warns.
 
     Each process counts what it sees, and DistributedDataParallel copies the buffers of rank 0 to all: rank 0's data
-    only. `sync_usage=True` counts the data of all processes, all of which must then call the module.
+    only.
+
+    Parameters:
+        num_classes: the last axis of the logits.
+        embedding_dim: size of the codebook's rows; None: one-hot codes.
+        estimator: of a draw: a name, a made estimator, or any function logits -> x.
+        train_mode: how module.train() chooses: "sample", "argmax" or "mean".
+        eval_mode: how module.eval() chooses, likewise.
+        usage_momentum: of the moving average `usage`.
+        track_usage: False registers no buffers: for vmap and torch.func, which allow no updates in place, and for
+            trainers that refuse buffers.
+        sync_usage: True counts the data of all processes, all of which must then call the module.
+        generator: of the draws; None: torch's own.
 
     Cost:   one call of the estimator and, with a codebook, one product of matrices.
     Raises: ValueError for modes and estimators that do not exist, score-function estimators and sizes below 1; when

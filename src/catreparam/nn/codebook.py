@@ -17,7 +17,13 @@ ROWS_PER_CODE = 64  # so many features a code are enough for k-means
 
 
 class Quantized(NamedTuple):
-    """What a VectorQuantizer gives: codes in place of features, which ones, and the loss that holds both together."""
+    """What a VectorQuantizer gives.
+
+    Fields:
+        quantized: codes in place of features.
+        indices: which codes they are.
+        commitment_loss: add it to your loss: it keeps features near the codes.
+    """
 
     quantized: Float[Tensor, "*batch dim"]
     indices: Int[Tensor, "*batch"]
@@ -33,13 +39,23 @@ class VectorQuantizer(UsageStatistics):
     Gradient:   encoder and codebook learn from your loss through the choice; the codebook also through the code chosen.
     Loss:       `commitment_loss` = commitment * mean (x - c)^2, c held constant: add it to yours. It keeps features
                 near the codes.
-    Codebook:   starts at `kmeans_steps` of Lloyd's algorithm on the first training batch (0: where it was drawn). A
-                code that no feature chose in `replace_after` training batches is put on a random feature of the next
-                (0: never). Both change the parameter in place, before it is used.
+    Codebook:   starts at `kmeans_steps` of Lloyd's algorithm on the first training batch. A code that no feature chose
+                in `replace_after` batches is put on a random feature of the next. Both change the parameter in place,
+                before it is used.
     Statistics: `usage` and `perplexity` as in CategoricalBottleneck; `idle` counts the batches since a code was chosen.
 
-    `temperature` is a number or a Schedule, which you step. track_usage=False needs kmeans_steps=0 and
-    replace_after=0. With several processes start and replacement take rank 0's features, and need sync_usage=True.
+    Parameters:
+        dim: size of the features, and of the codes.
+        num_codes: rows of the codebook.
+        estimator: of the draw while training: a name, a made estimator, or any function logits -> x.
+        temperature: of the choice; a number, or a Schedule, which you step.
+        commitment: weight of `commitment_loss`.
+        kmeans_steps: steps of Lloyd's algorithm on the first training batch; 0: the codebook starts where it was drawn.
+        replace_after: training batches after which a code that no feature chose is put on a random feature; 0: never.
+        usage_momentum: as in CategoricalBottleneck.
+        track_usage: as there; False needs kmeans_steps=0 and replace_after=0.
+        sync_usage: as there. With several processes start and replacement take rank 0's features, and need it.
+        generator: of the codebook's first draw.
 
     Cost:   one product of matrices, one call of the estimator; for start and replacement two values read back from the
             device, where torch.compile breaks its graph.

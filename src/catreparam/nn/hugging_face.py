@@ -19,10 +19,14 @@ __all__ = ["MixtralRouter", "SwitchRouter", "replace_routers"]
 class MixtralRouter(RoutesTokens, MixtralTopKRouter):
     """Mixtral's router, for any estimator; weights of the chosen experts are renormalised, as there.
 
-    `routing` are TopKRouter's keywords (estimator, train_mode, eval_mode, gates, normalize, capacity, capacity_factor;
-    capacities count all tokens of the batch). estimator=None with train_mode="topk" is their router, bit for bit.
+    estimator=None with train_mode="topk" is their router, bit for bit.
     Returns logits [tokens, num_experts], weights and indices of the chosen experts [tokens, k], so that
     `output_router_logits=True` and the loss made of it work.
+
+    Parameters:
+        config: a MixtralConfig.
+        routing: TopKRouter's keywords estimator, train_mode, eval_mode, gates, normalize, capacity, capacity_factor;
+            capacities count all tokens of the batch.
     """
 
     def __init__(self, config: Any, **routing: Any) -> None:
@@ -34,6 +38,7 @@ class MixtralRouter(RoutesTokens, MixtralTopKRouter):
         self._set_routing(self.num_experts, self.top_k, **routing)
 
     def forward(self, hidden_states: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, weights and experts of tokens [..., hidden_dim], as the class says."""
         logits = nn.functional.linear(hidden_states.reshape(-1, self.hidden_dim), self.weight)
         routing = self._route(logits, generator=generator)
         return logits, routing.weights.gather(-1, routing.experts), routing.experts
@@ -42,11 +47,15 @@ class MixtralRouter(RoutesTokens, MixtralTopKRouter):
 class SwitchRouter(RoutesTokens, SwitchTransformersTop1Router):
     """Switch Transformers' router, for any estimator: one expert a token, weighed by its probability.
 
-    `routing` as for MixtralRouter; the capacity is the config's, a sequence, unless another is given, and normalize is
-    False unless it is asked for. estimator=None with train_mode="topk" is their router (whose jitter changes the
-    tokens in place as well; this one's does not).
+    estimator=None with train_mode="topk" is their router (whose jitter changes the tokens in place as
+    well; this one's does not).
     Returns the one-hot choice [batch, tokens, num_experts], zero where the expert was full, weights [batch, tokens, 1]
     and logits, so that `output_router_logits=True` and the losses made of them work.
+
+    Parameters:
+        config: a SwitchTransformersConfig.
+        routing: as for MixtralRouter; the capacity is the config's, a sequence, unless another is given, and normalize
+            is False unless it is asked for.
     """
 
     def __init__(self, config: Any, **routing: Any) -> None:
@@ -59,6 +68,7 @@ class SwitchRouter(RoutesTokens, SwitchTransformersTop1Router):
         self._set_routing(self.num_experts, 1, **{"normalize": False, **default, **routing})
 
     def forward(self, hidden_states: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Choice, weights and logits of tokens [batch, tokens, hidden_dim], as the class says."""
         tokens = hidden_states.to(self.dtype)  # float32, whatever the rest of the model is in
         if self.training and self.jitter_noise > 0:
             tokens = jittered(tokens, self.jitter_noise, generator)

@@ -23,16 +23,30 @@ class TopKRouter(RoutesTokens, nn.Module):
               normalize=True, and W learns from the two losses alone.
     Bias:     the estimator's, and, where only chosen experts are evaluated, that the other entries of dL/dw are taken
               as 0.
-    Capacity: `capacity` tokens an expert and sequence (the last axis of *batch), or capacity_factor * k * tokens /
-              num_experts rounded up. First choices come before second ones, then order counts; a choice that finds
-              its expert full has weight 0 and False in `kept`. The other weights stay as they are.
+    Capacity: first choices come before second ones, then order counts; a choice that finds its expert full
+              has weight 0 and False in `kept`. The other weights stay as they are.
     Balance:  `load_balancing_loss` = num_experts * sum_e f_e P_e, f the share of choices (dropped ones too), P the mean
               of p: 1 when balanced, num_experts at worst; its gradient flows through P only. (Fedus et al. 2021,
               https://arxiv.org/abs/2101.03961.) `z_loss` is the mean of logsumexp(logits)^2. (Zoph et al. 2022,
               https://arxiv.org/abs/2202.08906.)
 
-    `jitter` multiplies tokens by uniform noise in [1 - jitter, 1 + jitter] while training. Logits, p and losses are in
-    float32, or float64 for a router in float64. Cost: k calls of the estimator.
+    Logits, p and losses are in float32, or float64 for a router in float64.
+
+    Parameters:
+        dim: size of a token.
+        num_experts: how many there are.
+        k: how many a token goes to.
+        estimator: of every draw: a name, a made estimator, or any function logits -> x; None: no gradient through the
+            choice.
+        train_mode: how module.train() chooses: "sample" or "topk".
+        eval_mode: how module.eval() chooses, likewise.
+        gates: "probs" or "uniform", see Weights.
+        jitter: in [0, 1): while training tokens are multiplied by uniform noise in [1 - jitter, 1 + jitter].
+        normalize: whether the weights of a token's experts sum to 1.
+        capacity: tokens an expert takes of a sequence (the last axis of *batch); None: any number.
+        capacity_factor: instead: the capacity is this * k * tokens / num_experts, rounded up.
+
+    Cost:   k calls of the estimator.
     Raises: ValueError for k outside 1..num_experts, jitter outside [0, 1), two capacities, modes, gates and estimators
             that do not exist; when called, for tokens of another size or with NaN, masks of the wrong shape, and a
             token with fewer than k experts allowed; TypeError for masks that are not boolean tensors.

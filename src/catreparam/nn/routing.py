@@ -23,15 +23,25 @@ from catreparam.validation import (
 
 
 class Routing(NamedTuple):
-    """Where the tokens go. `weights` is zero at experts that were not chosen; `experts` names the chosen ones."""
+    """Where the tokens go.
+
+    Fields:
+        weights: zero at experts that were not chosen.
+        experts: the chosen ones.
+        probs: softmax of the logits.
+        load_balancing_loss: 1 when balanced, num_experts at worst, see `TopKRouter`.
+        logits: -inf at forbidden experts.
+        z_loss: mean of logsumexp(logits)^2.
+        kept: False: the expert was full, or the token is padding; its weight is 0.
+    """
 
     weights: Float[Tensor, "*batch num_experts"]
     experts: Int[Tensor, "*batch k"]
     probs: Float[Tensor, "*batch num_experts"]
     load_balancing_loss: Float[Tensor, ""]
-    logits: Float[Tensor, "*batch num_experts"]  # -inf at forbidden experts
+    logits: Float[Tensor, "*batch num_experts"]
     z_loss: Float[Tensor, ""]
-    kept: Bool[Tensor, "*batch k"]  # False: the expert was full, or the token is padding; its weight is 0
+    kept: Bool[Tensor, "*batch k"]
 
 
 class RoutesTokens:

@@ -29,13 +29,27 @@ class GumbelVectorQuantizer(nn.Module):
     """fairseq's module of this name: projects x, chooses one of `num_vars` codewords in each of `groups`, joins them.
 
     Arguments, methods, outputs, parameter names (`vars`, `weight_proj`) and initial laws are fairseq's, so that its
-    checkpoints load; `estimator` is new. `temp` is (start, end, factor a step), also as a string, or any Schedule;
-    `set_num_updates(n)` moves it, `curr_temp` tells it. The temperature goes to gumbel_softmax, gumbel_rao and
-    gapped_straight_through unless they are made with one; other estimators keep their own hyperparameters. In eval mode
+    checkpoints load. `set_num_updates(n)` moves the temperature, `curr_temp` tells it. It goes to gumbel_softmax,
+    gumbel_rao and gapped_straight_through unless they are made with one; other estimators keep their own. In eval mode
     the most probable codewords are taken, which gives `vars` a gradient and `weight_proj` none, as in fairseq.
 
     Perplexities are those of the batch at hand: `code_perplexity` of the most probable codewords, without a gradient;
     `prob_perplexity` of the mean probabilities, with one. They are computed, as the draw is, in float32 or wider.
+
+    Parameters:
+        dim: size of the input.
+        num_vars: codewords in a group.
+        temp: (start, end, factor a step), also as a string, or any Schedule.
+        groups: groups of codewords; one is chosen in each.
+        combine_groups: whether all groups share one codebook.
+        vq_dim: size of the output, a multiple of groups.
+        time_first: True: inputs are [*batch, time, dim]; False: [*batch, dim, time].
+        activation: between the layers of a deep projection; None: GELU.
+        weight_proj_depth: layers of the projection.
+        weight_proj_factor: width of its inner layers, as a multiple of dim.
+        hard: False: the relaxed sample, of an estimator that has one.
+        std: standard deviation of the codewords at the start; 0: uniform in [0, 1].
+        estimator: a name, a made estimator, or any function logits -> x. This one is new.
 
     Returns: {"num_vars", "code_perplexity", "prob_perplexity", "temp", "x"} and, on request, "targets" [*batch,
              groups].
@@ -163,11 +177,15 @@ class GumbelVectorQuantizer(nn.Module):
 class Wav2Vec2GumbelVectorQuantizer(nn.Module):
     """Hugging Face's module of this name (wav2vec 2.0 and its relatives), for any estimator.
 
-    `config` needs num_codevector_groups, num_codevectors_per_group, codevector_dim and conv_dim (UniSpeechSat's:
-    hidden_size); parameters are `codevectors` and `weight_proj`, so that checkpoints of theirs load. `temperature` is a
-    number that the model's `set_gumbel_temperature` sets; it goes to gumbel_softmax, gumbel_rao and
+    Its tensors are `codevectors` and `weight_proj`, so that checkpoints of theirs load. `temperature` is a number that
+    the model's `set_gumbel_temperature` sets; it goes to gumbel_softmax, gumbel_rao and
     gapped_straight_through unless they are made with one, other estimators keep their own hyperparameters. In eval mode
     the most probable codevectors are taken, which gives `codevectors` a gradient and `weight_proj` none, as in theirs.
+
+    Parameters:
+        config: needs num_codevector_groups, num_codevectors_per_group, codevector_dim and conv_dim (UniSpeechSat's:
+            hidden_size).
+        estimator: a name, a made estimator, or any function logits -> x.
 
     Raises: ValueError if the groups do not divide codevector_dim, for estimators that do not exist, NaN and masks of
             another shape; TypeError for masks that are not boolean tensors.

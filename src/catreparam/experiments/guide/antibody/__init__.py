@@ -1,0 +1,1 @@
+"""`catreparam guide antibody`: designs parts of an antibody towards properties, by guiding AntiBERTy."""
