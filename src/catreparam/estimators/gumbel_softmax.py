@@ -50,11 +50,9 @@ def gumbel_softmax(
     References: Jang et al. 2017, https://arxiv.org/abs/1611.01144; Maddison et al. 2017,
                 https://arxiv.org/abs/1611.00712.
     """
-    hard = tau is None if hard is None else check_flag("hard", hard)
-    temperature = _one_temperature(tau, temperature)
     if eps != 1e-10:
         warnings.warn("eps of gumbel_softmax has no effect; leave it out", stacklevel=3)
-    return dispatch.sample(logits, mask, dim, generator, gumbel_setting(temperature, hard))
+    return dispatch.sample(logits, mask, dim, generator, gumbel_setting(tau, temperature, hard))
 
 
 def gumbel_softmax_surrogate(logits: Rows, *, noise: Rows, temperature: float | Tensor = 1.0) -> Rows:
@@ -63,18 +61,17 @@ def gumbel_softmax_surrogate(logits: Rows, *, noise: Rows, temperature: float | 
     return softmax_at(logits + noise, temperature)
 
 
-def _one_temperature(tau: float | Tensor | None, temperature: float | Tensor) -> float | Tensor:
-    if tau is None:
-        return check_hyperparameter("temperature", temperature, above=0.0)
-    if isinstance(temperature, Tensor) or temperature != 1.0:
-        raise ValueError(f"tau is torch's name for temperature: give one of them, got {tau=} and {temperature=}")
-    return check_hyperparameter("tau", tau, above=0.0)
-
-
 GUMBEL_SOFTMAX = Method(gumbel_softmax_surrogate, Rule.GUMBEL)
 
 
 @remembered
-def gumbel_setting(temperature: float | Tensor, hard: bool) -> Setting:
-    """For arguments that `gumbel_softmax` has checked."""
-    return Setting(GUMBEL_SOFTMAX, hard=hard, temperature=temperature)
+def gumbel_setting(tau: float | Tensor | None, temperature: float | Tensor, hard: bool | None) -> Setting:
+    """For the arguments of `gumbel_softmax`. Raises TypeError or ValueError for bad ones."""
+    hard = tau is None if hard is None else check_flag("hard", hard)
+    if tau is None:
+        value = check_hyperparameter("temperature", temperature, above=0.0)
+    elif isinstance(temperature, Tensor) or temperature != 1.0:
+        raise ValueError(f"tau is torch's name for temperature: give one of them, got {tau=} and {temperature=}")
+    else:
+        value = check_hyperparameter("tau", tau, above=0.0)
+    return Setting(GUMBEL_SOFTMAX, hard=hard, temperature=value)

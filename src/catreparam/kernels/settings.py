@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
+from torch.compiler import is_compiling
 
 from catreparam.categorical import draw_one_hot
 from catreparam.hyperparameters import for_rows
@@ -81,7 +82,7 @@ def remembered(make: Callable[..., Setting]) -> Callable[..., Setting]:
 
     @functools.wraps(make)
     def look_up(*arguments: Any) -> Setting:
-        if not torch.compiler.is_compiling():
+        if not is_compiling():
             try:
                 return known(*arguments)
             except TypeError:  # for arguments that have no hash too; they are no good, and `make` says so better
