@@ -210,3 +210,15 @@ def test_special_tokens_cannot_be_drawn_and_the_rest_stays(model):
     drawn = sample(model, tokens, num_rounds=2, generator=torch.Generator().manual_seed(0)).tokens
     assert bool((drawn[:, 0] == 4).all())
     assert 0 <= int(drawn.min()) <= int(drawn.max()) <= 19
+
+
+def test_sequences_that_are_alike_are_evaluated_once(model, monkeypatch):
+    tokens = torch.tensor([[0, 20, 2], [5, 20, 7], [0, 20, 2], [0, 20, 2]])
+    sizes, network = [], model.language_model.forward
+    monkeypatch.setattr(
+        model.language_model, "forward", lambda **inputs: sizes.append(len(inputs["input_ids"])) or network(**inputs)
+    )
+    with torch.no_grad():
+        together = model(tokens)
+        assert sizes == [2]
+        torch.testing.assert_close(together, torch.cat([model(row[None]) for row in tokens]))

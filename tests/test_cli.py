@@ -1,5 +1,6 @@
 """The command line: what it prints, its exit codes, and one clear line for every mistake."""
 
+import inspect
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import pytest
 
 from catreparam import cli
 from catreparam.estimators import ESTIMATORS
+from catreparam.estimators.facts import facts_of
 
 TINY = (  # noqa: SIM905 (reads as it is typed)
     "run vae --estimators straight_through redge --dataset digits8 --num-latents 3 --num-classes 2 "
@@ -56,6 +58,45 @@ def test_list_names_every_estimator_data_set_and_experiment(capsys):
     assert cli.main(["list"]) == 0
     text = capsys.readouterr().out
     assert all(re.search(rf"^  {name} +\S", text, re.MULTILINE) for name in [*ESTIMATORS, "mnist5k", "vae"])
+
+
+def lines_at_80_columns(capsys, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main(words.split()) == 0
+    text = capsys.readouterr().out
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+    return text
+
+
+def test_list_fits_80_columns_and_shows_hyperparameters(capsys, monkeypatch):
+    text = lines_at_80_columns(capsys, monkeypatch, "list")
+    assert "  redge  num_steps=4, t1=0.5, grid=alpha, solver=euler, hard=True\n" in text
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_list_of_an_estimator_says_all_about_it(capsys, monkeypatch, name):
+    text = lines_at_80_columns(capsys, monkeypatch, f"list {name}")
+    assert text.startswith(f"catreparam.{name}(")
+    for part in ("\nBias: ", "\nCost: ", "\nLaw of the hard sample: ", f"\nPage: docs/estimators/{name}.md"):
+        assert part in text
+    facts = facts_of(name)
+    for key in facts.hyperparameters:
+        row = re.search(rf"^{key} +(\S+) +(.+)$", text, re.MULTILINE)
+        default = inspect.signature(facts.function).parameters[key].default
+        assert row is not None, key
+        assert row[1] == str(default), key
+        assert (row[2] == "-") == (key not in facts.search), key
+    assert ">>>" not in text
+
+
+@pytest.mark.parametrize("name", ["mnist5k", "vae", "polynomial"])
+def test_list_of_a_data_set_or_experiment_says_how_to_use_it(capsys, monkeypatch, name):
+    text = lines_at_80_columns(capsys, monkeypatch, f"list {name}")
+    assert f": catreparam {'data' if name == 'mnist5k' else 'run'} {name}\n" in text
+
+
+def test_list_of_something_else_names_the_nearest(capsys):
+    assert "Did you mean 'redge'" in fails(capsys, "list rdge")
 
 
 def test_cite_prints_bibtex(capsys):

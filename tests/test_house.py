@@ -22,7 +22,7 @@ MAY_NAME_ESTIMATORS = {
 }
 MAY_NAME_ESTIMATORS |= {
     f"src/catreparam/experiments/{name}.py": "defaults and presets of a study"
-    for name in ("vae/config", "law/study", "sudoku/config", "guide/config")
+    for name in ("vae/config", "law/study", "sudoku/config", "guide/config", "guide/antibody/presets")
 }
 
 

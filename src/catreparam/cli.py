@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from catreparam.estimators import ESTIMATORS
 from catreparam.experiments import STUDIES
 from catreparam.extras import install
 from catreparam.report import Report, to_markdown
-from catreparam.terminal import fail, message_of, prepare
+from catreparam.terminal import fail, is_watched, message_of, prepare, wants_traceback
 from catreparam.validation import check_choice
 
 EPILOG = """\
@@ -31,7 +30,9 @@ examples:
   catreparam measure --objectives quadratic             bias and variance of every estimator
   catreparam tune --objective my_module:my_loss         the best setting for a loss of your own
   catreparam guide --reward class:3                     digits as image tokens, guided by a classifier
+  catreparam guide antibody --help                      design parts of an antibody towards properties
   catreparam list                                       estimators, data sets, experiments
+  catreparam list redge                                 defaults, ranges, bias, law and cost of one
 
 A run is resumed by giving the same command again. Exit codes: 0 done, 2 something to correct, 130 Ctrl-C.
 Set CATREPARAM_TRACEBACK=1 to see the full traceback of an error."""
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "catreparam" or _wants_traceback():
+        if error.name is None or error.name.partition(".")[0] == "catreparam" or wants_traceback():
             raise
         return fail(f"this needs the package {error.name}: {install('experiments')}")
     except KeyboardInterrupt as error:
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError) as error:
         if report := getattr(error, "report", None):  # it could not be written: shown all the same
             _print_report(report)
-        if _wants_traceback():
+        if wants_traceback():
             raise
         return fail(message_of(error))
 
@@ -113,12 +114,15 @@ def _commands() -> dict[str, tuple[Callable[[list[str]], int], str]]:
             partial(_second_word, "sweep", "study", SWEEP),
             "tune every estimator on a study, then compare their best settings",
         ),
-        "guide": (_guide, "guide image tokens by a reward: digits, maskgit (by a prompt); train their networks"),
+        "guide": (
+            _guide,
+            "guide a model by a reward: digits, maskgit (by a prompt), antibody; train the digits' networks",
+        ),
         "measure": (partial(_study, "measure"), "bias, variance, law and cost of estimators on an objective"),
         "tune": (partial(_study, "tune"), "the best estimator and hyperparameters for an objective"),
         "bench": (partial(_study, "bench"), "speed of every path and every installed peer"),
         "report": (_report, "rebuild the report of a run folder"),
-        "list": (_list, "estimators, data sets, experiments"),
+        "list": (_list, "estimators, data sets, experiments; all about one of them"),
         "doctor": (_doctor, "which path runs here and why"),
         "build": (_build, "make small calls on the CPU faster, for this torch"),
         "cite": (_cite, "BibTeX of the method"),
@@ -180,12 +184,13 @@ def _data(words: list[str]) -> int:
     name = chosen.name
     from catreparam.data import DATASETS, cache_folder, load_dataset
     from catreparam.data.fetch import FETCHERS
+    from catreparam.listing import datasets
 
     if chosen.source is not None and name != "antiberty":
         raise ValueError(f"--from is for antiberty; {name} has one source")
     if name == "list":
         print(f"Cache folder: {cache_folder()}\n")
-        _print_datasets()
+        print(datasets())
         return 0
     check_choice("data set", name, [*DATASETS, "antiberty", "list"])
     if name == "antiberty":
@@ -222,15 +227,12 @@ def _report(words: list[str]) -> int:
 
 
 def _list(words: list[str]) -> int:
-    _parser("list", "List estimators, data sets and experiments.").parse_args(words)
-    print("Estimators (hyperparameters: NAME:key=value,key=value)\n")
-    for name, function in ESTIMATORS.items():
-        print(f"  {name:<28}{_first_line(function)}")
-    print("\nData sets\n")
-    _print_datasets()
-    print("\nExperiments\n")
-    for name in _names("run"):
-        print(f"  {name:<28}{_first_line(importlib.import_module(STUDIES[f'run {name}']))}")
+    parser = _parser("list", "List estimators with their hyperparameters, data sets and experiments.")
+    parser.add_argument("name", nargs="?", help="tell all about this one")
+    name = parser.parse_args(words).name
+    from catreparam.listing import about, everything
+
+    print(about(name) if name else everything())
     return 0
 
 
@@ -263,16 +265,13 @@ def _build(words: list[str]) -> int:
     return 0
 
 
-def _print_datasets() -> None:
-    from catreparam.data import DATASETS
-
-    for name, loader in DATASETS.items():
-        print(f"  {name:<28}{_first_line(loader)}")
-    print(f"  {'antiberty':<28}Weights of a masked language model of antibodies (104 MB), for `guide antibody`.")
-
-
 def _print_report(report: Report) -> None:
-    print(to_markdown(report), *[f"Report: {report.location}"][: bool(report.location)], sep="\n")
+    if is_watched(sys.stdout):
+        from catreparam.report.terminal import print_report
+
+        print_report(report)
+    else:
+        print(to_markdown(report), *[f"Report: {report.location}"][: bool(report.location)], sep="\n")
 
 
 def _print_help() -> None:
@@ -284,14 +283,6 @@ def _print_help() -> None:
 
 def _parser(name: str, about: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(prog=f"catreparam {name}", description=about)
-
-
-def _first_line(thing: object) -> str:
-    return (thing.__doc__ or "").strip().split("\n")[0]
-
-
-def _wants_traceback() -> bool:
-    return os.environ.get("CATREPARAM_TRACEBACK", "") not in ("", "0")
 
 
 if __name__ == "__main__":

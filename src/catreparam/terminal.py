@@ -40,10 +40,20 @@ def message_of(error: Exception) -> str:
     return str(error)
 
 
+def wants_traceback() -> bool:
+    """Whether an error should be shown as Python shows it."""
+    return os.environ.get("CATREPARAM_TRACEBACK", "") not in ("", "0")
+
+
 def fail(message: str, code: int = 2) -> int:
     """Says it in one line on standard error; returns the exit code."""
     print(f"catreparam: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def is_watched(stream: TextIO) -> bool:
+    """Whether a person reads the stream at a terminal that can move its cursor; not in CI, whatever it pretends."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown") and not os.environ.get("CI")
 
 
 class Unbreakable:

@@ -29,7 +29,8 @@ def exact(
 ) -> Float[Tensor, "*losses"]:
     """E[objective(x)] itself, whose ordinary gradient is exact. Nothing is drawn: num_samples changes nothing.
 
-    Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)), all variables of a loss jointly. Bias and variance: none.
+    Estimates: grad E[f(x)], x ~ Categorical(softmax(logits)), all variables of a loss jointly.
+    Bias:      none, and no variance.
     Cost:      num_classes ** num_variables evaluations of f, `chunk_size` at a time under torch.vmap
                (chunk_size=1: one by one, for objectives that vmap cannot take).
     Raises:    ValueError if there are more than `max_configurations`; TypeError or ValueError for bad input.

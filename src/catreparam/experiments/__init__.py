@@ -17,6 +17,7 @@ STUDIES = {
     "sweep gmm": "catreparam.experiments.sweep.gmm",
     "guide": "catreparam.experiments.guide.study",
     "guide train": "catreparam.experiments.guide.train",
+    "guide antibody": "catreparam.experiments.guide.antibody.study",
     "guide maskgit": "catreparam.experiments.guide.maskgit",
     "measure": "catreparam.experiments.gradients.measure",
     "tune": "catreparam.experiments.gradients.tune",

@@ -67,12 +67,12 @@ class AntiBERTy(nn.Module):
         self.chain, self.species = nn.Linear(sizes.width, len(CHAINS)), nn.Linear(sizes.width, len(SPECIES))
 
     def forward(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L 20"]:
-        """Prior logits of every residue."""
+        """Prior logits of every residue; sequences that are alike, as in the first round, are evaluated once."""
+        tokens, place = tokens.unique(dim=0, return_inverse=True)
         ids = torch.where(tokens == self.mask_token, MASK, tokens + FIRST_RESIDUE)
         ends = [torch.full_like(ids[:, :1], end) for end in (START, END)]
-        return self._run(self.language_model, input_ids=torch.cat([ends[0], ids, ends[1]], 1)).logits[
-            :, 1:-1, FIRST_RESIDUE:
-        ]
+        output = self._run(self.language_model, input_ids=torch.cat([ends[0], ids, ends[1]], 1))
+        return output.logits[:, 1:-1, FIRST_RESIDUE:][place]
 
     def log_probs(self, head: str, x: Float[Tensor, "B L 20"]) -> Float[Tensor, "B classes"]:
         """Log-probabilities of the classes HEADS[head] of whole sequences; differentiable in one-hot or relaxed x.

@@ -14,7 +14,7 @@ class Column:
     """A column of a table: `key` names it in files, `title` on the page, `spec` formats its numbers (like ".2f").
 
     `error_key` names another key of the row that is shown behind the value as "± error". `lowest_is_best` marks the
-    smallest value of the column.
+    smallest value of the column. One that `stays` is shown where others are left out for lack of room.
     """
 
     key: str
@@ -22,6 +22,7 @@ class Column:
     spec: str = ""
     error_key: str = ""
     lowest_is_best: bool = False
+    stays: bool = False
 
     def show(self, row: Mapping[str, Value]) -> str:
         """The cell of this column as text; a missing value is a dash."""

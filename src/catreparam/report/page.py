@@ -70,7 +70,9 @@ def _image(grid: ImageGrid) -> str:
 
 
 def _figure(of: Plot | ImageGrid, inside: str) -> str:
-    return f'<figure class="card"><figcaption>{escape(of.title)}</figcaption>{inside}{_note(of.note)}</figure>'
+    wide = isinstance(of, ImageGrid) and of.images.shape[1] == 1 and of.images.shape[-1] > 3 * of.images.shape[-2]
+    kind = "card wide" if wide else "card"  # a strip of its own row
+    return f'<figure class="{kind}"><figcaption>{escape(of.title)}</figcaption>{inside}{_note(of.note)}</figure>'
 
 
 def _note(note: str) -> str:

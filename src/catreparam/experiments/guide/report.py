@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from catreparam.experiments.guide.config import Config
-from catreparam.experiments.guide.methods import is_gradient_method, strengths
+from catreparam.experiments.guide.equal_kl import equal_kls, value_at
+from catreparam.experiments.guide.methods import strengths
 from catreparam.experiments.guide.rewards import RewardSpec
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.folder import Record, RunFolder, finish
@@ -106,25 +106,9 @@ def distance_with_interval(features: Tensor, mean: Tensor, covariance: Tensor) -
 
 
 def accuracy_at(points: Sequence[Point], kl: float) -> tuple[float, float] | None:
-    """Held-out accuracy at a KL and its half-width, linear between neighbouring strengths; None outside."""
+    """Held-out accuracy at a KL and its half-width; None outside."""
     known = [(p.kl, p.accuracy, p.accuracy_half or 0.0) for p in points if p.kl is not None and p.accuracy is not None]
-    for (left, low, low_half), (right, high, high_half) in pairwise(sorted(known, key=lambda point: point[0])):
-        if left <= kl <= right:
-            part = 0.0 if right == left else (kl - left) / (right - left)
-            half = (((1 - part) * low_half) ** 2 + (part * high_half) ** 2) ** 0.5
-            return (1 - part) * low + part * high, half
-    return None
-
-
-def equal_kls(points: Sequence[Point], count: int = 3) -> list[float]:
-    """KLs that every method that optimises logits reaches: evenly spaced inside the common range."""
-    by_method: dict[str, list[float]] = {}
-    for point in points:
-        if is_gradient_method(point.method) and point.kl is not None:
-            by_method.setdefault(point.method, []).append(point.kl)
-    kls = [values for values in by_method.values() if len(values) > 1]
-    low, high = max(map(min, kls), default=0.0), min(map(max, kls), default=0.0)
-    return [low + (high - low) * (i + 0.5) / count for i in range(count)] if high > low else []
+    return value_at(known, kl)
 
 
 def _rows_at_equal_kl(points: Sequence[Point]) -> list[Record]:

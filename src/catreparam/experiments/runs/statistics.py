@@ -34,6 +34,21 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
     return mean, None if error is None else t_quantile(len(values) - 1) * error
 
 
+def stratified_mean_and_interval(groups: Sequence[Sequence[float]]) -> tuple[float, float | None]:
+    """Mean of the groups' means, and half its 95 % interval over the draws within these very groups.
+
+    What the groups (sequences, problems) differ by is no noise: they stay the same. None where a group has one value.
+
+    >>> stratified_mean_and_interval([[1.0, 1.0], [5.0, 5.0]])
+    (3.0, 0.0)
+    """
+    means = [fmean(values) for values in groups]
+    if min(map(len, groups)) < 2:
+        return fmean(means), None
+    variance = sum(stdev(values) ** 2 / len(values) for values in groups) / len(groups) ** 2
+    return fmean(means), t_quantile(sum(map(len, groups)) - len(groups)) * math.sqrt(variance)
+
+
 def compare(runs: Mapping[str, Mapping[int, float]], *, reference: str = "") -> dict[str, dict[str, float | None]]:
     """For every method and its value by seed (lower is better): `mean`, its 95 % interval `half`, and against
     `reference` (the method with the lowest mean, if none is named) the `difference` and its interval `difference_half`,

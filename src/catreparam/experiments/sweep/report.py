@@ -87,7 +87,7 @@ def _final_table(sweep: Sweep, records: list[Record], finals: dict[str, list[Rec
         Column("seeds", "seeds"),
         Column("lr", "learning rate", ".2e"),
         Column("setting", "setting"),
-        Column("state", "state"),
+        Column("state", "state", stays=True),
     ]
     dull = {c.key for c in columns if all(row.get(c.key) in (None, "done") for row in rows)}
     if all(row.get("validation") == row.get("test") for row in rows):
@@ -134,7 +134,7 @@ def _search_table(sweep: Sweep, records: list[Record]) -> Table:
         Column("setting", "setting"),
         Column("lr", "learning rate", ".2e"),
         Column("validation", "validation", ".5f", lowest_is_best=True),
-        Column("state", "state"),
+        Column("state", "state", stays=True),
     )
     return Table(columns, rows, "Trial 0 has the default hyperparameters.", group="estimator")
 

@@ -32,7 +32,7 @@ COLUMNS = (
     Column("seconds_per_epoch", "seconds / epoch", ".2f", lowest_is_best=True),
     Column("milliseconds_per_gradient", "ms / gradient", ".2f", lowest_is_best=True),
     Column("seeds", "seeds"),
-    Column("state", "state"),
+    Column("state", "state", stays=True),
 )
 FURTHER_COLUMNS = (
     Column("estimator", "estimator"),

@@ -1,9 +1,10 @@
 """AntiBERTy's weights: taken out of its wheel once, then read from the cache folder."""
 
-import hashlib
 import importlib.util
 from functools import lru_cache
 from pathlib import Path
+
+import torch
 
 from catreparam.data.fetch import MissingData, cache_folder, check_sha256, keep_zip_member, scratch_folder, take_wheel
 from catreparam.extras import install
@@ -42,8 +43,11 @@ def fetch_antiberty(source: str | None = None) -> Path:
     return target
 
 
-def load_prior(path: Path | str | None = None) -> AntiBERTy:
-    """The model of the weights in a file, by default in the cache folder; read once a process.
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_prior(path: Path | str | None = None, precision: str = "float32") -> AntiBERTy:
+    """The model of the weights in a file, by default in the cache folder, in one of PRECISIONS; read once a process.
 
     Raises MissingData naming the command that fetches them; CheckpointError for a damaged file.
     """
@@ -53,17 +57,12 @@ def load_prior(path: Path | str | None = None) -> AntiBERTy:
         said = "run `catreparam data antiberty` to fetch them" if path is None else "check the path"
         raise MissingData(f"there are no weights {source}: {said}")
     state = source.stat()
-    return _load(source, state.st_mtime_ns, state.st_size)
+    return _load(source, precision, state.st_mtime_ns, state.st_size)
 
 
 @lru_cache(maxsize=1)
-def _load(path: Path, modified: int, size: int) -> AntiBERTy:
-    return load_antiberty(path)
-
-
-def digest(path: Path | str | None = None) -> str:
-    """The first digits of the SHA-256 of the weights: runs say which they used."""
-    return hashlib.sha256((weights_path() if path is None else Path(path)).read_bytes()).hexdigest()[:16]
+def _load(path: Path, precision: str, modified: int, size: int) -> AntiBERTy:
+    return load_antiberty(path).to(PRECISIONS[precision])
 
 
 def _check_transformers() -> None:
