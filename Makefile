@@ -67,11 +67,12 @@ types: $(STAMP)
 
 check: lint types test shapes
 
-# The site, in site/: warnings, dead links and anything loaded from elsewhere are errors
+# The site, in site/: warnings, dead links, anything loaded from elsewhere, and (with a browser) anything cut off are errors
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --clean
 	$(BIN)/python scripts/site/check.py site
 	$(BIN)/python scripts/site/api.py site
+	$(BIN)/python scripts/site/browser.py site
 
 # Wheel and sdist, metadata, and both installed in clean environments
 release-check: $(STAMP)

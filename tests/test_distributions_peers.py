@@ -212,13 +212,14 @@ def test_divergences_at_the_edges():
     assert gradient[1].isfinite()
 
 
-@pytest.mark.parametrize("unimix", [0.01, 0.3, 1.0])
+@pytest.mark.parametrize("unimix", [0.01, 0.3, 1.0, torch.tensor([0.3, 0.0, 1.0, 0.01])])
 @laws
 def test_unimix_mixes_with_the_uniform_law(ours, unimix):
     given, x = parameter_of(ours, "logits").double().requires_grad_(), POINTS[ours].double()
     count = 5 if ours is ReparameterizedCategorical else 2
     base = given.softmax(-1) if count == 5 else given.sigmoid()
-    wanted = (1 - unimix) * base + unimix / count
+    weight = unimix.view(4, *[1] * (base.ndim - 2)) if isinstance(unimix, torch.Tensor) else unimix
+    wanted = (1 - weight) * base + weight / count
     law = ours(logits=given, unimix=unimix)
     twin = TWINS[ours](probs=wanted)
     for ours_value, value in (
@@ -232,6 +233,15 @@ def test_unimix_mixes_with_the_uniform_law(ours, unimix):
         torch.testing.assert_close(ours_value, value)
         slopes = [torch.autograd.grad(weighted(v), given, retain_graph=True)[0] for v in (ours_value, value)]
         torch.testing.assert_close(*slopes, atol=1e-6, rtol=1e-6)
+
+
+def test_a_tensor_of_weights_gets_a_gradient_and_is_checked():
+    unimix, p = torch.tensor([0.0, 0.2, 0.9, 1.0], requires_grad=True), LOGITS.softmax(-1)
+    means = ReparameterizedCategorical(logits=LOGITS, unimix=unimix).mean, p + unimix[:, None] * (0.2 - p)
+    torch.testing.assert_close(*(torch.autograd.grad(weighted(mean), unimix)[0] for mean in means))
+    for bad, message in ((torch.ones(5), "one value per row"), (torch.tensor([0.1, 0.2, -0.1, 2.0]), "in every row")):
+        with pytest.raises(ValueError, match=message):
+            ReparameterizedCategorical(logits=LOGITS, unimix=bad)
 
 
 @pytest.mark.parametrize("forbidden", [-inf, torch.finfo(torch.float32).min])

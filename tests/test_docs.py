@@ -46,6 +46,27 @@ def test_every_page_is_reachable_from_the_navigation():
     assert listed == written
 
 
+DEFAULT = 'expectation(loss, logits, estimator="reinmax_rloo", num_samples=4)'
+SAID_ON = ("README.md", "docs/index.md", "docs/which-estimator.md", "docs/guides/vae.md")
+
+
+def test_one_default_is_recommended_everywhere():
+    claim = "it is never far from the best, after short and after long training."
+    for page in SAID_ON:
+        text = " ".join((ROOT / page).read_text(encoding="utf-8").replace("*", "").split())
+        assert f"Start with `{DEFAULT}`: {claim}" in text, page
+    others = [page for page in PAGES if page_id(page) not in SAID_ON]
+    advice = re.compile(rf"(?i)\bstart (from|with) `({'|'.join(ESTIMATORS)})\b|first try")
+    assert [page_id(page) for page in others if advice.search(page.read_text(encoding="utf-8"))] == []
+
+
+def test_the_default_is_what_the_evidence_says():
+    behind = runpy.run_path(str(ROOT / "scripts" / "site" / "chart.py"))["behind"]()
+    assert min(behind, key=behind.__getitem__) == "reinmax_rloo"
+    assert behind["reinmax_rloo"] < 6
+    assert all(distance > 18 for name, distance in behind.items() if name != "reinmax_rloo")
+
+
 MEASURED = ("vae", "vae-48x2-longer")
 
 

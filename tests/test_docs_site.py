@@ -39,8 +39,10 @@ def test_a_good_site_has_no_problems(tmp_path):
         ('<script src="https://cdn.example.org/x.js"></script>', "loads https://cdn.example.org/x.js"),
         ('<link rel="stylesheet" href="//fonts.example.org/x.css">', "loads //fonts.example.org/x.css"),
         ('<span class="arithmatex">x</span>', "left as TeX"),
+        ("<p>u - <p, u></p>", "<p,> is no tag"),
+        ("<p>`x_<name>`</p>", "<name> is no tag"),
     ],
-    ids=["page", "image", "anchor", "script", "stylesheet", "formula"],
+    ids=["page", "image", "anchor", "script", "stylesheet", "formula", "bracket", "placeholder"],
 )
 def test_the_checker_names_what_is_wrong(tmp_path, body, problem):
     problems = load("check").find_problems(write(tmp_path, a=GOOD, b='<h2 id="part">B</h2>', c=body))
@@ -142,3 +144,30 @@ def test_an_incomplete_page_says_what_it_lacks(tmp_path):
     page.write_text(text, encoding="utf-8")
     (tmp_path / "assets" / "estimators" / "redge.svg").unlink()
     assert "missing: python scripts/site/figures.py redge" in hook.problem_with_page("redge", tmp_path)
+
+
+WIDE = "x" * 400
+SIGN = "overflow-x:auto;background:linear-gradient(to right,#000,transparent)"
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (f"<main><pre><code style='overflow-x:auto;display:block'>{WIDE}</code></pre></main>", "code"),
+        (f"<main><div style='overflow-x:auto'><table><tr><td>{WIDE}</table></div></main>", "div"),
+        (f"<p style='white-space:nowrap'>{WIDE}</p>", "the page is"),
+        (f"<main><pre><code style='display:block;{SIGN}'>{WIDE}</code></pre></main>", ""),
+        (f"<main><div style='{SIGN}'><table><tr><td>{WIDE}</table></div></main>", ""),
+        ("<main><pre><code>short</code></pre><table><tr><td>1</table></main>", ""),
+    ],
+    ids=["code", "table", "page", "code with a shadow", "table with a shadow", "narrow"],
+)
+def test_what_is_cut_off_without_a_sign_is_found_in_the_browser(tmp_path, body, problem):
+    looks = load("browser")
+    browser = looks.find_browser()
+    if browser is None:
+        pytest.skip("no Chromium or Chrome on the path")
+    problems = looks.find_problems(write(tmp_path, page=body), browser)
+    at = [line.partition(": ")[0] for line in problems]
+    assert at == (["page.html at 1280", "page.html at 390"] if problem else [])
+    assert all(line.partition(": ")[2].startswith(problem) for line in problems)

@@ -58,6 +58,7 @@ def test_every_method_runs_within_the_budget_and_keeps_the_rest(tmp_path):
         tmp_path, rivals=tuple(OTHER_METHODS), estimator=("exact_redge", "gumbel_softmax"), kl_weights=(1.0,)
     )
     report = study.run(config)
+    assert "At equal KL" not in report.appendix  # one weight: nothing to compare at
     records = metrics(tmp_path / "run")
     assert len(records) == len(config.keys()) == 2 * 9
     assert all(record["evaluations"] <= config.budget.evaluations for record in records)
@@ -129,6 +130,19 @@ def test_killed_design_goes_on_to_the_same_designs(tmp_path, monkeypatch, method
     monkeypatch.setattr(study, "make_reward", make_reward)
     resumed = study.design_cell(configured(tmp_path), "one", method, 1.0, 0)
     assert {**resumed, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_at_equal_kl_a_method_is_between_its_weights(copied):
+    report = study.report_folder(copied)
+    low, high = sorted((row for row in report.table.rows if row["method"] == "straight_through"), key=lambda r: r["kl"])
+    rows = report.appendix["At equal KL"].rows
+    assert len(rows) == 3
+    for row in rows:
+        part = (row["kl"] - low["kl"]) / (high["kl"] - low["kl"])
+        assert 0 < part < 1
+        for key in ("reward", "charge", "liabilities"):
+            assert row[key] == pytest.approx((1 - part) * low[key] + part * high[key])
+    assert (copied / "at-equal-kl.csv").exists()
 
 
 def test_a_fasta_file_is_the_same_run_as_its_sequences(tmp_path):

@@ -67,6 +67,7 @@ def test_vocabularies_are_one():
         (("x=",), ("1",), "x has no residues"),
         (("x=ACD", "x=ACE"), ("1",), "two sequences are called 'x'"),
         (("a/b=ACD",), ("1",), "a name may hold"),
+        ((f"{'a' * 61}=ACD",), ("1",), "1 to 60 letters"),
         (("ACD", "ACE"), ("1", "2", "3"), "once for each of 2 sequences"),
     ],
 )
@@ -106,7 +107,7 @@ def test_a_file_that_is_no_fasta_is_one_line(tmp_path, capsys, content, says):
         (["--charge", "8", "--weights", "charge=0"], "weight of charge"),
         (["--chain", "middle"], "middle"),
         (["--species", "humman"], "Did you mean 'human'"),
-        (["--charge", "8", "--ph", "15"], "ph"),
+        (["--gravy", "-1.5", "--ph", "15"], "ph"),
         (["--charge", "8", "--precision", "float16"], "float16"),
         (["--liabilities", "0", "--liability-kinds", "rust"], "rust"),
         (["--charge", "8", "--estimator", "redgee"], "redge"),

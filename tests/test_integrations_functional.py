@@ -75,3 +75,21 @@ def test_eps_warns_that_it_does_nothing():
 def test_made_estimators_know_temperature_only():
     with pytest.raises(ValueError, match=r"unknown hyperparameter of gumbel_softmax 'tau'; use temperature"):
         catreparam.make_estimator("gumbel_softmax", tau=0.5)
+
+
+@pytest.mark.parametrize("path", ["naive", "torch", "compiled"])
+@pytest.mark.parametrize("shape", [(5,), (1,), (5, 4), (4, 3, 5), (0, 4)])
+def test_hard_and_soft_share_noise_and_gradient_along_every_axis(path, shape):
+    weights = torch.randn(shape, generator=seeded(1))
+    for dim in range(-len(shape), len(shape)):
+        if shape[dim] == 0:
+            continue
+        found = []
+        for hard in (True, False):
+            logits = torch.randn(shape, generator=seeded(2)).requires_grad_()
+            with dispatch.using(path):
+                x = catreparam.gumbel_softmax(logits, 0.7, hard, dim=dim, generator=seeded(3))
+            found.append((x, *torch.autograd.grad((x * weights).sum(), logits)))
+        (x, gradient), (x_soft, wanted) = found
+        assert torch.equal(x, functional.one_hot(x_soft.argmax(dim), shape[dim]).movedim(-1, dim).to(x.dtype))
+        torch.testing.assert_close(gradient, wanted)

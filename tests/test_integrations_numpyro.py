@@ -82,6 +82,34 @@ def test_it_is_the_categorical_distribution():
     assert np.isfinite(jax.grad(lambda p: again.__class__(probs=p).entropy())(jnp.asarray(p))).all()
 
 
+@pytest.mark.parametrize("unimix", [0.2, jnp.array([0.2, 0.0, 1.0])])
+def test_unimix_mixes_with_the_uniform_law_over_the_allowed_classes(unimix):
+    logits = jnp.broadcast_to(LOGITS.at[1].set(-jnp.inf), (3, 4))
+    weight = jnp.broadcast_to(unimix, 3)[:, None]
+
+    def wanted(logits, weight):
+        return (1 - weight) * jax.nn.softmax(logits) + weight / 3 * (logits > -jnp.inf)
+
+    def found(logits, weight):
+        return ReparameterizedCategorical(logits=logits, unimix=weight[:, 0]).probs
+
+    assert np.allclose(
+        ReparameterizedCategorical(logits=logits, unimix=unimix).probs, wanted(logits, weight), atol=1e-6
+    )
+    slopes = [
+        jax.jit(jax.grad(lambda *a, f=f: (f(*a) ** 2).sum(), argnums=(0, 1)))(logits, weight) for f in (found, wanted)
+    ]
+    for ours, theirs in zip(*slopes, strict=True):
+        assert np.allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_mode_has_the_gradient_of_the_probabilities():
+    def slope(value):
+        return jax.grad(lambda logits: value(ReparameterizedCategorical(logits=logits)) @ LOCS)(LOGITS)
+
+    assert np.allclose(slope(lambda q: q.mode), slope(lambda q: q.probs))
+
+
 def test_it_is_a_pytree_and_says_that_it_can_be_reparameterised():
     q = ReparameterizedCategorical(logits=LOGITS, estimator="redge")
     twin = jax.tree.map(lambda leaf: leaf, q)
@@ -117,6 +145,7 @@ def test_samples_are_the_estimators(name):
         ({"logits": [0.0, 1.0]}, TypeError, "must be a jax.Array"),
         ({"probs": jnp.array([0.5, -0.5])}, ValueError, "NaN"),
         ({"logits": jnp.zeros(3), "estimator": "reinmx"}, ValueError, "Did you mean 'reinmax'"),
+        ({"logits": jnp.zeros(3), "unimix": 1.5}, ValueError, "unimix must be at least 0 and at most 1"),
         ({"logits": jnp.zeros(3), "estimator": 3}, TypeError, "must be a name or a function"),
     ],
 )

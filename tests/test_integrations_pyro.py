@@ -229,6 +229,17 @@ def test_marginals_after_enumeration_are_those_of_pyros_classes(twin):
     torch.testing.assert_close(ours[1], theirs[1])
 
 
+def test_ours_may_be_put_in_the_place_of_pyros(monkeypatch):
+    monkeypatch.setattr(dist, "Bernoulli", ReparameterizedBernoulli)
+
+    class Coin(dist.Bernoulli):
+        pass
+
+    law = Coin(0.5)
+    assert isinstance(law, pyro.distributions.torch_distribution.TorchDistributionMixin)
+    assert isinstance(law.expand_by((3,)), Coin)
+
+
 @pytest.mark.parametrize("law", [ReparameterizedCategorical, ReparameterizedBernoulli])
 def test_pyros_wrappers_keep_divergences(law):
     p, q = (law(logits=torch.randn(3, 4, generator=seeded(seed))) for seed in (6, 7))

@@ -49,6 +49,7 @@ def test_tune_prints_the_best_setting_as_code_that_can_be_pasted(tmp_path, capsy
     words = ["tune", "--objective", "quadratic", "--estimators", "straight_through", "lambda_reinmax"]
     assert main([*words, "--num-draws", "50", "--num-variables", "2", "--folder", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "Best by mse: make_estimator(" in printed
+    assert "Recommended by bias: " in printed
+    assert "(logits" in printed
     assert "lambda_reinmax:weight=0.25" in printed
     assert (tmp_path / "table.csv").exists()

@@ -79,6 +79,7 @@ WRAPPERS = {
     "categorical": lambda logits: ReparameterizedCategorical(logits=logits).rsample((2,)).sum(0),
     "probs": lambda logits: ReparameterizedCategorical(probs=logits.softmax(-1), estimator="redge").rsample(),
     "log_prob": lambda logits: (law := ReparameterizedCategorical(logits=logits)).log_prob(law.rsample()),
+    "unimix": lambda logits: (q := ReparameterizedCategorical(logits=logits, unimix=0.1)).rsample() + q.mode,
     "bernoulli": lambda logits: ReparameterizedBernoulli(logits=logits, validate_args=True).rsample(),
 }
 

@@ -1,4 +1,4 @@
-"""Checks a built site: links and anchors lead somewhere, nothing is loaded from elsewhere, no formula is left as TeX.
+"""Checks a built site: links and anchors lead somewhere, nothing is loaded from elsewhere, no formula is lost.
 
 python scripts/site/check.py site
 """
@@ -9,6 +9,19 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 LOADS = {("img", "src"), ("script", "src"), ("link", "href"), ("iframe", "src"), ("source", "src")}
+# Of HTML, SVG and MathML, as the pages use them; `<p, u>` in a text is a tag too, which a browser hides.
+TAGS = frozenset(
+    """
+    a article aside b blockquote body br button circle clippath code dd defs del desc details div dl dt em
+    fieldset figcaption figure footer form g h1 h2 h3 h4 h5 h6 head header hr html iframe image img input kbd
+    label li line lineargradient link main map mark mask math menclose meta metadata mfenced mfrac mi
+    mlabeledtr mmultiscripts mn mo mover mpadded mphantom mprescripts mroot mrow ms mspace msqrt mstyle msub
+    msubsup msup mtable mtd mtext mtr munder munderover nav noscript ol option output p path pattern picture
+    polygon polyline pre rdf:rdf rect s script section select small source span stop strong style sub summary
+    sup svg symbol table tbody td template text tfoot th thead time title tr tspan u ul use var video wbr
+    cc:work dc:date dc:format dc:type dc:creator dc:title cc:agent filter text-path textarea
+    """.split()  # noqa: SIM905 (reads as a text)
+)
 NOT_LOADED = {"canonical", "prev", "next", "sitemap"}  # values of <link rel=…> that name a page and load nothing
 
 
@@ -26,6 +39,7 @@ def find_problems(site: Path) -> list[str]:
     problems = []
     for path, page in pages.items():
         name = path.relative_to(site.resolve())
+        problems += [f"{name}: <{tag}> is no tag; write &lt; or a formula" for tag in sorted(page.tags - TAGS)]
         if page.unrendered:
             problems.append(f"{name}: a formula was left as TeX")
         for tag, attribute, target in page.links:
@@ -49,9 +63,11 @@ class _Page(HTMLParser):
         super().__init__()
         self.links: list[tuple[str, str, str]] = []
         self.anchors: set[str] = set()
+        self.tags: set[str] = set()
         self.unrendered = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
         values = {key: value or "" for key, value in attrs}
         self.anchors |= {values[key] for key in ("id", "name") if key in values}
         self.unrendered |= "arithmatex" in values.get("class", "")

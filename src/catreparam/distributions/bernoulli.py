@@ -34,7 +34,7 @@ class ReparameterizedBernoulli(PyroMethods):
         temperature: handed to the estimator: a number, or a tensor with one value per row that broadcasts to [*batch]
             (cost: see `catreparam.estimators.sampling.draw`). None: the estimator's default.
         t1: likewise.
-        unimix: the weight of the fair coin mixed in, in [0, 1]; what is impossible stays so.
+        unimix: the weight of the fair coin mixed in, in [0, 1], [*batch] or a number; what is impossible stays so.
         generator: used for every draw that is not given its own.
 
     Raises: what `ReparameterizedCategorical` raises; ValueError for probs outside [0, 1].
@@ -62,7 +62,7 @@ class ReparameterizedBernoulli(PyroMethods):
         estimator: str | Sampler = "reinmax",
         temperature: float | Tensor | None = None,
         t1: float | Tensor | None = None,
-        unimix: float = 0.0,
+        unimix: float | Tensor = 0.0,
         generator: Generator | None = None,
     ) -> None:
         named = {"probs": probs, "logits": logits}

@@ -43,7 +43,8 @@ class ReparameterizedCategorical(PyroMethods):
         t1: likewise.
         unimix: the weight of the uniform law mixed in, in [0, 1], as world models do:
             p = (1 - unimix) softmax(logits) + unimix / K over the K classes that are allowed, those with logits above
-            -inf or probs above 0. The others stay impossible.
+            -inf or probs above 0. The others stay impossible. A number, or a tensor that broadcasts to [*batch], to
+            which the gradient goes too.
         generator: used for every draw that is not given its own.
 
     Law:    `sample`, `log_prob`, `entropy`, `mean` and KL are those of p, exactly. `rsample` follows the estimator's
@@ -79,7 +80,7 @@ class ReparameterizedCategorical(PyroMethods):
         estimator: str | Sampler = "reinmax",
         temperature: float | Tensor | None = None,
         t1: float | Tensor | None = None,
-        unimix: float = 0.0,
+        unimix: float | Tensor = 0.0,
         generator: Generator | None = None,
     ) -> None:
         if (probs is None) == (logits is None):
@@ -90,7 +91,7 @@ class ReparameterizedCategorical(PyroMethods):
         check_generator(generator, given.device)
         if validate:
             check_rows(given)
-        given = _mixed(given, check_number("unimix", unimix, least=0.0, most=1.0))
+        given = _mixed(given, unimix, validate)
         self._given, self.generator = given, generator  # unnormalised: estimators do not mind, and it saves a pass
         self.estimator = sampling_estimator(estimator)
         named = {"temperature": temperature, "t1": t1}
@@ -212,20 +213,32 @@ def _log(probs: Any, validate: bool) -> Tensor:
     return torch.where(probs > 0, torch.where(probs > 0, probs, 1.0).log(), -torch.inf)
 
 
-def _mixed(given: Tensor, unimix: float) -> Tensor:
+def _mixed(given: Tensor, unimix: float | Tensor, validate: bool) -> Tensor:
     """Logits of a law mixed with the uniform one over the classes that it allows."""
-    if unimix == 0.0:
+    if isinstance(unimix, Tensor):
+        _check_broadcasts("unimix", unimix, given)
+        if validate and has_values(unimix) and not bool(((unimix >= 0) & (unimix <= 1)).all()):
+            raise ValueError("unimix must be at least 0 and at most 1 in every row")
+        unimix = unimix.unsqueeze(-1)
+    elif check_number("unimix", unimix, least=0.0, most=1.0) == 0.0:
         return given
     rows = centred(wide(given))
     allowed = rows > -torch.inf
     probs = (1 - unimix) * torch.softmax(rows, -1) + unimix / allowed.sum(-1, keepdim=True)
-    return from_rows(torch.where(allowed, probs, 1.0).log().masked_fill(~allowed, -torch.inf), given)
+    logits = torch.where(allowed, probs, 1.0).clamp_min(torch.finfo(rows.dtype).tiny).log()
+    return from_rows(logits.masked_fill(~allowed, -torch.inf), given)
 
 
 def _check_row_values(name: str, value: float | Tensor, logits: Tensor, validate: bool) -> None:
     if not isinstance(value, Tensor):
         check_number(name, value, above=0.0)
         return
+    _check_broadcasts(name, value, logits)
+    if validate and has_values(value) and not bool((value > 0).all()):
+        raise ValueError(f"{name} must be greater than 0 in every row")
+
+
+def _check_broadcasts(name: str, value: Tensor, logits: Tensor) -> None:
     batch = logits.shape[:-1]
     try:
         fits = torch.broadcast_shapes(value.shape, batch) == batch
@@ -236,5 +249,3 @@ def _check_row_values(name: str, value: float | Tensor, logits: Tensor, validate
             f"{name} of shape {tuple(value.shape)} must broadcast to the batch shape {tuple(batch)}, "
             "one value per row and no axis for the classes"
         )
-    if validate and has_values(value) and not bool((value > 0).all()):
-        raise ValueError(f"{name} must be greater than 0 in every row")

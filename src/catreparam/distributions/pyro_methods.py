@@ -1,6 +1,7 @@
 """What Pyro asks of a distribution beyond torch.distributions, borrowed from Pyro itself when it first asks."""
 
 import sys
+from abc import ABCMeta
 from typing import Any
 
 import torch
@@ -22,7 +23,9 @@ class PyroMethods(Distribution):
 
     def __new__(cls, *_: Any, **__: Any) -> Any:
         if "_registered" not in vars(cls) and "pyro.distributions" in sys.modules and not is_compiling():
-            getattr(sys.modules["pyro.distributions"], cls.pyro_twin).register(cls)
+            for base in (_pyro_mixin(), getattr(sys.modules["pyro.distributions"], cls.pyro_twin)):
+                if isinstance(base, ABCMeta):  # the twin is not, where somebody put our class in its place
+                    base.register(cls)
             cls._registered = True
         return super().__new__(cls)
 

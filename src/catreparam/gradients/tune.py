@@ -1,6 +1,7 @@
 """Choosing an estimator and its hyperparameters for one objective: measured trade-offs, Pareto front, best setting."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from torch import Generator, Tensor
 from catreparam.estimators.expectation import expectation
 from catreparam.estimators.facts import ESTIMATORS, facts_of
 from catreparam.estimators.joint import Objective
-from catreparam.estimators.registry import Estimator, fewest_samples, make_estimator
+from catreparam.estimators.registry import Estimator, fewest_samples, make_estimator, takes_objective
 from catreparam.gradients.measure import GradientStats, measure
 from catreparam.gradients.reference import reference_gradient, seconds_per_draw
 from catreparam.validation import check_choice, check_count, check_number
@@ -25,6 +26,9 @@ SEARCH_SPACE: dict[str, dict[str, Sequence[object]]] = {
 }
 """Values that `tune` tries, by estimator and hyperparameter; what is not here stays at its default."""
 CRITERIA = ("mse", "bias", "training")
+APART = 3.0  # standard errors of the difference from which scores can be told apart, among some dozens of settings
+Measured = tuple[GradientStats, int, tuple[float, float] | None]  # evaluations; loss after training with its error
+SHOWN = 12  # rows of print(result)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class TuneRow:
         score: what the rows are ordered by; lower is better.
         final_loss: the exact expected loss after a short training; None unless criterion is "training".
         final_loss_stderr: standard error of final_loss.
+        score_stderr: standard error of the score.
+        order: its place among the settings that were tried.
     """
 
     estimator: Estimator
@@ -52,11 +58,18 @@ class TuneRow:
     score: float
     final_loss: float | None = None
     final_loss_stderr: float | None = None
+    score_stderr: float = 0.0
+    order: int = 0
+
+    def show(self) -> str:
+        """name:key=value,… as the command line takes it."""
+        given = ",".join(f"{key}={value}" for key, value in self.estimator.keywords.items())
+        return self.estimator.name + ":" * bool(given) + given
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """All rows, best score first, and the best setting, ready to use.
+    """All rows, best score first, what cannot be told from the best, and a recommendation. `print` shows them.
 
     Fields:
         rows: one for every setting, best score first.
@@ -71,6 +84,44 @@ class TuneResult:
         """The estimator with the lowest score."""
         return self.rows[0].estimator
 
+    @property
+    def level(self) -> tuple[TuneRow, ...]:
+        """The best row, and those whose score lies within three standard errors of the difference from it."""
+        first = self.rows[0]
+        spread = {row.order: math.hypot(row.score_stderr, first.score_stderr) for row in self.rows}
+        near = (row for row in self.rows[1:] if row.score - first.score <= APART * spread[row.order])
+        return (first, *near)
+
+    @property
+    def recommended(self) -> Estimator:
+        """Of those on a level with the best, the one with the fewest evaluations; of several the first tried."""
+        return min(self.level, key=lambda row: (row.evaluations, row.order)).estimator
+
+    @property
+    def code(self) -> str:
+        """The call of the recommended setting, to be pasted."""
+        given = "".join(f", {key}={value!r}" for key, value in self.recommended.keywords.items())
+        if takes_objective(self.recommended):
+            made = f"make_estimator({self.recommended.name!r}{given})"
+            return f"expectation(objective, logits, estimator={made}, num_samples={fewest_samples(self.recommended)})"
+        return f"{self.recommended.name}(logits{given})"
+
+    def __str__(self) -> str:
+        level = {row.order for row in self.level}
+        shown = self.rows[: max(SHOWN, len(level))]
+        width = max(len(row.show()) for row in shown)
+        lines = [
+            f"{len(self.rows)} settings by {self.criterion}; {len(level)} (*) cannot be told from the best",
+            f"Recommended, the cheapest of these: {self.code}",
+            f"  {'setting':<{width}}  {'score':>19}  {'bias²':>8}  {'variance':>8}  evaluations",
+        ]
+        for row in shown:
+            score = f"{row.score:.4f} ± {row.score_stderr:.4f}"
+            numbers = f"{score:>19}  {row.stats.squared_bias:>8.4f}  {row.stats.variance:>8.3f}  {row.evaluations:>11}"
+            lines.append(f"{'*' if row.order in level else ' '} {row.show():<{width}}  {numbers}")
+        hidden = len(self.rows) - len(shown)
+        return "\n".join([*lines, *[f"  and {hidden} more, in `rows`"][: bool(hidden)]])
+
 
 def tune(
     objective: Objective,
@@ -78,7 +129,7 @@ def tune(
     *,
     estimators: Iterable[str | Estimator] = tuple(SEARCH_SPACE),
     search_space: Mapping[str, Mapping[str, Sequence[object]]] = SEARCH_SPACE,
-    criterion: str = "mse",
+    criterion: str = "bias",
     bias_weight: float = 10.0,
     num_draws: int = 2_000,
     training_steps: int = 100,
@@ -89,19 +140,18 @@ def tune(
 ) -> TuneResult:
     """Measures every setting and orders them by a criterion.
 
-    criterion: `mse`, the error at equal objective evaluations; `bias`, squared bias weighted by `bias_weight`;
-    `training`, the exact expected loss after `training_steps` of Adam from `logits`, averaged over 16 runs. Per-step
-    MSE is a poor proxy for training: variance averages out over steps and bias does not, so prefer the other two when
-    you train. A name is expanded over `search_space`; a made estimator is tried as it is. `progress` may wrap the list
-    of settings.
+    criterion: `bias`, the error with squared bias weighted by `bias_weight`, since variance averages out over training
+    steps and bias does not; `training`, the exact expected loss after `training_steps` of Adam from `logits`, averaged
+    over 16 runs; `mse`, the error of one step at equal objective evaluations, a poor proxy for training. A name is
+    expanded over `search_space`; a made estimator is tried as it is. `progress` may wrap the list of settings.
 
     Bias is measured against the exact gradient where it can be enumerated, else against a long RLOO mean.
     Raises ValueError for unknown names or criteria, or (training) if the loss cannot be enumerated.
 
     >>> result = tune(lambda x: x[..., 0], torch.zeros(3), estimators=["straight_through", "rloo"], num_draws=50,
     ...               generator=torch.Generator().manual_seed(0))
-    >>> result.best
-    make_estimator('straight_through')
+    >>> result.recommended, result.code
+    (make_estimator('straight_through'), 'straight_through(logits)')
     """
     check_choice("criterion", criterion, CRITERIA)
     check_number("bias_weight", bias_weight, least=0.0)
@@ -112,7 +162,7 @@ def tune(
     counts = [fewest_samples(setting) for setting in settings]
     reference = reference_gradient(objective, logits, mask=mask, generator=generator)
     drawn: dict[str, Any] = {"num_draws": num_draws, "reference": reference, "mask": mask, "generator": generator}
-    measured: list[tuple[GradientStats, int, tuple[float, float] | None]] = []
+    measured: list[Measured] = []
     for setting, count in zip(progress(settings), counts, strict=True):
         evaluations = count_evaluations(objective, logits, setting, count, mask)
         stats = measure(objective, logits, estimator=setting, num_samples=count, **drawn)
@@ -122,20 +172,51 @@ def tune(
             trained = _short_training(loss, logits, training_steps, learning_rate)
         measured.append((stats, evaluations, trained))
     seconds = seconds_per_draw(objective, logits, settings, num_samples=counts, num_draws=200, rounds=3, mask=mask)
+    rows = _rows(settings, measured, seconds, lambda *found: _score(criterion, bias_weight, *found))
+    return TuneResult(tuple(sorted(rows, key=lambda row: row.score)), criterion)
+
+
+def _rows(
+    settings: Sequence[Estimator],
+    measured: Sequence[Measured],
+    seconds: Sequence[float],
+    score_of: Callable[[GradientStats, int, tuple[float, float] | None], tuple[float, float]],
+) -> list[TuneRow]:
     fastest = min(seconds)
     points = [(stats.squared_bias, stats.variance * evaluations) for stats, evaluations, _ in measured]
     rows = []
-    for setting, (stats, evaluations, trained), (bias, spread), time in zip(
-        settings, measured, points, seconds, strict=True
+    for order, (setting, (stats, evaluations, trained), time) in enumerate(
+        zip(settings, measured, seconds, strict=True)
     ):
-        final = (None, None) if trained is None else trained
-        scores = {"mse": bias + spread, "bias": bias_weight * bias + spread, "training": final[0] or 0.0}
+        bias, spread = points[order]
         dominated = any(b <= bias and s <= spread and (b, s) != (bias, spread) for b, s in points)
-        by_second = bias + stats.variance * time / fastest
-        rows.append(
-            TuneRow(setting, stats, evaluations, bias + spread, by_second, not dominated, scores[criterion], *final)
+        score, error = score_of(stats, evaluations, trained)
+        row = TuneRow(
+            estimator=setting,
+            stats=stats,
+            evaluations=evaluations,
+            mse_per_evaluation=bias + spread,
+            mse_per_second=bias + stats.variance * time / fastest,
+            pareto=not dominated,
+            score=score,
+            final_loss=None if trained is None else trained[0],
+            final_loss_stderr=None if trained is None else trained[1],
+            score_stderr=error,
+            order=order,
         )
-    return TuneResult(tuple(sorted(rows, key=lambda row: row.score)), criterion)
+        rows.append(row)
+    return rows
+
+
+def _score(
+    criterion: str, bias_weight: float, stats: GradientStats, evaluations: int, trained: tuple[float, float] | None
+) -> tuple[float, float]:
+    """A criterion's value of a setting, and its standard error."""
+    if trained is not None:
+        return trained
+    weight = bias_weight if criterion == "bias" else 1.0
+    error = math.hypot(weight * stats.squared_bias_stderr, evaluations * stats.variance_stderr)
+    return weight * stats.squared_bias + evaluations * stats.variance, error
 
 
 def expand(entry: str | Estimator, search_space: Mapping[str, Mapping[str, Sequence[object]]]) -> list[Estimator]:

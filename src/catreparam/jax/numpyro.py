@@ -12,7 +12,7 @@ from jaxtyping import Float
 from catreparam.jax import diffusion, direct
 from catreparam.jax.categorical import finite, one_hot_like
 from catreparam.jax.validation import check_logits, check_rows
-from catreparam.validation import check_choice
+from catreparam.validation import check_choice, check_number
 
 try:
     from numpyro.distributions import Distribution, constraints  # pyright: ignore[reportMissingImports]
@@ -44,12 +44,13 @@ class ReparameterizedCategorical(Distribution):
     """Categorical distribution over one-hot x, event_shape (num_classes,); `sample` has the gradient of `estimator`.
 
     `probs` or `logits` [*batch, num_classes], unnormalised; logits may be -inf (impossible class). `estimator` is the
-    name of one in `catreparam.jax`, or a function (logits, *, key) -> x such as partial(redge, t1=0.3).
+    name of one in `catreparam.jax`, or a function (logits, *, key) -> x such as partial(redge, t1=0.3). `unimix` is the
+    weight, in [0, 1], of the uniform law over the allowed classes in p: a number, or an array for [*batch].
 
-    Law:    `log_prob`, `entropy`, `mean` and `variance` are those of softmax(logits). `sample` follows the estimator's
+    Law:    `log_prob`, `entropy`, `mean` and `variance` are those of p, exactly. `sample` follows the estimator's
             law, which is the same for all but redge, redge_cov and reindge.
     Grad:   `log_prob(x)` is linear in x, so that an ELBO made of log-probabilities passes its gradient through x too:
-            use it in the model and in the guide.
+            use it in the model and in the guide. `mode` has straight-through's gradient.
     Raises: ValueError unless exactly one of probs and logits is given, for estimators that do not exist, and, outside
             jit, for NaN, +inf, negative probs and rows that allow nothing; TypeError for wrong types.
 
@@ -71,6 +72,7 @@ class ReparameterizedCategorical(Distribution):
         logits: Float[Array, "*batch num_classes"] | None = None,
         *,
         estimator: str | Callable[..., Array] = "reinmax",
+        unimix: float | Array = 0.0,
         validate_args: bool | None = None,
     ) -> None:
         if (probs is None) == (logits is None):
@@ -81,7 +83,7 @@ class ReparameterizedCategorical(Distribution):
             estimator = _ESTIMATORS[check_choice("estimator", estimator, _ESTIMATORS)]
         elif not callable(estimator):
             raise TypeError(f"estimator must be a name or a function (logits, *, key) -> x, got {estimator!r}")
-        self.logits, self.estimator = given, estimator
+        self.logits, self.estimator = _mixed(given, unimix), estimator
         super().__init__(given.shape[:-1], given.shape[-1:], validate_args=validate_args)
 
     @property
@@ -101,8 +103,9 @@ class ReparameterizedCategorical(Distribution):
 
     @property
     def mode(self) -> Float[Array, "*batch num_classes"]:
-        """The most probable one-hot x (the first of several)."""
-        return one_hot_like(self.logits.argmax(-1), self.logits)
+        """The most probable one-hot x (the first of several), with the gradient of the probabilities."""
+        probs = self.probs
+        return one_hot_like(self.logits.argmax(-1), self.logits) + (probs - stop_gradient(probs))
 
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Array:
         """One-hot samples [*sample_shape, *batch, num_classes] with the estimator's gradient."""
@@ -127,6 +130,17 @@ class ReparameterizedCategorical(Distribution):
         count, batch = self.event_shape[0], self.batch_shape
         values = jnp.eye(count, dtype=self.logits.dtype).reshape(count, *(1,) * len(batch), count)
         return jnp.broadcast_to(values, (count, *batch, count)) if expand else values
+
+
+def _mixed(logits: Array, unimix: float | Array) -> Array:
+    """Logits of a law mixed with the uniform one over the classes that it allows."""
+    if not isinstance(unimix, Array) and check_number("unimix", unimix, least=0.0, most=1.0) == 0.0:
+        return logits
+    allowed = logits > -jnp.inf
+    weight = jnp.asarray(unimix, logits.dtype)[..., None]
+    probs = (1 - weight) * jax.nn.softmax(logits, -1) + weight / allowed.sum(-1, keepdims=True)
+    log_probs = jnp.log(jnp.where(allowed, jnp.maximum(probs, jnp.finfo(logits.dtype).tiny), 1.0))
+    return jnp.where(allowed, log_probs, -jnp.inf)
 
 
 def _log(probs: Any) -> Array:

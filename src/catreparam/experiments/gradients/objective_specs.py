@@ -1,9 +1,13 @@
-"""Objectives as users name them: a built-in toy objective, or `module:function` of their own."""
+"""Objectives and logits as users name them: built in, `module:function` of their own, or a file of logits."""
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
+
+import torch
+from torch import Tensor
 
 from catreparam.estimators.joint import Objective
 from catreparam.objectives.toy import OBJECTIVES, make_objective
@@ -21,6 +25,56 @@ def build_objective(spec: str, *, num_variables: int, num_classes: int, seed: in
                 f"unknown objective {spec!r}. Choose from: {', '.join(OBJECTIVES)}; or give your own as module:function"
             )
         return make_objective(spec, num_variables=num_variables, num_classes=num_classes, seed=seed)
+    return cast(Objective, _function("objective", spec))
+
+
+def load_logits(spec: str) -> Tensor:
+    """Logits [*batch, num_variables, num_classes] in float64, from a file or from `module:function`, without arguments.
+
+    A .npy file holds one array, a .safetensors or .pt file one tensor or one called `logits`. Raises ValueError for a
+    file that is missing, damaged or of another kind, and for what is no tensor of at least two axes.
+    """
+    path = Path(spec).expanduser()
+    if path.suffix in READERS:
+        try:
+            found = READERS[path.suffix](path)
+        except Exception as error:
+            raise ValueError(f"logits {spec!r}: cannot be read ({str(error).strip().splitlines()[0]})") from error
+    elif ":" in spec:
+        found = _function("logits", spec)()
+    else:
+        raise ValueError(f"logits {spec!r}: give a {', '.join(READERS)} file or module:function")
+    if isinstance(found, dict):
+        found = found.get("logits", next(iter(found.values())) if len(found) == 1 else found)
+    if isinstance(found, dict):
+        raise ValueError(f"logits {spec!r}: several tensors and none called 'logits': {', '.join(found)}")
+    if not isinstance(found, Tensor) or found.ndim < 2 or not found.is_floating_point():
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(f"logits {spec!r}: need a float tensor [..., num_variables, num_classes], got {shape}")
+    return found.detach().cpu().double()
+
+
+def _npy(path: Path) -> Tensor:
+    import numpy
+
+    return torch.as_tensor(numpy.load(path, allow_pickle=False))
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def _pt(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+READERS: dict[str, Callable[[Path], Any]] = {".npy": _npy, ".safetensors": _safetensors, ".pt": _pt}
+
+
+def _function(what: str, spec: str) -> Callable[..., Any]:
+    """`module:function`, imported from the working folder too."""
     module_name, _, name = spec.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -28,8 +82,8 @@ def build_objective(spec: str, *, num_variables: int, num_classes: int, seed: in
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(f"objective {spec!r}: cannot import {module_name!r} ({error})") from error
+        raise ValueError(f"{what} {spec!r}: cannot import {module_name!r} ({error})") from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError(f"objective {spec!r}: {module_name} has no function called {name!r}")
-    return cast(Objective, function)
+        raise ValueError(f"{what} {spec!r}: {module_name} has no function called {name!r}")
+    return function

@@ -1,7 +1,7 @@
 """Choose an estimator and its hyperparameters for one objective: the measured trade-offs and the best setting.
 
-criterion mse: error at equal evaluations of the objective; bias: squared bias counts --bias-weight times; training: the
-exact expected loss after a short training. Per-step MSE is a poor proxy for training; prefer the other two for that.
+Criterion bias: error of one step at equal evaluations of the objective, squared bias counted --bias-weight times;
+training: the exact expected loss after a short training; mse: the plain error of one step, a poor proxy for training.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ import torch
 
 from catreparam.estimators import Estimator
 from catreparam.experiments.gradients.measure import draw_logits, trade_off
-from catreparam.experiments.gradients.objective_specs import build_objective
+from catreparam.experiments.gradients.objective_specs import build_objective, load_logits
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
 from catreparam.experiments.runs.folder import Record, write_into
@@ -23,7 +23,8 @@ from catreparam.report import Column, Report, Table
 
 COLUMNS = (
     Column("estimator", "setting"),
-    Column("score", "score", ".4f", lowest_is_best=True),
+    Column("score", "score", ".4f", "score_stderr", lowest_is_best=True),
+    Column("level", "level with the best"),
     Column("squared_bias", "bias²", ".4f", "squared_bias_stderr"),
     Column("variance", "variance", ".3f", "variance_stderr"),
     Column("evaluations", "evaluations"),
@@ -34,10 +35,20 @@ COLUMNS = (
 )
 NOTE = (
     "Relative to the squared norm of the exact gradient; ± is one standard error. Score: the criterion, lower is "
-    "better. Pareto: no other setting has both less bias and less variance at equal evaluations."
+    "better. Level with the best: within three standard errors of the difference, so that another seed may order them "
+    "otherwise. Pareto: no other setting has both less bias and less variance at equal evaluations."
 )
 
-MEASURED = ("score", "evaluations", "mse_per_evaluation", "mse_per_second", "pareto", "final_loss", "final_loss_stderr")
+MEASURED = (
+    "score",
+    "score_stderr",
+    "evaluations",
+    "mse_per_evaluation",
+    "mse_per_second",
+    "pareto",
+    "final_loss",
+    "final_loss_stderr",
+)
 
 
 @dataclass(frozen=True)
@@ -48,16 +59,26 @@ class Config:
     """Built-in (quadratic | power | mlp | table | misleading) or your own as module:function."""
     estimators: tuple[str, ...] = tuple(SEARCH_SPACE)
     """Names are expanded over their search space; a name with hyperparameters (redge:t1=0.5) is tried as it is."""
-    criterion: str = "mse"
-    """mse | bias | training."""
+    logits: str | None = None
+    """Where to tune: a .npy, .safetensors or .pt file, or module:function; else normal logits of the sizes below."""
+    criterion: str = "bias"
+    """bias | training | mse, see above."""
     bias_weight: float = 10.0
+    """How often squared bias counts in the criterion bias."""
     num_variables: int = 3
+    """Variables of a loss; with --logits what these have."""
     num_classes: int = 4
+    """Classes of a variable; with --logits what these have."""
     logit_scale: float = 1.0
+    """Standard deviation of the normal logits."""
     num_draws: int = 2_000
+    """Gradients that are drawn with each setting."""
     training_steps: int = 100
+    """Steps of Adam in the criterion training."""
     learning_rate: float = 0.1
+    """Of these steps."""
     seed: int = 0
+    """Of the logits, the draws and a built-in objective."""
     folder: Path | None = None
     """Where to write table.md, table.csv, table.jsonl and report.html; nothing is written if it is not given."""
 
@@ -66,17 +87,20 @@ def run(config: Config) -> Report:
     """Measures every setting and orders them. Raises ValueError or TypeError for a bad config."""
     specs = normalise_specs(config.estimators, searched=True)
     entries = [build_estimator(spec) if ":" in spec else spec.strip() for spec in specs]
-    objective = build_objective(
-        config.objective, num_variables=config.num_variables, num_classes=config.num_classes, seed=config.seed
-    )
     logits = draw_logits(config.num_variables, config.num_classes, config.logit_scale, config.seed)
+    if config.logits is not None:
+        logits = load_logits(config.logits)
+    num_variables, num_classes = logits.shape[-2:]
+    objective = build_objective(
+        config.objective, num_variables=num_variables, num_classes=num_classes, seed=config.seed
+    )
     with show_progress() as progress:
 
         def follow(settings: Sequence[Estimator]) -> Iterator[Estimator]:
             progress.start("tune", total=len(settings))
             for setting in settings:
                 yield setting
-                progress.advance("tune", show_setting(setting))
+                progress.advance("tune", setting.name)
 
         result = tune(
             objective,
@@ -93,19 +117,15 @@ def run(config: Config) -> Report:
     return write_into(config.folder, _report(config, result))
 
 
-def show_setting(estimator: Estimator) -> str:
-    """name:key=value,… as the command line takes it."""
-    return estimator.name + ":" * bool(estimator.keywords) + ",".join(f"{k}={v}" for k, v in estimator.keywords.items())
-
-
 def _report(config: Config, result: TuneResult) -> Report:
+    level = {row.order for row in result.level}
     rows: list[Record] = [
         {
             **asdict(row.stats),
-            "estimator": show_setting(row.estimator),
+            "estimator": row.show(),
             **{name: getattr(row, name) for name in MEASURED},
         }
-        | {"pareto": "yes" if row.pareto else ""}
+        | {"pareto": "yes" if row.pareto else "", "level": "yes" if row.order in level else ""}
         for row in result.rows
     ]
     columns = COLUMNS if config.criterion == "training" else COLUMNS[:-1]
@@ -113,7 +133,8 @@ def _report(config: Config, result: TuneResult) -> Report:
     front = sorted(points, key=lambda point: point[1])
     return Report(
         title=f"Tuning for {config.objective}",
-        summary=f"Best by {config.criterion}: {result.best!r}",
+        summary=f"Recommended by {config.criterion}: {result.code}\n{len(level)} of {len(rows)} settings cannot be "
+        f"told from the best by their errors; of these it is the cheapest. Lowest score: {result.rows[0].show()}.",
         table=Table(columns, rows, NOTE),
         plots=[trade_off("Pareto front", "variance at equal evaluations", front)],
         facts={"machine": describe_machine(), "seed": str(config.seed)},

@@ -64,7 +64,7 @@ def read_fasta(path: Path) -> tuple[str, ...]:
     for number, line in enumerate(lines, start=1):
         if line.startswith(">"):
             name = (line[1:].split() or [f"sequence-{len(found) + 1}"])[0]
-            found.append([re.sub(r"[^\w.+-]", "-", name), ""])
+            found.append([re.sub(r"[^\w.+-]", "-", name)[:60], ""])
         elif line.strip() and not found:
             raise ValueError(
                 f"{path} line {number}: a FASTA file begins with a line >NAME, found {line.strip()[:20]!r}"
@@ -80,8 +80,8 @@ def _named(text: str, index: int) -> tuple[str, str]:
     name, equals, sequence = text.partition("=")
     if not equals:
         return f"sequence-{index + 1}", "".join(text.split()).upper()
-    if not re.fullmatch(r"[\w.+-]+", name.strip()):
-        raise ValueError(f"a name may hold letters, digits and . _ + -, got {name.strip()!r}")
+    if not re.fullmatch(r"[\w.+-]{1,60}", name.strip()):
+        raise ValueError(f"a name may hold 1 to 60 letters, digits and . _ + -, got {name.strip()!r}")
     return name.strip(), "".join(sequence.split()).upper()
 
 

@@ -32,6 +32,7 @@ JUDGED = (
 )
 IN_TABLE = ("prior_log_prob", "pll", "instability", "numbered", "identity")
 SPECS = {"charge": ".2f", "pi": ".2f", "gravy": ".3f", "patch": ".2f", "aromaticity": ".3f", "liabilities": ".2f"}
+EQUAL_KL = "At equal KL"
 LOGOS = 3  # antibodies shown as logos
 
 
@@ -60,16 +61,16 @@ def report_designs(config: Config, folder: RunFolder) -> Report:
     designs = [row for record in records for row in rows_of(record)]
     points = [point for m, s in config.points() if (point := point_of(config, m, s, designs)).values]
     missing = len(config.keys()) - len(records)
-    wanted = ", ".join(f"{target.name} {target.value}" for target in config.targets())
+    wanted = ", ".join(map(str, config.targets()))
     report = Report(
         title=f"Designed antibodies: {wanted}",
         summary=f"{len(config.antibodies())} sequences, {len(config.methods)} methods, "
         f"{config.num_designs * len(config.seeds)} designs of each sequence, {config.num_rounds} rounds, at most "
         f"{config.budget.evaluations} evaluations a design (model, reward and gradient each count as one).",
-        table=Table(_columns(config), [*_rows(config, points), *_rows_at_equal_kl(points)], _note(config), "part"),
+        table=Table(_columns(config), _rows(config, points), _note(config)),
         plots=_curves(config, points),
         grids=_logos(config, designs),
-        appendix={"Designs": Table(_design_columns(), designs)},
+        appendix={**_equal_kl_part(config, points), "Designs": Table(_design_columns(), designs)},
         facts=_facts(config, folder),
         command=command_of("catreparam guide antibody", config),
     )
@@ -117,7 +118,7 @@ def _shown(config: Config) -> list[str]:
 def _rows(config: Config, points: Sequence[Point]) -> list[Record]:
     rows = []
     for point in points:
-        row: Record = {"part": "Every method at every strength", "method": point.method, "strength": point.strength}
+        row: Record = {"method": point.method, "strength": point.strength}
         for key in ("kl", "reward", *_shown(config), *IN_TABLE):
             if (found := point.mean(key)) is not None:
                 row[key], row[f"{key}_half"] = found
@@ -128,19 +129,38 @@ def _rows(config: Config, points: Sequence[Point]) -> list[Record]:
     return rows
 
 
-def _rows_at_equal_kl(points: Sequence[Point]) -> list[Record]:
-    by_method: dict[str, list[tuple[float, float, float]]] = {}
+def _equal_kl_part(config: Config, points: Sequence[Point]) -> dict[str, Table]:
+    """The comparison at equal KL, where there is one."""
+    table = _at_equal_kl(config, points)
+    return {EQUAL_KL: table} if table.rows else {}
+
+
+def _at_equal_kl(config: Config, points: Sequence[Point]) -> Table:
+    """Every method that optimises logits, at KLs that all of them reach, best first."""
+    keys = ["reward", *_shown(config)]
+    known: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
     for point in points:
-        reward = point.mean("reward")
-        if is_gradient_method(point.method) and point.kl is not None and reward is not None:
-            by_method.setdefault(point.method, []).append((point.kl, reward[0], reward[1] or 0.0))
+        if is_gradient_method(point.method) and point.kl is not None:
+            for key in keys:
+                value, half = point.mean(key) or (0.0, None)
+                known.setdefault(point.method, {}).setdefault(key, []).append((point.kl, value, half or 0.0))
     rows: list[Record] = []
     for kl in equal_kls(points):
-        found = {method: at for method, known in by_method.items() if (at := value_at(known, kl))}
-        part = {"part": f"Reward at a KL of {kl:.1f} nats", "kl": kl}
-        at_kl = [{**part, "method": m, "reward": value, "reward_half": half} for m, (value, half) in found.items()]
+        at_kl = []
+        for method, values in known.items():
+            row: Record = {"method": method, "kl": kl}
+            for key in keys:
+                if (found := value_at(values[key], kl)) is not None:
+                    row[key], row[f"{key}_half"] = found
+            at_kl += [row] if "reward" in row else []
         rows += sorted(at_kl, key=lambda row: -row["reward"])
-    return rows
+    columns = [
+        Column("method", "method"),
+        Column("kl", "KL, nats", ".1f"),
+        Column("reward", "reward", ".2f", "reward_half"),
+    ]
+    columns += [Column(name, name, SPECS[name], f"{name}_half") for name in _shown(config)]
+    return Table(columns, rows, "Linear between neighbouring weights; ± is half a 95 % interval.")
 
 
 def _columns(config: Config) -> list[Column]:
@@ -169,19 +189,19 @@ def _design_columns() -> list[Column]:
 
 def _note(config: Config) -> str:
     terms = "; ".join(
-        f"{target.weight:g} × log-probability of {target.value}"
+        f"{target.weight:g} × log-probability of {target.shown}"
         if target.name in HEADS
-        else f"−{target.weight:g} × (({target.name} − {target.value}) / {UNITS[target.name][0]:g})²"
+        else f"−{target.weight:g} × (({target.name} − {target.shown}) / {UNITS[target.name][0]:g})²"
         for target in config.targets()
     )
     return (
         f"Reward: {terms}. Weight: of the KL (methods that optimise logits) or of the reward (svdd, smc). "
         "KL: of the guided from the prior's reveals, summed over the rounds; an upper bound for best_of_n and svdd, "
-        "unknown for smc. ± is half a 95 % interval (Student's t) over the designs, for these sequences. At equal KL: "
-        "linear between neighbouring weights. Judges that nothing optimised: log prior, log-probability of all reveals "
-        "on the way; pseudo-log-likelihood, nats a designed residue; instability, above 40 unstable (ProtParam); "
-        "numbered, the share that anarcii numbers as the start's chain; identity to the start, and diversity among "
-        "designs of a cell, both as shares of the designed positions. Seconds: a cell of "
+        "unknown for smc. ± is half a 95 % interval (Student's t) over the designs, for these sequences. Judges that "
+        "nothing optimised: log prior, log-probability of all reveals on the way; pseudo-log-likelihood, nats a "
+        "designed residue; instability, above 40 unstable (ProtParam); numbered, the share that anarcii numbers as the "
+        "start's chain; identity to the start, and diversity among designs of a cell, both as shares of the designed "
+        "positions. Seconds: a cell of "
         f"{config.num_designs} designs, without the judges."
     )
 

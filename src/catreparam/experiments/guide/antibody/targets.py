@@ -85,6 +85,15 @@ class Target:
     value: float | str
     weight: float
 
+    def __str__(self) -> str:
+        """As it is written in titles: charge 8, chain heavy."""
+        return f"{self.name} {self.shown}"
+
+    @property
+    def shown(self) -> str:
+        """The value without needless digits."""
+        return self.value if isinstance(self.value, str) else f"{self.value:g}"
+
     def term(self, measures: Measures, antibody: Antibody, model: AntiBERTy) -> Callable[[Tensor], Tensor]:
         """Its part of the reward: -weight * ((value - target) / unit)^2, or weight * log-probability of the class."""
         if self.name in HEADS:
