@@ -183,6 +183,8 @@ def test_the_study_is_of_public_sequences_and_twenty_designs_a_method():
 def test_weights_in_a_file_of_ones_own_and_in_half_precision(tmp_path, cache):
     mine = shutil.copy(cache / "antiberty" / "antiberty.safetensors", tmp_path / "mine.safetensors")
     config = configured(tmp_path, model=mine, sequence=(START,), kl_weights=(1.0,), num_rounds=1, precision="bfloat16")
-    facts = study.run(dataclasses.replace(config, chain="light")).facts
+    report = study.run(dataclasses.replace(config, chain="light"))
+    facts = report.facts
+    assert all(0 <= row["chain"] <= 1 for row in (*report.table.rows, *report.appendix["Designs"].rows))
     assert "mine.safetensors" in facts["prior"]
     assert facts["precision of the model"] == "bfloat16"

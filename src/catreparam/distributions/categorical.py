@@ -37,8 +37,8 @@ class ReparameterizedCategorical(PyroMethods):
         logits: [*batch, num_classes], unnormalised; -inf is an impossible class.
         validate_args: whether values are checked; None: as torch.distributions is set.
         estimator: whose gradient `rsample` has: a name in ESTIMATORS, a made estimator, or any function logits -> x.
-        temperature: handed to the estimator: a number, or a tensor with one value per row that broadcasts to [*batch]
-            (cost: see `catreparam.estimators.sampling.draw`). None: the estimator's default.
+        temperature: handed to the estimator: a number, or a tensor with one value per row that broadcasts to
+            [*batch], learned where the estimator has a gradient for it. None: the estimator's default.
         t1: likewise.
         unimix: the weight of the uniform law mixed in, in [0, 1], as world models do:
             p = (1 - unimix) softmax(logits) + unimix / K over the K classes that are allowed, those with logits above

@@ -32,6 +32,7 @@ JUDGED = (
 )
 IN_TABLE = ("prior_log_prob", "pll", "instability", "numbered", "identity")
 SPECS = {"charge": ".2f", "pi": ".2f", "gravy": ".3f", "patch": ".2f", "aromaticity": ".3f", "liabilities": ".2f"}
+SPECS |= dict.fromkeys(HEADS, ".3f")  # probability of the wanted class
 EQUAL_KL = "At equal KL"
 LOGOS = 3  # antibodies shown as logos
 
@@ -70,7 +71,7 @@ def report_designs(config: Config, folder: RunFolder) -> Report:
         table=Table(_columns(config), _rows(config, points), _note(config)),
         plots=_curves(config, points),
         grids=_logos(config, designs),
-        appendix={**_equal_kl_part(config, points), "Designs": Table(_design_columns(), designs)},
+        appendix={**_equal_kl_part(config, points), "Designs": Table(_design_columns(config), designs)},
         facts=_facts(config, folder),
         command=command_of("catreparam guide antibody", config),
     )
@@ -112,7 +113,7 @@ def point_of(config: Config, method: str, strength: float, designs: Sequence[Rec
 
 
 def _shown(config: Config) -> list[str]:
-    return [target.name for target in config.targets() if target.name not in HEADS]
+    return [target.name for target in config.targets()]
 
 
 def _rows(config: Config, points: Sequence[Point]) -> list[Record]:
@@ -180,8 +181,8 @@ def _columns(config: Config) -> list[Column]:
     ]
 
 
-def _design_columns() -> list[Column]:
-    properties = [Column(name, name, SPECS[name]) for name in UNITS]
+def _design_columns(config: Config) -> list[Column]:
+    properties = [Column(name, name, SPECS[name]) for name in dict.fromkeys([*UNITS, *_shown(config)])]
     judged = [Column(*triple) for triple in JUDGED]
     scores = [Column("reward", "reward", ".2f"), Column("kl", "KL, nats", ".1f")]
     return [Column("name", "design"), *scores, *properties, *judged, Column("design", "sequence")]

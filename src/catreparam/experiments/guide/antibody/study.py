@@ -16,7 +16,7 @@ from catreparam.experiments.guide.antibody.config import Config
 from catreparam.experiments.guide.antibody.judges import diversity, judge
 from catreparam.experiments.guide.antibody.presets import PRESETS
 from catreparam.experiments.guide.antibody.report import report_designs
-from catreparam.experiments.guide.antibody.targets import make_reward
+from catreparam.experiments.guide.antibody.targets import class_probabilities, make_reward
 from catreparam.experiments.guide.antibody.weights import load_prior
 from catreparam.experiments.guide.methods import generate, is_gradient_method
 from catreparam.experiments.runs.cells import run_cells
@@ -91,7 +91,8 @@ def report_folder(path: Path) -> Report:
 def design_cell(config: Config, sequence: str, method: str, strength: float, seed: int) -> Record:
     """Designs of one sequence by one method: their reward, KL, likelihood, properties and judges."""
     (antibody,) = (antibody for antibody in config.antibodies() if antibody.name == sequence)
-    model, measures = load_prior(config.model, config.precision), config.measures
+    model = load_prior(config.model, config.precision)
+    measures, targets = config.measures, config.targets()
     place = config.run_folder() / "generations"  # what a killed generation goes on from
     place.mkdir(parents=True, exist_ok=True)
     state = place / f"{sequence}-{method}-{strength:g}-{seed}.state".replace(":", "-").replace(",", "-")
@@ -100,7 +101,7 @@ def design_cell(config: Config, sequence: str, method: str, strength: float, see
         method,
         strength,
         model,
-        make_reward(config.targets(), measures, antibody, model),
+        make_reward(targets, measures, antibody, model),
         antibody.tokens().repeat(config.num_designs, 1),
         budget=config.budget,
         codebook=model.language_model.bert.embeddings.word_embeddings.weight[FIRST_RESIDUE:].float(),
@@ -125,6 +126,6 @@ def design_cell(config: Config, sequence: str, method: str, strength: float, see
         "model_evaluations": spent.model,
         "seconds": seconds,
         "diversity": diversity(designs, antibody.positions),
-        "scores": {**measures.all_of(designs, antibody), **judged},
+        "scores": {**measures.all_of(designs, antibody), **class_probabilities(targets, designs, model), **judged},
         "trace": generation.trace.rows if is_gradient_method(method) else [],
     }

@@ -104,6 +104,14 @@ class Target:
         return lambda x: -self.weight * ((measure(x) - goal) / unit).square()
 
 
+def class_probabilities(targets: tuple[Target, ...], sequences: list[str], model: AntiBERTy) -> dict[str, list[float]]:
+    """For every targeted head, the probability that it gives the wanted class of each sequence, by the head's name."""
+    x = one_hot(sequences)
+    heads = {target.name: HEADS[target.name].index(str(target.value)) for target in targets if target.name in HEADS}
+    with torch.no_grad():
+        return {name: model.log_probs(name, x)[:, index].exp().tolist() for name, index in heads.items()}
+
+
 def make_targets(wanted: dict[str, float | str | None], weights: tuple[str, ...]) -> tuple[Target, ...]:
     """Targets from values (None: not wanted) and weights like charge=2; a weight is 1 unless given.
 
