@@ -99,9 +99,8 @@ def test_every_hyperparameter_is_covered_above():
 
 @pytest.mark.parametrize("name", REPARAMETERISED)
 def test_hard_must_be_a_bool(name):
-    if "hard" in facts_of(name).hyperparameters:
-        with pytest.raises(TypeError, match="hard must be True or False, got 'no'"):
-            ESTIMATORS[name](GOOD, hard="no")
+    with pytest.raises(TypeError, match="hard must be True or False, got 'no'"):
+        ESTIMATORS[name](GOOD, hard="no")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -117,9 +116,9 @@ def test_keywords_are_strict(name):
 def test_unknown_names_come_with_the_nearest_one():
     with pytest.raises(ValueError, match="Did you mean 'redge'"):
         make_estimator("regde")
-    with pytest.raises(ValueError, match="Did you mean 'num_steps'"):
+    with pytest.raises(ValueError, match="'n_steps'; use num_steps"):
         make_estimator("redge", n_steps=5)
-    with pytest.raises(ValueError, match="'temperature'; it has none"):
+    with pytest.raises(ValueError, match="'temperature'; it has no temperature"):
         make_estimator("straight_through", temperature=1.0)
     with pytest.raises(ValueError, match="Did you mean 'reinmax'"):
         expectation(lambda x: x[..., 0], GOOD, estimator="reinmx")

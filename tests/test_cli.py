@@ -175,7 +175,7 @@ def test_data_of_a_bundled_set_says_how_many_images_it_has(capsys):
         ("run vae --preset dmo", "Did you mean 'demo'"),
         ("run vae --preset", "unknown preset ''"),
         ("run vae --estimators redg", "Did you mean 'redge'"),
-        ("run vae --estimators redge:num_stpes=3", "Did you mean 'num_steps'"),
+        ("run vae --estimators redge:num_stpes=3", "did you mean num_steps?"),
         ("run vae --dataset mnst", "Did you mean 'mnist'"),
         ("run vae --dataset mnist", "catreparam data mnist"),
         ("run vae --binarisation grayscale", "Did you mean 'greyscale'"),

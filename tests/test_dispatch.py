@@ -117,8 +117,9 @@ def test_hyperparameters_are_looked_up_by_value_and_type(estimator):
             estimator(logits, num_steps=True)
         with pytest.raises(TypeError, match=r"t1 must be a real number, got \[0.5\]"):
             estimator(logits, t1=[0.5])
-        with pytest.raises(TypeError, match="hard must be True or False, got 1"):
-            estimator(logits, hard=1)
+        with pytest.raises(TypeError, match="hard must be True or False, got 2"):
+            estimator(logits, hard=2)
+        assert torch.equal(estimator(logits, hard=1, generator=seeded()), estimator(logits, generator=seeded()))
 
 
 def test_a_lazily_negated_view_is_read_with_its_sign():

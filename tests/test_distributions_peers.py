@@ -154,6 +154,8 @@ def test_edges_of_the_parameters(dtype):
         gradient = torch.autograd.grad(found, leaf)[0]
         for value, target in ((found, wanted), (gradient, slope)):
             torch.testing.assert_close(value.detach(), torch.tensor(target, dtype=dtype), atol=1e-3, rtol=2e-4)
+    odds = torch.tensor([1e-9, -1e-30, 3e38, -inf], dtype=dtype)
+    assert torch.equal(ReparameterizedBernoulli(logits=odds).logits, odds)  # not rounded
 
 
 @laws
@@ -166,11 +168,6 @@ def test_log_prob_takes_integers_and_booleans_and_says_what_it_does_not_take(our
             law.log_prob(bad)
     free = ReparameterizedBernoulli(0.25, validate_args=False)
     torch.testing.assert_close(free.log_prob(1), torch.tensor(0.25).log())
-
-
-def test_log_odds_are_not_rounded():
-    odds = torch.tensor([1e-9, -1e-30, 3e38, -inf])
-    assert torch.equal(ReparameterizedBernoulli(logits=odds).logits, odds)
 
 
 TWIN_PAIRS = [pair for pair in _KL_REGISTRY if set(pair) & {OneHotCategorical, Bernoulli}]
@@ -257,13 +254,6 @@ def test_unimix_leaves_forbidden_classes_forbidden(forbidden):
     assert ReparameterizedBernoulli(torch.tensor([0.0, 1.0]), unimix=0.5).probs.tolist() == [0.0, 1.0]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@laws
-def test_unimix_and_mode_keep_the_dtype(ours, dtype):
-    law = ours(logits=parameter_of(ours, "logits").to(dtype), unimix=0.1)
-    assert {law.probs.dtype, law.mode.dtype, law.rsample().dtype} == {dtype}
-
-
 @pytest.mark.parametrize("name", REPARAMETERISED)
 def test_every_estimator_is_handed_the_mixed_logits(name):
     def draw(**arguments):
@@ -287,6 +277,18 @@ def test_the_mode_has_the_gradient_of_the_probabilities(ours, parameter):
     assert torch.equal(found, wanted)
     assert found.any()
     torch.testing.assert_close(torch.autograd.grad(weighted(Independent(law, 1).mode), given)[0], wanted)
+
+
+@laws
+@parameters
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_values_seen_without_gradient_have_it_later(ours, parameter, mode):
+    law = ours(**{parameter: parameter_of(ours, parameter).clone().requires_grad_()})
+    with mode():
+        seen = [law.mean, law.logits, law.mode, law.entropy()]
+    later = [law.mean, law.logits, law.mode, law.entropy()]
+    assert not any(value.requires_grad for value in seen)
+    assert all(value.requires_grad and not value.is_inference() for value in later)
 
 
 def test_the_mode_of_masked_logits_gives_them_no_gradient():

@@ -113,7 +113,7 @@ def test_without_tracking_it_is_a_pure_function():
         ({"train_mode": "sampel"}, ValueError, "unknown train_mode 'sampel'. Did you mean 'sample'"),
         ({"eval_mode": "soft"}, ValueError, "unknown eval_mode"),
         ({"usage_momentum": 1.5}, ValueError, "usage_momentum must be at least 0 and at most 1"),
-        ({"track_usage": 1}, TypeError, "track_usage must be True or False"),
+        ({"track_usage": 2}, TypeError, "track_usage must be True or False"),
         ({"estimator": "rloo"}, ValueError, "rloo needs the objective"),
         ({"estimator": "regde"}, ValueError, "Did you mean 'redge'"),
     ],

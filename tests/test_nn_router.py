@@ -147,7 +147,7 @@ def test_half_precision_routes_without_nan():
         ({"capacity": 0}, ValueError, "capacity must be at least 1, got 0"),
         ({"capacity_factor": 0.0}, ValueError, "capacity_factor must be greater than 0"),
         ({"capacity": 2, "capacity_factor": 1.0}, ValueError, "give capacity or capacity_factor"),
-        ({"normalize": 1}, TypeError, "normalize must be True or False"),
+        ({"normalize": 2}, TypeError, "normalize must be True or False"),
     ],
 )
 def test_bad_settings_are_named(settings, error, message):

@@ -182,7 +182,9 @@ def covariance_product(probs: BroadcastRows, vector: BroadcastRows) -> Broadcast
     return probs * (vector - (probs * vector).sum(-1, keepdim=True))
 
 
-def second_order(probs: BroadcastRows, vector: BroadcastRows, x: BroadcastRows, weight: float = 1.0) -> BroadcastRows:
+def second_order(
+    probs: BroadcastRows, vector: BroadcastRows, x: BroadcastRows, weight: float | Tensor = 1.0
+) -> BroadcastRows:
     """(1 - w/2) J(p) u + (w/2) d <d, u> with d = x - p: between population (w = 0) and ReinMax's covariance (w = 1)."""
     d = x - probs
     one_sample = d * (d * vector).sum(-1, keepdim=True)

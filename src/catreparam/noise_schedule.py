@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
+from catreparam.hyperparameters import check_hyperparameter
 from catreparam.validation import check_choice, check_count, check_number
 
 SMALLEST_T1 = 1e-4  # below, powers of lambda in the adjoint leave the range of float32; every use is far above
@@ -18,15 +21,18 @@ class NoiseSchedule:
         lambdas: one entry per denoiser evaluation, increasing; the last is where the relaxed sample is read off. A
             single entry feeds the noise straight into that last evaluation.
 
-    Raises ValueError if lambdas is empty, decreases anywhere, or holds a negative or non-finite number.
+    Raises ValueError if lambdas is empty, decreases anywhere, or holds a negative or non-finite number. Tensors, one
+    value a row, are not looked at.
 
     >>> NoiseSchedule((0.0, 0.5, 1.0)).num_steps
     3
     """
 
-    lambdas: tuple[float, ...]
+    lambdas: tuple[Any, ...]
 
     def __post_init__(self) -> None:
+        if any(isinstance(value, Tensor) for value in self.lambdas):
+            return
         lambdas = tuple(check_number("lambda", float(value), least=0.0) for value in self.lambdas)
         if not lambdas:
             raise ValueError("a noise schedule needs at least one lambda, got none")
@@ -60,11 +66,11 @@ class NoiseSchedule:
         return len(self.lambdas)
 
     @property
-    def last(self) -> float:
+    def last(self) -> Any:
         """lambda at t1, where the relaxed sample is read off."""
         return self.lambdas[-1]
 
-    def intervals(self) -> Iterator[tuple[float, float]]:
+    def intervals(self) -> Iterator[tuple[Any, Any]]:
         """Consecutive pairs (start, end), noise first."""
         return zip(self.lambdas, self.lambdas[1:], strict=False)
 
@@ -84,29 +90,31 @@ def quadratic_grid(num_steps: int = 4, t1: float = 0.5) -> NoiseSchedule:
     return make_schedule("quadratic", num_steps, t1)
 
 
-def make_schedule(grid: str, num_steps: int, t1: float) -> NoiseSchedule:
+def make_schedule(grid: str, num_steps: int, t1: float | Tensor) -> NoiseSchedule:
     """The schedule called `grid` (alpha | lambda | quadratic) with `num_steps` denoiser evaluations, t1 in [1e-4, 1].
 
-    t1 = 1 is pure noise: lambda is 0 throughout and every ReDGE becomes straight-through.
+    t1 = 1 is pure noise: lambda is 0 throughout and every ReDGE becomes straight-through. A tensor t1 makes tensors of
+    lambda.
 
     >>> make_schedule("alpha", 3, 0.5).lambdas
     (0.0, 0.3333333333333333, 1.0)
     """
     spacing = GRIDS[check_choice("grid", grid, GRIDS)]
-    check_count("num_steps", num_steps)
-    check_number("t1", t1, least=SMALLEST_T1, most=1.0)
+    num_steps = check_count("num_steps", num_steps)
+    t1 = check_hyperparameter("t1", t1, least=SMALLEST_T1, most=1.0)
     top = (1.0 - t1) / t1
     if num_steps == 1:
         return NoiseSchedule((top,))
-    return NoiseSchedule(tuple(min(spacing(i / (num_steps - 1), top), top) for i in range(num_steps - 1)) + (top,))
+    lower: Any = torch.minimum if isinstance(top, Tensor) else min
+    return NoiseSchedule(tuple(lower(spacing(i / (num_steps - 1), top), top) for i in range(num_steps - 1)) + (top,))
 
 
-def _uniform_in_alpha(fraction: float, top: float) -> float:
+def _uniform_in_alpha(fraction: float, top: Any) -> Any:
     alpha = fraction * top / (1.0 + top)
     return alpha / (1.0 - alpha)
 
 
-GRIDS: dict[str, Callable[[float, float], float]] = {
+GRIDS: dict[str, Callable[[float, Any], Any]] = {
     "alpha": _uniform_in_alpha,
     "lambda": lambda fraction, top: fraction * top,
     "quadratic": lambda fraction, top: fraction * fraction * top,

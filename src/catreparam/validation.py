@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -188,9 +189,10 @@ LARGEST_COUNT = 2**53  # as far as sizes, steps and floats agree
 
 
 def check_count(name: str, value: Any, minimum: int = 1) -> int:
-    """Returns `value` if it is an int of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    """Returns `value` as an int if it is a whole number, NumPy's too, of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an int, got {value!r}")
+    value = int(value)
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
     if value > LARGEST_COUNT:
@@ -203,10 +205,11 @@ def check_number(
 ) -> float:
     """Returns `value` as a float if it is a finite real number with above < value, least <= value <= most.
 
-    Kernels compute in float32: a number beyond its range, or positive by demand and below its normal range, is refused.
+    NumPy's numbers are numbers, and so is a tensor of one value on the CPU that asks for no gradient. Kernels compute
+    in float32: a number beyond its range, or positive by demand and below its normal range, is refused.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
+        value = _number_of(name, value)
     finite = -math.inf < value < math.inf  # in comparisons that torch.compile can trace for a value that changes
     if not finite or not value > above or not least <= value <= most:
         low = f"greater than {above:g}" if above > -math.inf else f"at least {least:g}" if least > -math.inf else ""
@@ -221,11 +224,27 @@ def check_number(
     return float(value)
 
 
+def _number_of(name: str, value: Any) -> float:
+    if isinstance(value, Tensor):
+        if not is_number(value):
+            raise TypeError(f"{name} must be one number, got a tensor of shape {tuple(value.shape)}; pass its .item()")
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    return float(value)
+
+
+def is_number(value: Tensor) -> bool:
+    """Whether a tensor is as good as a number: one value at hand, of which nothing asks for a gradient or a record."""
+    followed = value.requires_grad and torch.is_grad_enabled()
+    return value.ndim == 0 and value.is_cpu and not followed and has_values(value)
+
+
 def check_flag(name: str, value: Any) -> bool:
-    """Returns `value` if it is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return value
+    """Returns `value` as a bool if it is True or False, NumPy's too, or 1 or 0."""
+    if (type(value).__name__ in ("bool", "bool_") or isinstance(value, Integral)) and value in (0, 1):
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:

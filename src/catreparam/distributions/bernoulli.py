@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Generator, Size, Tensor
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical, Poisson, constraints
 from torch.distributions.kl import register_kl
-from torch.distributions.utils import lazy_property
 
 from catreparam.categorical import finite
 from catreparam.distributions.categorical import ReparameterizedCategorical
@@ -87,13 +86,13 @@ class ReparameterizedBernoulli(PyroMethods):
         super().__init__(self.two_classes.batch_shape, Size(), validate_args=False)
         self._validate_args = validate
 
-    @lazy_property
+    @property
     def logits(self) -> Float[Tensor, "*batch"]:
         """Log-odds of x = 1."""
         given = self.two_classes._given
         return given[..., 1] - given[..., 0]
 
-    @lazy_property
+    @property
     def probs(self) -> Float[Tensor, "*batch"]:
         """P(x = 1)."""
         return self.two_classes.probs[..., 1]

@@ -156,7 +156,7 @@ def unbiased_redge(
     """
     check_count("num_samples", num_samples)
     eta = check_number("eta", eta, least=-MOST_ETA, most=MOST_ETA)
-    lam = make_schedule("lambda", 1, t1).last
+    lam = make_schedule("lambda", 1, check_number("t1", t1)).last
     rows = to_rows(logits, mask, generator=generator)
     terms = [_unbiased_redge_terms(objective, logits, rows, lam, eta, generator) for _ in range(num_samples)]
     return combine(terms)

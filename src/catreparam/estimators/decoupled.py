@@ -14,7 +14,8 @@ from catreparam.categorical import (
     to_rows,
 )
 from catreparam.estimators.facts import Range, estimator
-from catreparam.validation import check_flag, check_number
+from catreparam.hyperparameters import check_hyperparameter, for_rows
+from catreparam.validation import check_flag
 
 
 @estimator(
@@ -29,8 +30,8 @@ from catreparam.validation import check_flag, check_number
 def decoupled_straight_through(
     logits: Float[Tensor, "*batch num_classes"],
     *,
-    forward_temperature: float = 1.0,
-    backward_temperature: float = 0.5,
+    forward_temperature: float | Tensor = 1.0,
+    backward_temperature: float | Tensor = 0.5,
     hard: bool = True,
     mask: Bool[Tensor, "..."] | None = None,
     dim: int = -1,
@@ -53,9 +54,13 @@ def decoupled_straight_through(
 
     Reference: Shah et al. 2024, https://arxiv.org/abs/2410.13331.
     """
-    check_flag("hard", hard)
-    forward_temperature = check_number("forward_temperature", forward_temperature, above=0.0)
+    hard = check_flag("hard", hard)
+    forward_temperature = check_hyperparameter(
+        "forward_temperature", forward_temperature, above=0.0, without_gradient="decoupled_straight_through"
+    )
     rows = to_rows(logits, mask, dim, generator)
+    forward_temperature = for_rows("forward_temperature", forward_temperature, rows, dim)
+    backward_temperature = for_rows("backward_temperature", backward_temperature, rows, dim)
     noise = draw_gumbel_like(rows, generator)
     surrogate = decoupled_straight_through_surrogate(rows, noise=noise, backward_temperature=backward_temperature)
     if hard:
@@ -65,7 +70,9 @@ def decoupled_straight_through(
     return from_rows(attach_gradient(value, surrogate), logits, dim)
 
 
-def decoupled_straight_through_surrogate(logits: Rows, *, noise: Rows, backward_temperature: float = 0.5) -> Rows:
+def decoupled_straight_through_surrogate(
+    logits: Rows, *, noise: Rows, backward_temperature: float | Tensor = 0.5
+) -> Rows:
     """softmax((logits + noise) / backward_temperature) for given standard Gumbel noise [*batch, num_classes]."""
-    backward_temperature = check_number("backward_temperature", backward_temperature, above=0.0)
+    backward_temperature = check_hyperparameter("backward_temperature", backward_temperature, above=0.0)
     return softmax_at(logits + noise, backward_temperature)

@@ -1,5 +1,7 @@
 """Exact-law ReDGE: draw the hard sample first, then the diffusion that leads to it; average over its noise."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
@@ -15,13 +17,14 @@ from catreparam.categorical import (
     to_rows,
 )
 from catreparam.estimators.facts import Choice, Range, estimator
+from catreparam.hyperparameters import check_hyperparameter, for_rows
 from catreparam.kernels import dispatch
 from catreparam.kernels.methods import Method, Rule
 from catreparam.kernels.naive.chain import denoise
 from catreparam.kernels.naive.exact_law import sweep_tangent, transport_tangent
 from catreparam.kernels.settings import Setting, remembered
 from catreparam.noise_schedule import NoiseSchedule, make_schedule
-from catreparam.validation import check_count, check_flag, check_number
+from catreparam.validation import check_count, check_flag
 
 SEARCH = {
     "t1": Range(0.3, 0.95, 0.5, grid=(0.35, 0.5, 0.7)),  # variance explodes below .3
@@ -39,10 +42,10 @@ def exact_redge(
     logits: Float[Tensor, "*batch num_classes"],
     *,
     num_steps: int = 4,
-    t1: float = 0.5,
+    t1: float | Tensor = 0.5,
     grid: str = "lambda",
     num_noises: int = 1,
-    second_order_weight: float = 0.0,
+    second_order_weight: float | Tensor = 0.0,
     hard: bool = True,
     mask: Bool[Tensor, "..."] | None = None,
     dim: int = -1,
@@ -73,7 +76,7 @@ def exact_redge(
 
 
 def exact_redge_surrogate(
-    logits: Rows, *, noise: Tensor, x: Rows, schedule: NoiseSchedule, second_order_weight: float = 0.0
+    logits: Rows, *, noise: Tensor, x: Rows, schedule: NoiseSchedule, second_order_weight: float | Tensor = 0.0
 ) -> Rows:
     """Value: the mean relaxed sample. Gradient: exact-law ReDGE's for the hard sample x.
 
@@ -98,9 +101,9 @@ def exact_redge_surrogate(
 def transport_redge(
     logits: Float[Tensor, "*batch num_classes"],
     *,
-    t1: float = 0.5,
+    t1: float | Tensor = 0.5,
     num_noises: int = 1,
-    second_order_weight: float = 0.0,
+    second_order_weight: float | Tensor = 0.0,
     hard: bool = True,
     mask: Bool[Tensor, "..."] | None = None,
     dim: int = -1,
@@ -122,10 +125,12 @@ def transport_redge(
 
     Source: this project; see `docs/estimators.md`.
     """
-    check_flag("hard", hard)
-    schedule = make_schedule("lambda", 1, t1)
-    weight = check_number("second_order_weight", second_order_weight, least=0.0, most=2.0) if hard else 0.0
+    hard = check_flag("hard", hard)
+    schedule = make_schedule("lambda", 1, check_hyperparameter("t1", t1, without_gradient="transport_redge"))
+    weight = _check_weight("transport_redge", second_order_weight, hard)
     rows = to_rows(logits, mask, dim, generator)
+    schedule = NoiseSchedule((for_rows("t1", schedule.last, rows, dim),))
+    weight = for_rows("second_order_weight", weight, rows, dim)
     x = draw_one_hot(torch.softmax(rows, -1), generator)
     noise = draw_antithetic_like(rows, check_count("num_noises", num_noises), generator)
     surrogate = transport_redge_surrogate(rows, noise=noise, x=x, schedule=schedule, second_order_weight=weight)
@@ -133,7 +138,7 @@ def transport_redge(
 
 
 def transport_redge_surrogate(
-    logits: Rows, *, noise: Tensor, x: Rows, schedule: NoiseSchedule, second_order_weight: float = 0.0
+    logits: Rows, *, noise: Tensor, x: Rows, schedule: NoiseSchedule, second_order_weight: float | Tensor = 0.0
 ) -> Rows:
     """Value: the mean relaxed sample. Gradient: transport ReDGE's for the hard sample x; only schedule.last is used.
 
@@ -145,8 +150,14 @@ def transport_redge_surrogate(
     return _read_off(logits, z, x, direct, moved, schedule.last, second_order_weight)
 
 
+def _check_weight(estimator: str, weight: float | Tensor, hard: bool) -> float | Tensor:
+    """The second-order weight, 0 for relaxed samples."""
+    checked = check_hyperparameter("second_order_weight", weight, least=0.0, most=2.0, without_gradient=estimator)
+    return checked if hard else 0.0
+
+
 def _read_off(
-    logits: Rows, z: Tensor, x: Rows, direct: Rows, moved: Tensor, lam: float, second_order_weight: float
+    logits: Rows, z: Tensor, x: Rows, direct: Rows, moved: Tensor, lam: Any, second_order_weight: float | Tensor
 ) -> Rows:
     """The mean of softmax(logits + lambda z), with the gradient of its change along direct + lambda moved."""
     x_soft = denoise(z, logits.detach(), lam)
@@ -159,9 +170,11 @@ EXACT_REDGE = Method(exact_redge_surrogate, Rule.SWEEP)
 
 
 @remembered
-def exact_setting(num_steps: int, t1: float, grid: str, num_noises: int, weight: float, hard: bool) -> Setting:
+def exact_setting(
+    num_steps: int, t1: float | Tensor, grid: str, num_noises: int, weight: float | Tensor, hard: bool
+) -> Setting:
     """Raises TypeError or ValueError for bad hyperparameters."""
-    check_flag("hard", hard)
-    lambdas = make_schedule(grid, num_steps, t1).lambdas
-    weight = check_number("second_order_weight", weight, least=0.0, most=2.0) if hard else 0.0
+    hard = check_flag("hard", hard)
+    lambdas = make_schedule(grid, num_steps, check_hyperparameter("t1", t1, without_gradient="exact_redge")).lambdas
+    weight = _check_weight("exact_redge", weight, hard)
     return Setting(EXACT_REDGE, lambdas, hard=hard, num_noises=check_count("num_noises", num_noises), weight=weight)

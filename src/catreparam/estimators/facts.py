@@ -7,11 +7,12 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from torch import Tensor
 from torch.nn import Module
 
+from catreparam.estimators.arguments import forgiving
 from catreparam.kernels.tracing import unscriptable
 from catreparam.validation import check_choice
 
@@ -83,16 +84,21 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def estimator(family: str, **facts: Any) -> Callable[[Function], Function]:
-    """Enters a public function into ESTIMATORS, with its facts. The function itself does what it did."""
+    """Enters a public function into ESTIMATORS, with its facts, and makes it `forgiving`."""
     check_choice("family", family, FAMILIES)
 
     def enter(function: Function) -> Function:
-        name = function.__name__
+        name, function = function.__name__, cast(Function, forgiving(function, relaxing))
         _FACTS[function] = Facts(name, function, family, takes_objective=_asks_for_objective(function), **facts)
         ESTIMATORS[name] = function
         return unscriptable(function)
 
     return enter
+
+
+def relaxing() -> list[str]:
+    """The estimators with a relaxed sample, hard=False."""
+    return [name for name, function in ESTIMATORS.items() if _FACTS[function].relaxes]
 
 
 class Resolved(NamedTuple):

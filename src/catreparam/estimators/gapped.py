@@ -6,7 +6,8 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import Rows, attach_gradient, draw_one_hot, finite, from_rows, softmax_at, to_rows
 from catreparam.estimators.facts import Range, estimator
-from catreparam.validation import check_choice, check_flag, check_number
+from catreparam.hyperparameters import check_hyperparameter, for_rows
+from catreparam.validation import check_choice, check_flag
 
 
 @estimator(
@@ -19,8 +20,8 @@ from catreparam.validation import check_choice, check_flag, check_number
 def gapped_straight_through(
     logits: Float[Tensor, "*batch num_classes"],
     *,
-    temperature: float = 1.0,
-    gap: float | str = 1.0,
+    temperature: float | Tensor = 1.0,
+    gap: float | Tensor | str = 1.0,
     hard: bool = True,
     mask: Bool[Tensor, "..."] | None = None,
     dim: int = -1,
@@ -42,18 +43,19 @@ def gapped_straight_through(
 
     Reference: Fan et al. 2022, https://arxiv.org/abs/2206.07235.
     """
-    check_flag("hard", hard)
+    hard = check_flag("hard", hard)
     rows = to_rows(logits, mask, dim, generator)
+    temperature, gap = for_rows("temperature", temperature, rows, dim), for_rows("gap", gap, rows, dim)
     x = draw_one_hot(torch.softmax(rows, -1), generator)
     x_soft = gapped_straight_through_surrogate(rows, x=x, temperature=temperature, gap=gap)
     return from_rows(attach_gradient(x, x_soft) if hard else x_soft, logits, dim)
 
 
 def gapped_straight_through_surrogate(
-    logits: Rows, *, x: Rows, temperature: float = 1.0, gap: float | str = 1.0
+    logits: Rows, *, x: Rows, temperature: float | Tensor = 1.0, gap: float | Tensor | str = 1.0
 ) -> Rows:
     """The relaxed sample for a hard sample x: a softmax in which x leads every other class by at least the gap."""
-    temperature = check_number("temperature", temperature, above=0.0)
+    temperature = check_hyperparameter("temperature", temperature, above=0.0)
     constant = logits.detach()
     if isinstance(gap, str):
         check_choice("gap", gap, ["p"])
@@ -61,7 +63,7 @@ def gapped_straight_through_surrogate(
         rest = (probs * (1 - x)).sum(-1, keepdim=True)  # 1 - p_x without cancellation
         margin = -rest.clamp_min(torch.finfo(rest.dtype).tiny).log()
     else:
-        margin = check_number("gap", gap, least=0.0)
+        margin = check_hyperparameter("gap", gap, least=0.0)
     top = constant.amax(-1, keepdim=True)
     lift = x * (top - (x * finite(constant)).sum(-1, keepdim=True))
     push = (1 - x) * (constant + margin - top).clamp_min(0.0)

@@ -15,10 +15,11 @@ from catreparam.categorical import (
     to_rows,
 )
 from catreparam.estimators.facts import Choice, Range, estimator
+from catreparam.hyperparameters import check_hyperparameter, for_rows
 from catreparam.kernels import dispatch
 from catreparam.kernels.settings import DRAW
 from catreparam.kernels.torch import gumbel_rao as conditional_gumbels
-from catreparam.validation import check_count, check_number
+from catreparam.validation import check_count
 
 
 @estimator(
@@ -31,7 +32,7 @@ from catreparam.validation import check_count, check_number
 def gumbel_rao(
     logits: Float[Tensor, "*batch num_classes"],
     *,
-    temperature: float = 0.5,
+    temperature: float | Tensor = 0.5,
     num_noises: int = 10,
     mask: Bool[Tensor, "..."] | None = None,
     dim: int = -1,
@@ -51,11 +52,12 @@ def gumbel_rao(
 
     Reference: Paulus et al. 2021, https://arxiv.org/abs/2010.04838.
     """
-    check_count("num_noises", num_noises)
-    temperature = check_number("temperature", temperature, above=0.0)
+    num_noises = check_count("num_noises", num_noises)
+    temperature = check_hyperparameter("temperature", temperature, above=0.0)
     rows = to_rows(logits, mask, dim, generator)
+    temperature = for_rows("temperature", temperature, rows, dim)
     x = dispatch.sample(rows.detach(), None, -1, generator, DRAW)
-    if dispatch.choose_path(DRAW, rows) == "naive":
+    if isinstance(temperature, Tensor) or dispatch.choose_path(DRAW, rows) == "naive":
         noise = draw_exponential_like(rows.expand(num_noises, *rows.shape), generator)
         x = attach_gradient(x, gumbel_rao_surrogate(rows, noise=noise, x=x, temperature=temperature))
     else:
@@ -64,12 +66,12 @@ def gumbel_rao(
     return from_rows(x, logits, dim)
 
 
-def gumbel_rao_surrogate(logits: Rows, *, noise: Tensor, x: Rows, temperature: float = 0.5) -> Rows:
+def gumbel_rao_surrogate(logits: Rows, *, noise: Tensor, x: Rows, temperature: float | Tensor = 0.5) -> Rows:
     """Mean over conditional Gumbels of their softmax at `temperature`, given the hard sample x.
 
     `noise` holds Exponential(1) values [num_noises, *batch, num_classes]. Each Gumbel is a constant: the gradient
     is that of softmax((logits + constant) / temperature).
     """
-    temperature = check_number("temperature", temperature, above=0.0)
+    temperature = check_hyperparameter("temperature", temperature, above=0.0)
     perturbed = conditional_gumbel(torch.log_softmax(logits.detach(), -1), x, noise)
     return softmax_at(perturbed + tangent(logits), temperature).mean(0)

@@ -7,10 +7,11 @@ from torch import Generator, Tensor
 
 from catreparam.categorical import Rows, softmax_at
 from catreparam.estimators.facts import Range, estimator
+from catreparam.hyperparameters import check_hyperparameter
 from catreparam.kernels import dispatch
 from catreparam.kernels.methods import Method, Rule
 from catreparam.kernels.settings import Setting, remembered
-from catreparam.validation import check_flag, check_number
+from catreparam.validation import check_flag
 
 
 @estimator(
@@ -19,12 +20,12 @@ from catreparam.validation import check_flag, check_number
 )
 def gumbel_softmax(
     logits: Float[Tensor, "*batch num_classes"],
-    tau: float | None = None,
+    tau: float | Tensor | None = None,
     hard: bool | None = None,
     eps: float = 1e-10,
     dim: int = -1,
     *,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     mask: Bool[Tensor, "..."] | None = None,
     generator: Generator | None = None,
 ) -> Float[Tensor, "*batch num_classes"]:
@@ -49,31 +50,28 @@ def gumbel_softmax(
     References: Jang et al. 2017, https://arxiv.org/abs/1611.01144; Maddison et al. 2017,
                 https://arxiv.org/abs/1611.00712.
     """
-    hard = tau is None if hard is None else check_flag("hard", hard)
-    temperature = _one_temperature(tau, temperature)
     if eps != 1e-10:
-        warnings.warn("eps of gumbel_softmax has no effect; leave it out", stacklevel=2)
-    return dispatch.sample(logits, mask, dim, generator, gumbel_setting(temperature, hard))
+        warnings.warn("eps of gumbel_softmax has no effect; leave it out", stacklevel=3)
+    return dispatch.sample(logits, mask, dim, generator, gumbel_setting(tau, temperature, hard))
 
 
-def gumbel_softmax_surrogate(logits: Rows, *, noise: Rows, temperature: float = 1.0) -> Rows:
+def gumbel_softmax_surrogate(logits: Rows, *, noise: Rows, temperature: float | Tensor = 1.0) -> Rows:
     """The relaxed sample softmax((logits + noise) / temperature) for standard Gumbel noise [*batch, num_classes]."""
-    temperature = check_number("temperature", temperature, above=0.0)
+    temperature = check_hyperparameter("temperature", temperature, above=0.0)
     return softmax_at(logits + noise, temperature)
-
-
-def _one_temperature(tau: float | None, temperature: float) -> float:
-    if tau is None:
-        return check_number("temperature", temperature, above=0.0)
-    if temperature != 1.0:
-        raise ValueError(f"tau is torch's name for temperature: give one of them, got {tau=} and {temperature=}")
-    return check_number("tau", tau, above=0.0)
 
 
 GUMBEL_SOFTMAX = Method(gumbel_softmax_surrogate, Rule.GUMBEL)
 
 
 @remembered
-def gumbel_setting(temperature: float, hard: bool) -> Setting:
-    """For arguments that `gumbel_softmax` has checked."""
-    return Setting(GUMBEL_SOFTMAX, hard=hard, temperature=temperature)
+def gumbel_setting(tau: float | Tensor | None, temperature: float | Tensor, hard: bool | None) -> Setting:
+    """For the arguments of `gumbel_softmax`. Raises TypeError or ValueError for bad ones."""
+    hard = tau is None if hard is None else check_flag("hard", hard)
+    if tau is None:
+        value = check_hyperparameter("temperature", temperature, above=0.0)
+    elif isinstance(temperature, Tensor) or temperature != 1.0:
+        raise ValueError(f"tau is torch's name for temperature: give one of them, got {tau=} and {temperature=}")
+    else:
+        value = check_hyperparameter("tau", tau, above=0.0)
+    return Setting(GUMBEL_SOFTMAX, hard=hard, temperature=value)

@@ -1,11 +1,14 @@
 """ReDGE: reparameterise a categorical by the reverse of a Gaussian diffusion."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from catreparam.categorical import Rows
 from catreparam.estimators.facts import Range, estimator
+from catreparam.hyperparameters import check_hyperparameter
 from catreparam.kernels import dispatch
 from catreparam.kernels.methods import Method, Rule
 from catreparam.kernels.naive.chain import SOLVERS, denoise, solve
@@ -26,7 +29,7 @@ def redge(
     logits: Float[Tensor, "*batch num_classes"],
     *,
     num_steps: int = 4,
-    t1: float = 0.5,
+    t1: float | Tensor = 0.5,
     grid: str = "alpha",
     solver: str = "euler",
     hard: bool = True,
@@ -74,7 +77,7 @@ def redge_cov(
     logits: Float[Tensor, "*batch num_classes"],
     *,
     num_steps: int = 4,
-    t1: float = 0.5,
+    t1: float | Tensor = 0.5,
     grid: str = "alpha",
     solver: str = "euler",
     hard: bool = True,
@@ -107,7 +110,7 @@ def redge_cov_surrogate(
     mean = torch.softmax(logits, -1)
     variance = (mean * (1 - mean)).clamp_min(0.1)
 
-    def denoise_matched(z: Tensor, lam: float) -> Tensor:
+    def denoise_matched(z: Tensor, lam: Any) -> Tensor:
         return torch.softmax(logits + (lam * (z - mean) - lam**2 / 2) / variance, -1)
 
     z = solve(denoise_matched, mean + variance.sqrt() * noise, schedule, solver)
@@ -120,9 +123,9 @@ REDGE_COV = Method(redge_cov_surrogate, Rule.MATCHED)
 
 @remembered
 def chain_setting(
-    method: Method, num_steps: int, t1: float, grid: str, solver: str, hard: bool, weight: float = 0.0
+    method: Method, num_steps: int, t1: float | Tensor, grid: str, solver: str, hard: bool, weight: float = 0.0
 ) -> Setting:
     """Of methods that draw x at the end of the diffusion. Raises TypeError or ValueError for bad hyperparameters."""
-    check_flag("hard", hard)
+    t1 = check_hyperparameter("t1", t1, without_gradient=method.name if weight else "")
     lambdas = make_schedule(grid, num_steps, t1).lambdas
-    return Setting(method, lambdas, check_choice("solver", solver, SOLVERS), hard, weight=weight)
+    return Setting(method, lambdas, check_choice("solver", solver, SOLVERS), check_flag("hard", hard), weight=weight)

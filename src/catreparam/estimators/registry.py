@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from catreparam.estimators.facts import ESTIMATORS, Facts, facts_of, resolve
+from catreparam.estimators.arguments import remedy, without_hard
+from catreparam.estimators.facts import ESTIMATORS, Facts, facts_of, relaxing, resolve
 from catreparam.kernels.tracing import refuse_script, unrecorded
 from catreparam.validation import check_choice
 
@@ -49,10 +50,11 @@ def make_estimator(name: str, **hyperparameters: Any) -> Estimator:
     make_estimator('redge', num_steps=2, t1=0.9)
     """
     facts = facts_of(check_choice("estimator", name, ESTIMATORS))
+    if not facts.relaxes:
+        hyperparameters = without_hard(name, hyperparameters, relaxing)
     for key in hyperparameters:
-        if not facts.hyperparameters:
-            raise ValueError(f"unknown hyperparameter of {name} {key!r}; it has none")
-        check_choice(f"hyperparameter of {name}", key, facts.hyperparameters)
+        if key not in facts.hyperparameters:
+            raise ValueError(f"unknown hyperparameter of {name} {key!r}; {remedy(key, facts.hyperparameters)}")
     default = torch.get_default_device()
     with unrecorded(), torch.device("cpu" if default.type == "meta" else default):  # state has values always
         _try_once(facts, hyperparameters)

@@ -1,5 +1,7 @@
 """ReinDGE (ReDGE-Max): ReDGE with ReinMax's second-order rule at the last step."""
 
+from typing import Any
+
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
@@ -29,7 +31,7 @@ def reindge(
     logits: Float[Tensor, "*batch num_classes"],
     *,
     num_steps: int = 4,
-    t1: float = 0.5,
+    t1: float | Tensor = 0.5,
     grid: str = "alpha",
     solver: str = "euler",
     mask: Bool[Tensor, "..."] | None = None,
@@ -73,7 +75,7 @@ def _last_z(logits: Rows, noise: Rows, schedule: NoiseSchedule, solver: str) -> 
     return solve(lambda z, lam: denoise(z, logits, lam), noise, schedule, solver)
 
 
-def _surrogate_at(logits: Rows, z: Rows, x: Rows, lam: float) -> Rows:
+def _surrogate_at(logits: Rows, z: Rows, x: Rows, lam: Any) -> Rows:
     path = denoise(z, logits.detach(), lam)
     direct = second_order(path.detach(), tangent(logits), x)
     return path + direct

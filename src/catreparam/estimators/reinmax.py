@@ -12,21 +12,21 @@ from catreparam.categorical import (
     tangent,
 )
 from catreparam.estimators.facts import Range, estimator
+from catreparam.hyperparameters import check_hyperparameter
 from catreparam.kernels import dispatch
 from catreparam.kernels.methods import Method, Rule
 from catreparam.kernels.settings import Setting, remembered
-from catreparam.validation import check_number
 
 
 @estimator(
     "Straight-through and ReinMax",
-    mean_jacobian=lambda hyperparameters: hyperparameters.get("temperature", 1.0) == 1.0,
+    mean_jacobian=lambda hyperparameters: _is_one(hyperparameters.get("temperature", 1.0)),
     search={"temperature": Range(0.7, 1.5, 1.0, grid=(1.0, 1.3))},
 )
 def reinmax(
     logits: Float[Tensor, "*batch num_classes"],
     *,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     mask: Bool[Tensor, "..."] | None = None,
     dim: int = -1,
     generator: Generator | None = None,
@@ -49,15 +49,15 @@ def reinmax(
     return dispatch.sample(logits, mask, dim, generator, reinmax_setting(temperature))
 
 
-def reinmax_surrogate(logits: Rows, *, x: Rows, temperature: float = 1.0) -> Rows:
+def reinmax_surrogate(logits: Rows, *, x: Rows, temperature: float | Tensor = 1.0) -> Rows:
     """A tensor with ReinMax's gradient for the hard sample x [*batch, num_classes]. Its value means nothing."""
     middle = (tempered(logits, temperature) + x) / 2
     return 2 * covariance_product(middle, tangent(logits)) - torch.softmax(logits, -1) / 2
 
 
-def tempered(logits: Rows, temperature: float) -> Rows:
+def tempered(logits: Rows, temperature: float | Tensor) -> Rows:
     """softmax(logits / temperature), detached."""
-    return softmax_at(logits.detach(), check_number("temperature", temperature, above=0.0))
+    return softmax_at(logits.detach(), _check_temperature(temperature))
 
 
 @estimator(
@@ -68,7 +68,7 @@ def tempered(logits: Rows, temperature: float) -> Rows:
 def lambda_reinmax(
     logits: Float[Tensor, "*batch num_classes"],
     *,
-    weight: float = 0.75,
+    weight: float | Tensor = 0.75,
     mask: Bool[Tensor, "..."] | None = None,
     dim: int = -1,
     generator: Generator | None = None,
@@ -90,9 +90,9 @@ def lambda_reinmax(
     return dispatch.sample(logits, mask, dim, generator, lambda_reinmax_setting(weight))
 
 
-def lambda_reinmax_surrogate(logits: Rows, *, x: Rows, weight: float = 0.75) -> Rows:
+def lambda_reinmax_surrogate(logits: Rows, *, x: Rows, weight: float | Tensor = 0.75) -> Rows:
     """A tensor whose ordinary gradient is lambda-ReinMax's for the hard sample x. Its value means nothing."""
-    weight = check_number("weight", weight, least=0.0, most=2.0)
+    weight = _check_weight(weight)
     return second_order(torch.softmax(logits.detach(), -1), tangent(logits), x, weight)
 
 
@@ -101,12 +101,24 @@ LAMBDA_REINMAX = Method(lambda_reinmax_surrogate, Rule.DIRECT)
 
 
 @remembered
-def reinmax_setting(temperature: float) -> Setting:
-    """Raises what `check_number` raises."""
-    return Setting(REINMAX, temperature=check_number("temperature", temperature, above=0.0), weight=1.0)
+def reinmax_setting(temperature: float | Tensor) -> Setting:
+    """Raises what `check_hyperparameter` raises."""
+    return Setting(REINMAX, temperature=_check_temperature(temperature), weight=1.0)
 
 
 @remembered
-def lambda_reinmax_setting(weight: float) -> Setting:
-    """Raises what `check_number` raises."""
-    return Setting(LAMBDA_REINMAX, weight=check_number("weight", weight, least=0.0, most=2.0))
+def lambda_reinmax_setting(weight: float | Tensor) -> Setting:
+    """Raises what `check_hyperparameter` raises."""
+    return Setting(LAMBDA_REINMAX, weight=_check_weight(weight))
+
+
+def _is_one(temperature: float | Tensor) -> bool:
+    return not isinstance(temperature, Tensor) and temperature == 1.0
+
+
+def _check_temperature(temperature: float | Tensor) -> float | Tensor:
+    return check_hyperparameter("temperature", temperature, above=0.0, without_gradient="reinmax")
+
+
+def _check_weight(weight: float | Tensor) -> float | Tensor:
+    return check_hyperparameter("weight", weight, least=0.0, most=2.0, without_gradient="lambda_reinmax")

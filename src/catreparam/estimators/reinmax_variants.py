@@ -18,7 +18,8 @@ from catreparam.categorical import (
 from catreparam.estimators.facts import Choice, Range, estimator
 from catreparam.estimators.gumbel_rao import gumbel_rao_surrogate
 from catreparam.estimators.reinmax import reinmax_surrogate
-from catreparam.validation import check_count, check_number
+from catreparam.hyperparameters import check_hyperparameter, for_rows
+from catreparam.validation import check_count
 
 
 @estimator(
@@ -29,7 +30,7 @@ from catreparam.validation import check_count, check_number
 def reinmax_rao(
     logits: Float[Tensor, "*batch num_classes"],
     *,
-    temperature: float = 0.5,
+    temperature: float | Tensor = 0.5,
     num_noises: int = 10,
     mask: Bool[Tensor, "..."] | None = None,
     dim: int = -1,
@@ -49,18 +50,18 @@ def reinmax_rao(
 
     Reference: Wang and Bui 2026, https://arxiv.org/abs/2603.08257.
     """
-    check_count("num_noises", num_noises)
+    num_noises = check_count("num_noises", num_noises)
     rows = to_rows(logits, mask, dim, generator)
     x = draw_one_hot(torch.softmax(rows, -1), generator)
     noise = draw_exponential_like(rows.expand(num_noises, *rows.shape), generator)
-    return from_rows(
-        attach_gradient(x, reinmax_rao_surrogate(rows, noise=noise, x=x, temperature=temperature)), logits, dim
-    )
+    temperature = for_rows("temperature", temperature, rows, dim)
+    surrogate = reinmax_rao_surrogate(rows, noise=noise, x=x, temperature=temperature)
+    return from_rows(attach_gradient(x, surrogate), logits, dim)
 
 
-def reinmax_rao_surrogate(logits: Rows, *, noise: Tensor, x: Rows, temperature: float = 0.5) -> Rows:
+def reinmax_rao_surrogate(logits: Rows, *, noise: Tensor, x: Rows, temperature: float | Tensor = 0.5) -> Rows:
     """A tensor whose ordinary gradient is ReinMax-Rao's. `noise`: Exponential(1) [num_noises, *batch, num_classes]."""
-    temperature = check_number("temperature", temperature, above=0.0)
+    temperature = check_hyperparameter("temperature", temperature, above=0.0, without_gradient="reinmax_rao")
     probs = torch.softmax(logits, -1)
     perturbed = conditional_gumbel(((probs.detach() + x) / 2).log(), x, noise)
     at_middle = softmax_at(perturbed + tangent(logits), temperature).mean(0)
@@ -75,9 +76,9 @@ def reinmax_rao_surrogate(logits: Rows, *, noise: Tensor, x: Rows, temperature: 
 def reinmax_cv(
     logits: Float[Tensor, "*batch num_classes"],
     *,
-    temperature: float = 0.5,
+    temperature: float | Tensor = 0.5,
     num_noises: int = 10,
-    eta: float = 0.1,
+    eta: float | Tensor = 0.1,
     mask: Bool[Tensor, "..."] | None = None,
     dim: int = -1,
     generator: Generator | None = None,
@@ -98,20 +99,24 @@ def reinmax_cv(
 
     Reference: Wang and Bui 2026, https://arxiv.org/abs/2603.08257.
     """
-    check_count("num_noises", num_noises)
+    num_noises = check_count("num_noises", num_noises)
     rows = to_rows(logits, mask, dim, generator)
     x = draw_one_hot(torch.softmax(rows, -1), generator)
     noise = draw_exponential_like(rows.expand(num_noises + 1, *rows.shape), generator)
+    temperature, eta = for_rows("temperature", temperature, rows, dim), for_rows("eta", eta, rows, dim)
     surrogate = reinmax_cv_surrogate(rows, noise=noise, x=x, temperature=temperature, eta=eta)
     return from_rows(attach_gradient(x, surrogate), logits, dim)
 
 
-def reinmax_cv_surrogate(logits: Rows, *, noise: Tensor, x: Rows, temperature: float = 0.5, eta: float = 0.1) -> Rows:
+def reinmax_cv_surrogate(
+    logits: Rows, *, noise: Tensor, x: Rows, temperature: float | Tensor = 0.5, eta: float | Tensor = 0.1
+) -> Rows:
     """A tensor whose ordinary gradient is ReinMax-CV's. `noise`: Exponential(1) [1 + num_noises, *batch, num_classes].
 
     The first noise serves straight-through Gumbel-Softmax, the others Gumbel-Rao.
     """
-    eta = check_number("eta", eta, least=-1e6, most=1e6)
+    temperature = check_hyperparameter("temperature", temperature, above=0.0, without_gradient="reinmax_cv")
+    eta = check_hyperparameter("eta", eta, least=-1e6, most=1e6, without_gradient="reinmax_cv")
     averaged = gumbel_rao_surrogate(logits, noise=noise[1:], x=x, temperature=temperature)
     single = gumbel_rao_surrogate(logits, noise=noise[:1], x=x, temperature=temperature)
     return reinmax_surrogate(logits, x=x) + eta * (averaged - single)

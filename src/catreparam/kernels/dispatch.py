@@ -52,7 +52,7 @@ def sample(logits: Tensor, mask: Tensor | None, dim: int, generator: Generator |
     path = choose_path(setting, logits, dim)
     # Torch's operations want the dtype of `to_rows`, which looks at the values; kernels do both by themselves.
     rows = (to_rows if path in ("torch", "naive") else lay_out)(logits, mask, dim, generator)
-    x = PATHS[path].sample(setting, rows, generator)
+    x = PATHS[path].sample(setting.for_rows(rows, dim), rows, generator)
     return x if dim == -1 and x.dtype == logits.dtype else from_rows(x, logits, dim)
 
 

@@ -37,10 +37,11 @@ def _ab2(denoiser: Denoiser, z: State, schedule: NoiseSchedule) -> State:
     before, step_before = None, 0.0
     for start, end in schedule.intervals():
         slope, step = denoiser(z, start), end - start
-        if before is None or step_before == 0.0:
+        still = step_before == 0.0
+        if before is None or still is True:  # a bool, unless rows have steps of their own
             z = z + step * slope
         else:
-            ratio = step / step_before
+            ratio = step / (step_before + 1.0 * still)
             z = z + step * ((1 + ratio / 2) * slope - (ratio / 2) * before)
         before, step_before = slope, step
     return z

@@ -46,14 +46,16 @@ def sweep(
     return moved
 
 
-def transport_tangent(logits: BroadcastRows, z: BroadcastRows, tangent: BroadcastRows, lam: float) -> BroadcastRows:
+def transport_tangent(
+    logits: BroadcastRows, z: BroadcastRows, tangent: BroadcastRows, lam: float | Tensor
+) -> BroadcastRows:
     """Along straight paths from m = softmax(logits) to each vertex: exact, closed form, no steps.
 
     z has density q = sum_k p_k N(z; lambda e_k, I). Moving mass along the segment from lambda m to lambda e_k at the
     rate at which p_k changes solves div(q v) = -dq; the flow through z is the line integral of the Gaussian over the
     segment.
     """
-    if lam == 0.0:
+    if not isinstance(lam, Tensor) and lam == 0.0:
         return 0.0 * tangent
     probs = torch.softmax(logits.detach(), -1)
     flow = _segment_flow(logits.detach().double(), z.detach().double(), lam).to(z.dtype)
@@ -61,7 +63,7 @@ def transport_tangent(logits: BroadcastRows, z: BroadcastRows, tangent: Broadcas
     return lam * (mass - probs * mass.sum(-1, keepdim=True))
 
 
-def _segment_flow(logits: Tensor, z: Tensor, lam: float) -> Tensor:
+def _segment_flow(logits: Tensor, z: Tensor, lam: float | Tensor) -> Tensor:
     """p_k integral_0^1 exp(-|z - lambda (p + s (e_k - p))|^2 / 2) ds / sum_j p_j exp(-|z - lambda e_j|^2 / 2)."""
     m = torch.softmax(logits, -1)
     y = z - lam * m

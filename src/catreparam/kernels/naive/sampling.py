@@ -22,7 +22,7 @@ from catreparam.kernels.settings import Setting
 
 def sample(setting: Setting, rows: Tensor, generator: Generator | None = None) -> Tensor:
     """The sample for rows [*batch, num_classes] in float32 or wider, with its gradient, under any transform."""
-    draw = setting.method.draw or DRAWS.get(setting.method.rule)
+    draw = setting.method.draw or DRAWS.get(setting.method.drawn_by)
     if draw is None:
         raise ValueError(f"{setting.method} does not say how its naive path draws: give its Method(draw=...)")
     x, surrogate = draw(setting, rows, generator)

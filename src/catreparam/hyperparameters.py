@@ -1,0 +1,61 @@
+"""Hyperparameters that may be numbers or tensors: one value for all rows, one for each, learned ones too."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from catreparam.validation import check_number, is_number, values_are_checked
+
+
+def check_hyperparameter(
+    name: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+    without_gradient: str = "",
+) -> float | Tensor:
+    """As `check_number`, but a tensor of several values, or one that asks for a gradient, stays a tensor.
+
+    `without_gradient`: the estimator that has none to give it; a tensor that asks for one is then a ValueError. The
+    values of a tensor are looked at where those of logits are: not inside transforms, nor with `set_validation(False)`.
+    """
+    if not isinstance(value, Tensor) or is_number(value):
+        return check_number(name, value, above=above, least=least, most=most)
+    _check_real(name, value)
+    if without_gradient and value.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{without_gradient} gives {name} no gradient; pass {name}.detach()")
+    if values_are_checked(value) and value.numel():
+        for bound in value.detach().aminmax():  # a NaN is both
+            check_number(name, bound.item(), above=above, least=least, most=most)
+    return value
+
+
+def for_rows(name: str, value: Any, rows: Tensor, dim: int = -1) -> Any:
+    """A hyperparameter as `rows` [*batch, num_classes] need it: what was given for logits with classes along `dim`.
+
+    Raises ValueError for a tensor that holds neither one value nor one for every row, with an axis of size 1 for the
+    classes.
+    """
+    if not isinstance(value, Tensor):
+        return value
+    _check_real(name, value)
+    if value.ndim > 0:
+        wanted = list(rows.movedim(-1, dim).shape)
+        wanted[dim] = 1
+        try:
+            value = value.expand(wanted).movedim(dim, -1)
+        except RuntimeError:
+            raise ValueError(
+                f"{name} of shape {tuple(value.shape)} must broadcast to {tuple(wanted)}: one value for every row, and "
+                "an axis of size 1 for the classes"
+            ) from None
+    return value.to(rows.dtype)
+
+
+def _check_real(name: str, value: Tensor) -> None:
+    if value.is_complex() or value.dtype == torch.bool or value.is_nested:
+        raise TypeError(f"{name} must be a number or a plain tensor of real numbers, got {value.dtype}")
