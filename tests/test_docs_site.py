@@ -171,3 +171,33 @@ def test_what_is_cut_off_without_a_sign_is_found_in_the_browser(tmp_path, body, 
     at = [line.partition(": ")[0] for line in problems]
     assert at == (["page.html at 1280", "page.html at 390"] if problem else [])
     assert all(line.partition(": ")[2].startswith(problem) for line in problems)
+
+
+def test_the_repository_has_one_place_for_its_address():
+    hook = load("project")
+    pyproject = (SITE.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    assert hook.repository(pyproject) == ""  # no address is invented
+    given = pyproject.replace("# [project.urls]\n# Repository", "[project.urls]\nRepository")
+    assert hook.repository(given) == "https://..."
+
+
+def test_files_of_the_root_become_pages_with_links_that_work():
+    text = load("project").from_root("# Title\n\n[a](docs/a.md) [b](LICENSE) [c](https://example.org)\n")
+    assert text == "\n[a](a.md) b (`LICENSE`) [c](https://example.org)\n"
+
+
+def test_the_command_line_page_has_every_command(monkeypatch):
+    pytest.importorskip("tyro", reason="pip install 'catreparam[experiments]'")
+    hook = load("project")
+    monkeypatch.setattr(hook, "help_of", lambda main, words: f"help of {words}")
+    text = hook.on_page_markdown("# Command line\n\n<!-- commands -->\n")
+    for words in ("run vae", "sweep gmm", "guide antibody", "tune", "bench", "list", "data", "doctor"):
+        assert f"## catreparam {words}\n\n```text\nhelp of {words}\n```" in text
+
+
+def test_the_help_on_the_page_is_the_parsers(capsys):
+    from catreparam import cli
+
+    said = load("project").help_of(cli.main, "list")
+    assert said.startswith("usage: catreparam list [-h] [name]")
+    assert capsys.readouterr().out == ""

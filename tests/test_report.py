@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 import torch
 
+from catreparam.estimators import ESTIMATORS
 from catreparam.report import (
     Column,
     Curve,
@@ -23,6 +24,7 @@ from catreparam.report import (
     write_atomically,
     write_report,
 )
+from catreparam.report.figures import colour_of, plot_to_svg
 
 COLUMNS = (
     Column("name", "estimator"),
@@ -158,3 +160,52 @@ def test_a_failed_write_keeps_the_earlier_file_and_leaves_no_debris(tmp_path, mo
         write_atomically(tmp_path / "file", "later")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "earlier"
+
+
+MAIN = ["straight_through", "gumbel_softmax", "gumbel_rao", "reinmax", "redge", "exact_redge", "rloo", "reinmax_rloo"]
+
+
+def drawn(curves, **settings):
+    plot = Plot("t", "step", "loss (nats)", curves, **settings)
+    return plot_to_svg(plot, [curve.label for curve in curves])
+
+
+def test_an_estimator_has_one_colour_on_every_page():
+    assert len({colour_of(name) for name in MAIN}) == len(MAIN)
+    for name in ESTIMATORS:
+        colour = colour_of(name)
+        for label in (f"{name}:t1=0.5,num_steps=2", f"{name} (compiled)", f"{name}, seed 0"):
+            assert colour_of(label) == colour
+        for others in ([], ["one", "two", "three"]):
+            assert colour in drawn([Curve(label, [1, 2], [2.0, 1.0]) for label in [*others, name]])
+
+
+def test_settings_of_one_estimator_differ_by_their_line():
+    svg = drawn([Curve(label, [1, 2], [2.0, 1.0]) for label in ("redge", "redge:t1=0.9", "redge:t1=0.7")])
+    lines = set(re.findall(rf"stroke-dasharray: ([^;]*);[^>]*stroke: {colour_of('redge')}", svg))
+    assert len(lines) == 2  # and a solid one
+
+
+def test_points_have_bars_and_the_chosen_one_a_star():
+    plain = drawn([Curve("redge", [1.0], [2.0]), Curve("reinmax", [2.0], [3.0])], log_x=True, log_y=True)
+    bars = {"error": [0.5], "x_error": [0.3]}
+    svg = drawn([Curve("redge", [1.0], [2.0], **bars), Curve("reinmax", [2.0], [3.0], chosen=True)], log_x=True)
+    assert svg.count("LineCollection") == 2 or svg.count("<path") > plain.count("<path")
+    assert svg != plain
+
+
+def test_marks_are_lines_and_a_whole_plot_is_not_cut():
+    curve = Curve("redge", range(8), [100.0, *[1.0 + i for i in range(7)]])
+    cut, whole = drawn([curve]), drawn([curve], whole=True)
+    assert ">100</text>" not in cut
+    assert ">100</text>" in whole
+    assert drawn([curve], marks=[2, 4]).count("stroke-dasharray") == cut.count("stroke-dasharray") + 2
+
+
+def test_the_page_and_its_plots_follow_dark_mode():
+    page = to_html(make_report())
+    assert "prefers-color-scheme: dark" in page
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert not re.search(r"background: #(?!0f172a)", style)  # colours are variables; code is dark in both
+    svg = drawn([Curve("redge", [1, 2], [2.0, 1.0])])
+    assert "fill: #ffffff" not in svg

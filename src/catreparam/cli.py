@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(words: list[str]) -> int:
     commands = _commands()
     if not words or words[0] in ("-h", "--help", "help"):
-        print(usage.overview([(name, line) for name, (_, line) in commands.items()]))
+        print(usage.overview(described()))
         return 0
     if words[0] == "--version":
         from importlib.metadata import version
@@ -54,6 +54,11 @@ def _dispatch(words: list[str]) -> int:
         return 0
     command, _ = commands[check_choice("command", words[0], list(commands))]
     return command(words[1:])
+
+
+def described() -> list[tuple[str, str]]:
+    """Every command with its line of help."""
+    return [(name, line) for name, (_, line) in _commands().items()]
 
 
 def _commands() -> dict[str, tuple[Callable[[list[str]], int], str]]:

@@ -72,18 +72,27 @@ class Table:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a plot, or its points alone; `error`, when given, is the half-height of a band around y."""
+    """One line of a plot, or its points alone; `error`, when given, is the half-height of a band around y.
+
+    Of points, and of a single one, `error` and `x_error` are drawn as bars. One that is `chosen` is a large star.
+    """
 
     label: str
     x: Sequence[int | float]
     y: Sequence[int | float]
     error: Sequence[int | float] = ()
     points: bool = False
+    x_error: Sequence[int | float] = ()
+    chosen: bool = False
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Curves in one pair of axes. Curves with the same label have the same colour in every plot of a report."""
+    """Curves in one pair of axes. A name up to its colon has the same colour in every plot of every report.
+
+    `marks` are places on the x axis with a line of their own; `whole` shows all values, where else early ones may fall
+    outside, so that the differences of the later ones are seen.
+    """
 
     title: str
     x_label: str
@@ -92,6 +101,8 @@ class Plot:
     note: str = ""
     log_x: bool = False
     log_y: bool = False
+    marks: Sequence[int | float] = ()
+    whole: bool = False
 
 
 @dataclass(frozen=True)

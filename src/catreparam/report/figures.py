@@ -1,6 +1,7 @@
 """Plots as SVG and pictures as PNG, drawn by matplotlib without a display and without touching its global state."""
 
 import base64
+import hashlib
 import io
 import re
 from collections.abc import Sequence
@@ -8,10 +9,11 @@ from typing import Any
 
 import torch
 
-from catreparam.report.content import ImageGrid, Plot
+from catreparam.report.content import Curve, ImageGrid, Plot
 
 # Okabe and Ito's palette (told apart with any colour vision), darkest first, then line styles when it runs out.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#4d4d4d", "#5e3c99")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#7f7f7f", "#8a63d2")
+SALT = 206  # by which the estimators that are compared most have a colour each
 LINE_STYLES = ("-", "--", ":", "-.")
 MARKERS = "os^D"
 
@@ -26,13 +28,18 @@ STYLE: dict[Any, Any] = {
     "xtick.color": "#475569",
     "ytick.color": "#475569",
     "axes.grid": True,
-    "grid.color": "#e2e8f0",
+    "grid.color": "#94a3b8",
+    "grid.alpha": 0.3,
+    "figure.facecolor": "none",  # the page's, light or dark
+    "axes.facecolor": "none",
     "legend.frameon": False,
 }
 
 
 def plot_to_svg(plot: Plot, labels: Sequence[str]) -> str:
-    """One <svg> element. A curve's colour is its label's place in `labels`, the same list for all plots of a page."""
+    """One <svg> element. A curve's colour is its name's; its line or marker tells it from others of `labels`, the list
+    for all plots of a page, that have the same colour.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -44,16 +51,16 @@ def plot_to_svg(plot: Plot, labels: Sequence[str]) -> str:
         figure = Figure(figsize=(5.4, 3.3 + 0.19 * -(-len(plot.curves) // columns)), layout="constrained")
         axes = figure.add_subplot()
         for curve in plot.curves:
-            place = labels.index(curve.label)
-            colour, line = COLOURS[place % len(COLOURS)], LINE_STYLES[place // len(COLOURS) % len(LINE_STYLES)]
-            marker = MARKERS[place // len(COLOURS) % len(MARKERS)] if curve.points or len(curve.x) == 1 else ""
-            style: dict[str, Any] = {"lw": 0, "ms": 4.5, "alpha": 0.75} if curve.points else {"lw": 1.8, "ls": line}
-            axes.plot(curve.x, curve.y, color=colour, marker=marker, label=_plain(curve.label), **style)
-            if curve.error:
+            colour = colour_of(curve.label)
+            place = [label for label in labels if colour_of(label) == colour].index(curve.label)
+            _draw(axes, curve, colour, place)
+            if curve.error and len(curve.x) > 1 and not curve.points:
                 lowest = min(y for y in curve.y) / 10 if plot.log_y else float("-inf")  # of what a logarithm can show
                 low = [max(y - e, lowest) for y, e in zip(curve.y, curve.error, strict=True)]
                 high = [y + e for y, e in zip(curve.y, curve.error, strict=True)]
                 axes.fill_between(curve.x, low, high, color=colour, alpha=0.15, lw=0)
+        for place in plot.marks:
+            axes.axvline(place, color="#94a3b8", lw=0.8, ls=":", zorder=0)
         axes.set_xlabel(_plain(plot.x_label))
         axes.set_ylabel(_plain(plot.y_label))
         if plot.log_x:
@@ -62,13 +69,32 @@ def plot_to_svg(plot: Plot, labels: Sequence[str]) -> str:
             axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         if plot.log_y:
             _make_log(axes.set_yscale, axes.yaxis)
-        else:
+        elif not plot.whole:
             _fit_heights(axes, plot)
         if plot.curves:
             figure.legend(fontsize=8.5, loc="outside lower center", ncols=columns)
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue())
+
+
+def colour_of(label: str) -> str:
+    """The colour of a name, whatever its hyperparameters and whatever else a page shows."""
+    name = re.split(r"[:, ]", label)[0]
+    return COLOURS[hashlib.sha256(f"{SALT} {name}".encode()).digest()[0] % len(COLOURS)]
+
+
+def _draw(axes: Any, curve: Curve, colour: str, place: int) -> None:
+    """A line, or points with bars; `place` counts those of the same colour before it."""
+    alone = curve.points or len(curve.x) == 1
+    marker = "*" if curve.chosen else MARKERS[place % len(MARKERS)] if alone else ""
+    size = 13 if curve.chosen else 4.5
+    style: dict[str, Any] = {"color": colour, "marker": marker, "label": _plain(curve.label)}
+    if not alone:
+        axes.plot(curve.x, curve.y, lw=1.8, ls=LINE_STYLES[place % len(LINE_STYLES)], **style)
+        return
+    bars = {"yerr": curve.error or None, "xerr": curve.x_error or None, "elinewidth": 1}
+    axes.errorbar(curve.x, curve.y, lw=0, ms=size, alpha=0.85, **bars, **style)
 
 
 def grid_to_png(grid: ImageGrid) -> str:

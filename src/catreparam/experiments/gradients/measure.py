@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -149,16 +150,35 @@ def _law_warning(rows: list[Record]) -> str:
 
 def _plot(objective: str, rows: list[Record]) -> Plot:
     points = [
-        (row["estimator"], row["variance"], row["squared_bias"])
+        Point(
+            row["estimator"], row["variance"], row["squared_bias"], row["variance_stderr"], row["squared_bias_stderr"]
+        )
         for row in rows
         if row["objective"] == objective and row["estimator"] != "exact" and math.isfinite(row["variance"])
     ]
     return trade_off(objective, "variance of one draw", points, " Down is less bias, left is less variance.")
 
 
-def trade_off(title: str, x_label: str, points: Sequence[tuple[str, float, float]], note: str = "") -> Plot:
-    """Squared bias against variance, one point (estimator, variance, squared bias) each."""
-    floor = 1e-5
-    curves = [Curve(name, [max(variance, floor)], [max(bias, floor)]) for name, variance, bias in points]
-    note = f"Values below {floor:g} are drawn at {floor:g}.{note}"
-    return Plot(title, x_label, "squared bias", curves, note, log_x=True, log_y=True)
+FLOOR = 1e-5  # of a logarithmic axis
+
+
+class Point(NamedTuple):
+    """Where an estimator stands between bias and variance, with standard errors."""
+
+    name: str
+    variance: float
+    bias: float
+    variance_error: float
+    bias_error: float
+    chosen: bool = False
+
+
+def trade_off(title: str, x_label: str, points: Sequence[Point], note: str = "") -> Plot:
+    """Squared bias against variance, one point with its standard errors each."""
+    curves = []
+    for point in points:
+        x, y = max(point.variance, FLOOR), max(point.bias, FLOOR)
+        errors = {"x_error": [min(point.variance_error, x / 2)], "error": [min(point.bias_error, y / 2)]}
+        curves.append(Curve(point.name, [x], [y], chosen=point.chosen, **errors))
+    note = f"Bars: a standard error, cut where a logarithm ends. Values below {FLOOR:g} are drawn at {FLOOR:g}.{note}"
+    return Plot(title, f"{x_label}, relative", "squared bias, relative", curves, note, log_x=True, log_y=True)

@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 
 from catreparam.estimators import Estimator
-from catreparam.experiments.gradients.measure import draw_logits, trade_off
+from catreparam.experiments.gradients.measure import Point, draw_logits, trade_off
 from catreparam.experiments.gradients.objective_specs import build_objective, load_logits
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
 from catreparam.experiments.runs.folder import Record, write_into
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import show_progress
-from catreparam.gradients import SEARCH_SPACE, TuneResult, tune
+from catreparam.gradients import SEARCH_SPACE, TuneResult, TuneRow, tune
 from catreparam.report import Column, Report, Table
 
 COLUMNS = (
@@ -129,14 +129,20 @@ def _report(config: Config, result: TuneResult) -> Report:
         for row in result.rows
     ]
     columns = COLUMNS if config.criterion == "training" else COLUMNS[:-1]
-    points = [(r["estimator"], r["variance"] * r["evaluations"], r["squared_bias"]) for r in rows if r["pareto"]]
-    front = sorted(points, key=lambda point: point[1])
+    front = sorted((_point(result, row) for row in result.rows), key=lambda point: point.variance)
+    front = [point for point in front if point.chosen or point.name in {r["estimator"] for r in rows if r["pareto"]}]
     return Report(
         title=f"Tuning for {config.objective}",
         summary=f"Recommended by {config.criterion}: {result.code}\n{len(level)} of {len(rows)} settings cannot be "
         f"told from the best by their errors; of these it is the cheapest. Lowest score: {result.rows[0].show()}.",
         table=Table(columns, rows, NOTE),
-        plots=[trade_off("Pareto front", "variance at equal evaluations", front)],
+        plots=[trade_off("Pareto front", "variance at equal evaluations", front, " Star: the recommendation.")],
         facts={"machine": describe_machine(), "seed": str(config.seed)},
         command=command_of("catreparam tune", config),
     )
+
+
+def _point(result: TuneResult, row: TuneRow) -> Point:
+    stats, count = row.stats, row.evaluations
+    errors = (stats.variance_stderr * count, stats.squared_bias_stderr)
+    return Point(row.show(), stats.variance * count, stats.squared_bias, *errors, row.estimator == result.recommended)

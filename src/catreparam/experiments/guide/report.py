@@ -172,9 +172,19 @@ def _trace_plots(config: Config, records: list[Record]) -> list[Plot]:
     """How reward and KL go along the steps of the optimisation, at the middle weight."""
     shown = {record["method"]: record["trace"] for record in reversed(records) if record["frames"]}
     traces = {method: shown[method] for method in config.methods if method in shown}
-    note = "Mean over the images; every round starts anew from the prior of what is revealed."
+    starts = next(([i for i, row in enumerate(t) if row["step"] == 0] for t in traces.values() if t), [])
+    note = "Mean over the images; every round, from a dotted line on, starts anew from the prior of what is revealed."
+    label = {"reward": "reward", "kl": "KL to the prior, nats"}
     return [
-        Plot(title, "step", key, [Curve(m, range(len(t)), [row[key] for row in t]) for m, t in traces.items()], note)
+        Plot(
+            title,
+            "step of all rounds",
+            label[key],
+            [Curve(m, range(len(t)), [row[key] for row in t]) for m, t in traces.items()],
+            note,
+            marks=starts,
+            whole=True,
+        )
         for key, title in (("reward", "Reward while optimising"), ("kl", "KL while optimising"))
         if traces
     ]
