@@ -1,6 +1,6 @@
-"""mkdocs hook: pages that are made from other places. A line `<!-- file: NAME -->` becomes that file of the repository, a
-line `<!-- commands -->` the help of every command, as its parser prints it.
+"""mkdocs hook: pages that are made from other places.
 
+A line `<!-- file: NAME -->` becomes that file of the repository, a line `<!-- commands -->` the help of every command.
 The address of the repository has one place, [project.urls] in pyproject.toml; where it is given, the site links to it.
 """
 
