@@ -178,7 +178,7 @@ def trade_off(title: str, x_label: str, points: Sequence[Point], note: str = "")
     curves = []
     for point in points:
         x, y = max(point.variance, FLOOR), max(point.bias, FLOOR)
-        errors = {"x_error": [min(point.variance_error, x / 2)], "error": [min(point.bias_error, y / 2)]}
-        curves.append(Curve(point.name, [x], [y], chosen=point.chosen, **errors))
+        wide, high = [min(point.variance_error, x / 2)], [min(point.bias_error, y / 2)]
+        curves.append(Curve(point.name, [x], [y], high, x_error=wide, chosen=point.chosen))
     note = f"Bars: a standard error, cut where a logarithm ends. Values below {FLOOR:g} are drawn at {FLOOR:g}.{note}"
     return Plot(title, f"{x_label}, relative", "squared bias, relative", curves, note, log_x=True, log_y=True)
