@@ -1,6 +1,11 @@
 """The command line: what it prints, its exit codes, and one clear line for every mistake."""
 
+import ast
+import contextlib
+import dataclasses
+import importlib
 import inspect
+import itertools
 import os
 import re
 import signal
@@ -13,6 +18,7 @@ import pytest
 from catreparam import cli
 from catreparam.estimators import ESTIMATORS
 from catreparam.estimators.facts import facts_of
+from catreparam.experiments import STUDIES
 
 TINY = (  # noqa: SIM905 (reads as it is typed)
     "run vae --estimators straight_through redge --dataset digits8 --num-latents 3 --num-classes 2 "
@@ -50,7 +56,8 @@ def test_the_help_of_an_experiment_explains_every_option(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert all(
-        option in text for option in ("--estimators", "--num-latents", "--binarisation", "--preset quick|demo|paper")
+        option in text
+        for option in ("--estimators", "--num-latents", "--binarisation", "--preset quick | demo | paper")
     )
 
 
@@ -66,6 +73,52 @@ def lines_at_80_columns(capsys, monkeypatch, words):
     text = capsys.readouterr().out
     assert [line for line in text.splitlines() if len(line) > 80] == []
     return text
+
+
+@pytest.mark.parametrize("words", ["", "run", "sweep", *STUDIES])
+def test_help_fits_80_columns(capsys, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
+    with contextlib.suppress(SystemExit):
+        cli.main([*words.split(), "--help"])
+    text = capsys.readouterr().out
+    assert text.startswith("usage: catreparam")
+    assert [line for line in text.splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("words", STUDIES)
+def test_every_option_has_a_text(words):
+    config = importlib.import_module(STUDIES[words]).Config
+    said = {}
+    for cls in reversed(config.__mro__[:-1]):
+        body = ast.parse(inspect.getsource(cls)).body[0].body
+        for field, after in itertools.pairwise([*body, ast.Pass()]):
+            if isinstance(field, ast.AnnAssign):
+                said[field.target.id] = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+    made = config()
+    own = [field.name for field in dataclasses.fields(config)]
+    assert [name for name in own if not said[name] and not dataclasses.is_dataclass(getattr(made, name))] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("tune --learning-rate=-1 --criterion training", "learning rate"),
+        ("run vae --seed x", "seeds"),
+        ("run sudoku --seeds x", "seed"),
+        ("guide --estimators regde", "Did you mean 'redge'"),
+        ("measure --estimator regde", "Did you mean 'redge'"),
+    ],
+)
+def test_shared_options_have_one_meaning_by_all_their_names(capsys, words, message):
+    try:
+        code = cli.main(words.split())
+    except SystemExit as stop:  # tyro's own errors
+        code = stop.code
+    assert code == 2
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert message in said
+    assert "nrecognized" not in said
 
 
 def test_list_fits_80_columns_and_shows_hyperparameters(capsys, monkeypatch):

@@ -83,12 +83,13 @@ def test_it_is_the_categorical_distribution():
 
 
 @pytest.mark.parametrize("unimix", [0.2, jnp.array([0.2, 0.0, 1.0])])
-def test_unimix_mixes_with_the_uniform_law_over_the_allowed_classes(unimix):
-    logits = jnp.broadcast_to(LOGITS.at[1].set(-jnp.inf), (3, 4))
+@pytest.mark.parametrize("forbidden", [-jnp.inf, jnp.finfo(jnp.float32).min])
+def test_unimix_mixes_with_the_uniform_law_over_the_allowed_classes(unimix, forbidden):
+    logits = jnp.broadcast_to(LOGITS.at[1].set(forbidden), (3, 4))
     weight = jnp.broadcast_to(unimix, 3)[:, None]
 
     def wanted(logits, weight):
-        return (1 - weight) * jax.nn.softmax(logits) + weight / 3 * (logits > -jnp.inf)
+        return (1 - weight) * jax.nn.softmax(logits) + weight / 3 * (logits > -1e20)
 
     def found(logits, weight):
         return ReparameterizedCategorical(logits=logits, unimix=weight[:, 0]).probs

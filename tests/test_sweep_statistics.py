@@ -49,3 +49,11 @@ def test_differences_to_a_named_reference_are_paired_by_seed():
     assert compared["a"]["difference"] == -2.5
     assert compared["c"]["difference"] is None  # no seed in common
     assert compare({"a": {0: 1.0}}, reference="b")["a"]["difference"] is None
+
+
+def test_two_seeds_give_no_interval():
+    assert mean_and_interval([1.0, 9.0]) == (5.0, None)
+    compared = compare({"a": {0: 1.0, 1: 2.0}, "b": {0: 2.0, 1: 9.0}})
+    assert compared["b"]["half"] is None
+    assert compared["b"]["difference"] == 4.0
+    assert compared["b"]["difference_half"] is None

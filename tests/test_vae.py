@@ -15,6 +15,7 @@ from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.runs.training import Diverged
 from catreparam.experiments.vae import run as vae_runs
 from catreparam.experiments.vae import training as vae_training
+from catreparam.experiments.vae.report import summary_table
 from catreparam.experiments.vae.study import PRESETS, Config, report_folder, run
 from catreparam.experiments.vae.training import evaluate, new_state
 from vae_bed import metrics, one_thread, stop_after, tiny  # noqa: F401
@@ -232,3 +233,30 @@ def test_the_conv_network_trains_on_relu_and_grey_pixels(tmp_path):
     run(tiny(tmp_path, **changes))
     values = [record["test_negative_elbo"] for record in metrics(tmp_path)]
     assert values[-1] < values[0]
+
+
+def records_of(estimator, active, values):
+    numbers = {"train_negative_elbo": 1.0, "validation_negative_elbo": 1.0, "test_kl": 0.0, "seconds": 1.0}
+    return [
+        {"estimator": estimator, "seed": seed, "epoch": 1, "test_negative_elbo": value, "test_active_latents": active}
+        | numbers
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_a_collapsed_run_is_never_the_best():
+    records = [*records_of("redge", 0.0, [100.0, 100.0]), *records_of("reinmax", 4.0, [120.0, 122.0])]
+    records += records_of("rloo", 4.0, [130.0, 131.0])
+    table = summary_table(records, ["redge", "reinmax", "rloo"], 1, "")
+    (column,) = [column for column in table.columns if column.key == "test_negative_elbo"]
+    best = table.best_row(column)
+    assert [row["estimator"] for row in table.rows] == ["redge", "reinmax", "rloo"]
+    assert best == 1
+    assert "unranked" not in [column.key for column in table.columns]
+    assert "±" not in column.show(table.rows[0])  # two seeds give no interval
+
+
+def test_a_collapse_is_a_warning_and_default_layers_are_named(tmp_path):
+    report = run(tiny(tmp_path / "run", estimators=("straight_through",), num_epochs=1, lr=1e-9, hidden_sizes=()))
+    assert "Posterior collapse, no code is used and the values say nothing: straight_through." in report.warning
+    assert report.facts["network"].endswith("hidden layers 128 64")

@@ -5,62 +5,16 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
+from catreparam import usage
 from catreparam.experiments import STUDIES
 from catreparam.extras import install
 from catreparam.report import Report, to_markdown
 from catreparam.terminal import fail, is_watched, message_of, prepare, wants_traceback
 from catreparam.validation import check_choice
-
-EPILOG = """\
-examples:
-  catreparam run vae                                    ReDGE and four rivals on 5,000 MNIST digits
-  catreparam run vae --estimators redge reinmax --dataset digits8 --num-epochs 20
-  catreparam run vae --estimators redge:num_steps=4,t1=0.5 redge:num_steps=2,t1=0.9 --seeds 0 1 2
-  catreparam run vae --preset demo                      three minutes on two cores, into runs/demo
-  catreparam run vae --help                             every option
-  catreparam run polynomial --preset quick              128 binary variables, true losses in closed form
-  catreparam run gmm --preset quick                     posterior of a Gaussian mixture, beside the exact one
-  catreparam run law --preset quick --jobs 2            is the hard sample drawn from softmax(logits)?
-  catreparam sweep vae --jobs 2                         tune every estimator, then compare the best settings
-  catreparam data mnist                                 fetch the full MNIST
-  catreparam report runs/demo                           rebuild a report
-  catreparam measure --objectives quadratic             bias and variance of every estimator
-  catreparam tune --objective my_module:my_loss         the best setting for a loss of your own
-  catreparam guide --reward class:3                     digits as image tokens, guided by a classifier
-  catreparam guide antibody --help                      design parts of an antibody towards properties
-  catreparam list                                       estimators, data sets, experiments
-  catreparam list redge                                 defaults, ranges, bias, law and cost of one
-
-A run is resumed by giving the same command again. Exit codes: 0 done, 2 something to correct, 130 Ctrl-C.
-Set CATREPARAM_TRACEBACK=1 to see the full traceback of an error."""
-
-RUN = f"""\
-usage: catreparam run EXPERIMENT [options]
-
-experiments: {{}}
-`catreparam run EXPERIMENT --help` lists the options.
-
-{EPILOG}"""
-
-SWEEP = """\
-usage: catreparam sweep STUDY [options]
-
-studies: {}
-
-Tunes every estimator (Optuna, on validation values), then runs its best setting with fresh seeds.
-`catreparam sweep STUDY --help` lists the options."""
-
-CITATION = """\
-@article{gourevitch2026redge,
-  title   = {Categorical Reparameterization with Denoising Diffusion models},
-  author  = {Gourevitch, Samson and Durmus, Alain and Moulines, Eric and Olsson, Jimmy and Janati, Yazid},
-  journal = {arXiv preprint arXiv:2601.00781},
-  year    = {2026},
-  url     = {https://arxiv.org/abs/2601.00781}
-}"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(words: list[str]) -> int:
     commands = _commands()
     if not words or words[0] in ("-h", "--help", "help"):
-        _print_help()
+        print(usage.overview([(name, line) for name, (_, line) in commands.items()]))
         return 0
     if words[0] == "--version":
         from importlib.metadata import version
@@ -106,12 +60,12 @@ def _commands() -> dict[str, tuple[Callable[[list[str]], int], str]]:
     """What every command does with its words, and one line of help."""
     return {
         "run": (
-            partial(_second_word, "run", "experiment", RUN),
+            partial(_second_word, "run", "experiment", ""),
             "train or optimise: an experiment, with any estimators",
         ),
         "data": (_data, "fetch a data set, or list them"),
         "sweep": (
-            partial(_second_word, "sweep", "study", SWEEP),
+            partial(_second_word, "sweep", "study", usage.SWEEP),
             "tune every estimator on a study, then compare their best settings",
         ),
         "guide": (
@@ -133,7 +87,7 @@ def _second_word(command: str, kind: str, about: str, words: list[str]) -> int:
     """Runs the study that the second word names, or says which there are."""
     names = _names(command)
     if not words or words[0] in ("-h", "--help"):
-        print(about.format(", ".join(names)))
+        print(usage.of_words(command, kind, names, about))
         return 0
     return _study(f"{command} {check_choice(kind, words[0], names)}", words[1:])
 
@@ -158,10 +112,12 @@ def _study(name: str, words: list[str]) -> int:
     module = importlib.import_module(STUDIES[name])
     presets = getattr(module, "PRESETS", {})
     preset, words = _take_preset(words, list(presets))
-    hint = f"--preset {'|'.join(presets)} replaces the defaults shown below; other options still apply on top."
-    about = f"{module.__doc__}\n{hint if presets else ''}"
+    hint = f"--preset {' | '.join(presets)} replaces the defaults shown below; other options still apply on top."
+    about = f"{(module.__doc__ or '').strip()}\n\n{hint if presets else ''}".strip()
     start = presets[preset] if preset else module.Config()
-    config = tyro.cli(module.Config, args=words, prog=f"catreparam {name}", description=about, default=start)
+    words = usage.in_one_spelling(words, [f"--{field.name.replace('_', '-')}" for field in fields(module.Config)])
+    with usage.wrapped_help(words):
+        config = tyro.cli(module.Config, args=words, prog=f"catreparam {name}", description=about, default=start)
     report = module.run(at_home(config))
     if os.environ.get("RANK", "0") == "0":  # torchrun starts several of us
         _print_report(report)
@@ -238,7 +194,7 @@ def _list(words: list[str]) -> int:
 
 def _cite(words: list[str]) -> int:
     _parser("cite", "Print how to cite the method.").parse_args(words)
-    print(CITATION)
+    print(usage.CITATION)
     return 0
 
 
@@ -272,13 +228,6 @@ def _print_report(report: Report) -> None:
         print_report(report)
     else:
         print(to_markdown(report), *[f"Report: {report.location}"][: bool(report.location)], sep="\n")
-
-
-def _print_help() -> None:
-    print("usage: catreparam COMMAND …\n\nGradients through categorical variables: ReDGE and its rivals.\n\ncommands:")
-    for name, (_, line) in _commands().items():
-        print(f"  {name:<10}{line}")
-    print(f"\n{EPILOG}")
 
 
 def _parser(name: str, about: str) -> argparse.ArgumentParser:

@@ -59,3 +59,4 @@ def quota(root: Path = CGROUPS) -> int | None:
 
 if is_command(sys.argv):
     choose_threads(os.environ)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which `bench` uses, would write every start

@@ -11,9 +11,8 @@ from jaxtyping import Float
 from torch import Generator, Size, Tensor
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical, Poisson, constraints
 from torch.distributions.kl import register_kl
-from torch.distributions.utils import lazy_property
 
-from catreparam.categorical import finite
+from catreparam.categorical import entropy, finite, wide
 from catreparam.distributions.categorical import ReparameterizedCategorical
 from catreparam.distributions.pyro_methods import PyroMethods
 from catreparam.estimators.facts import facts_of
@@ -87,13 +86,13 @@ class ReparameterizedBernoulli(PyroMethods):
         super().__init__(self.two_classes.batch_shape, Size(), validate_args=False)
         self._validate_args = validate
 
-    @lazy_property
+    @property
     def logits(self) -> Float[Tensor, "*batch"]:
         """Log-odds of x = 1."""
         given = self.two_classes._given
         return given[..., 1] - given[..., 0]
 
-    @lazy_property
+    @property
     def probs(self) -> Float[Tensor, "*batch"]:
         """P(x = 1)."""
         return self.two_classes.probs[..., 1]
@@ -195,7 +194,9 @@ def _kl_bernoulli(p: AnyBernoulli, q: AnyBernoulli) -> Tensor:
 @register_kl(ReparameterizedBernoulli, Poisson)
 def _kl_bernoulli_poisson(p: ReparameterizedBernoulli, q: Poisson) -> Tensor:
     """KL(p || q) in nats [*batch]; the factorials of 0 and 1 are 1."""
-    return q.rate - p.probs * torch.where(p.probs > 0, q.rate, 1.0).log() - p.entropy()
+    logits = wide(_class_logits(p))
+    probs = torch.softmax(logits, -1)[..., 1]
+    return q.rate - probs * torch.where(probs > 0, q.rate, 1.0).log() - entropy(logits)
 
 
 @register_kl(Poisson, ReparameterizedBernoulli)
@@ -212,8 +213,9 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _class_logits(law: AnyCategorical | AnyBernoulli) -> Tensor:
+    """Logits of all classes, unnormalised: normalised ones in half precision would be rounded once more."""
     if isinstance(law, ReparameterizedBernoulli):
-        return law.two_classes.logits
+        return law.two_classes._given
     if isinstance(law, Bernoulli):
         return torch.stack((torch.zeros_like(law.logits), law.logits), -1)
-    return law.logits
+    return law._given if isinstance(law, ReparameterizedCategorical) else law.logits

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Size, Tensor
 from torch.distributions import Distribution, OneHotCategorical, constraints
-from torch.distributions.utils import lazy_property
 
 from catreparam import categorical
 from catreparam.categorical import (
@@ -92,7 +91,7 @@ class ReparameterizedCategorical(PyroMethods):
         if validate:
             check_rows(given)
         given = _mixed(given, unimix, validate)
-        self._given, self.generator = given, generator  # unnormalised: estimators do not mind, and it saves a pass
+        self._given, self.generator = given, generator  # all that is kept: what is made of it may lack a gradient
         self.estimator = sampling_estimator(estimator)
         named = {"temperature": temperature, "t1": t1}
         self.hyperparameters: Hyperparameters = {key: value for key, value in named.items() if value is not None}
@@ -102,12 +101,12 @@ class ReparameterizedCategorical(PyroMethods):
         super().__init__(given.shape[:-1], given.shape[-1:], validate_args=False)  # checked above
         self._validate_args = validate
 
-    @lazy_property
+    @property
     def logits(self) -> Float[Tensor, "*batch num_classes"]:
         """Log-probabilities."""
         return from_rows(torch.log_softmax(wide(self._given), -1), self._given)
 
-    @lazy_property
+    @property
     def probs(self) -> Float[Tensor, "*batch num_classes"]:
         """Probabilities."""
         return from_rows(torch.softmax(wide(self._given), -1), self._given)

@@ -10,7 +10,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Float
 
 from catreparam.jax import diffusion, direct
-from catreparam.jax.categorical import finite, one_hot_like
+from catreparam.jax.categorical import centred, finite, one_hot_like
 from catreparam.jax.validation import check_logits, check_rows
 from catreparam.validation import check_choice, check_number
 
@@ -136,9 +136,10 @@ def _mixed(logits: Array, unimix: float | Array) -> Array:
     """Logits of a law mixed with the uniform one over the classes that it allows."""
     if not isinstance(unimix, Array) and check_number("unimix", unimix, least=0.0, most=1.0) == 0.0:
         return logits
-    allowed = logits > -jnp.inf
+    rows = centred(logits)
+    allowed = rows > -jnp.inf
     weight = jnp.asarray(unimix, logits.dtype)[..., None]
-    probs = (1 - weight) * jax.nn.softmax(logits, -1) + weight / allowed.sum(-1, keepdims=True)
+    probs = (1 - weight) * jax.nn.softmax(rows, -1) + weight / allowed.sum(-1, keepdims=True)
     log_probs = jnp.log(jnp.where(allowed, jnp.maximum(probs, jnp.finfo(logits.dtype).tiny), 1.0))
     return jnp.where(allowed, log_probs, -jnp.inf)
 

@@ -35,6 +35,8 @@ class Column:
 class Table:
     """Rows are mappings from column keys to values; they are shown in the order given.
 
+    A row whose value of "unranked" holds is never marked as the best.
+
     With `group`, a key of every row, people see one table per value of it, under that value as heading.
     """
 
@@ -63,7 +65,7 @@ class Table:
 
     def best_row(self, column: Column) -> int | None:
         """The index of the row to mark in this column, if any."""
-        values = ((row.get(column.key), i) for i, row in enumerate(self.rows))
+        values = ((row.get(column.key), i) for i, row in enumerate(self.rows) if not row.get("unranked"))
         numbers = [(value, i) for value, i in values if isinstance(value, float | int)]
         return min(numbers)[1] if column.lowest_is_best and len(numbers) > 1 else None
 

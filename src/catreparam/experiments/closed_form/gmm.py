@@ -38,10 +38,10 @@ COLUMNS = (
     Column("seeds", "seeds"),
 )
 NOTE = (
-    "Means over observations, after the last step, in nats; the exact posterior has gap 0. Its samples' −ELBO: as the "
-    "estimator's own draws saw it, mean over the last tenth of the steps. ± is half the 95 % interval over seeds, each "
-    "with a mixture of its own, the same for all estimators; differences to the best are paired by seed. Times are of "
-    "this run and not interleaved."
+    "Means over observations, after the last step, in nats; the exact posterior has gap 0. Its samples' −ELBO: as the"
+    " estimator's own draws saw it, mean over the last tenth of the steps. ± is half the 95 % interval over three "
+    "seeds or more, each with a mixture of its own, the same for all estimators; differences to the best are paired "
+    "by seed. Times are of this run and not interleaved."
 )
 BAND_NOTE = "Mean over observations and seeds; the band is the 95 % interval over seeds, with three or more."
 
@@ -53,8 +53,11 @@ class Config:
     estimators: tuple[str, ...] = MAIN_ESTIMATORS
     """Names, each with hyperparameters if wanted: redge:num_steps=4,t1=0.5."""
     num_components: int = 20
+    """Components, the classes of an observation."""
     num_observations: int = 500
+    """Observations, the variables."""
     num_dimensions: int = 2
+    """Dimensions of an observation."""
     spread: float = 15.0
     """Standard deviation of the components' means."""
     noise: float = 2.0
@@ -66,6 +69,7 @@ class Config:
     num_samples: int = 1
     """Draws per observation and step."""
     lr: float = 0.05
+    """Learning rate of Adam."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One mixture and one run per seed."""
     jobs: int = 1

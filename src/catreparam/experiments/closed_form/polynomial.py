@@ -48,7 +48,7 @@ COLUMNS = (
 NOTE = (
     "True loss: E[loss] under softmax(logits), closed form, after the last step. Its samples' loss: mean over the last "
     "tenth of the steps. Steps to within 1 %: first step at which the true loss is within 1 % of the start's distance "
-    "to the optimum (– : never). ± is half the 95 % interval over seeds; differences to the best are "
+    "to the optimum (– : never). ± is half the 95 % interval over three seeds or more; differences to the best are "
     "paired by seed. Times are of this run and not interleaved."
 )
 
@@ -60,17 +60,23 @@ class Config:
     estimators: tuple[str, ...] = MAIN_ESTIMATORS
     """Names, each with hyperparameters if wanted: redge:num_steps=4,t1=0.5."""
     powers: tuple[float, ...] = (1.5, 2.0, 3.0)
+    """p, one table for each."""
     extension: str = "power"
     """power | linear: the loss between the vertices."""
     target: float = 0.45
+    """What |x - target|^p is measured from."""
     num_variables: int = 128
+    """Binary variables."""
     batch_size: int = 256
+    """Rows, which share the logits."""
     num_samples: int = 1
     """Draws per row of the batch and step; estimators that need more (rloo: 2) take the fewest they can."""
     num_steps: int = 1000
     """Steps of Adam."""
     lr: float = 0.05
+    """Learning rate of Adam."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    """One run for each estimator, p and seed."""
     jobs: int = 1
     """Runs side by side, each on one thread."""
     folder: Path | None = None

@@ -56,7 +56,9 @@ class Config:
     estimators: tuple[str, ...] = ()
     """Names with hyperparameters: redge:num_steps=4,t1=0.5. None given: all of them with their defaults."""
     num_variables: int = 3
+    """Variables of a loss."""
     num_classes: int = 4
+    """Classes of a variable."""
     logit_scale: float = 1.0
     """Logits are normal with this standard deviation."""
     num_samples: int = 1
@@ -64,6 +66,7 @@ class Config:
     num_draws: int = 20_000
     """Draws of the gradient: standard errors fall with its square root."""
     seed: int = 0
+    """Of the logits, the draws and a built-in objective."""
     folder: Path | None = None
     """Where to write table.md, table.csv, table.jsonl and report.html; nothing is written if it is not given."""
 

@@ -75,7 +75,7 @@ class Config:
     """Gradients that are drawn with each setting."""
     training_steps: int = 100
     """Steps of Adam in the criterion training."""
-    learning_rate: float = 0.1
+    lr: float = 0.1
     """Of these steps."""
     seed: int = 0
     """Of the logits, the draws and a built-in objective."""
@@ -110,7 +110,7 @@ def run(config: Config) -> Report:
             bias_weight=config.bias_weight,
             num_draws=config.num_draws,
             training_steps=config.training_steps,
-            learning_rate=config.learning_rate,
+            learning_rate=config.lr,
             generator=torch.Generator().manual_seed(config.seed),
             progress=follow,
         )

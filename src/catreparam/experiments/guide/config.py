@@ -38,6 +38,7 @@ class Config:
     num_samples: int = 1
     """Draws a step, for methods that optimise logits; their steps are cut to keep the evaluations."""
     lr: float = 0.15
+    """Learning rate of Adam."""
     forgetting: float = 0.0
     """Part of the earlier rounds' optimisation that a round forgets; 1 starts every round at the prior."""
     order: str = "confidence"
@@ -45,6 +46,7 @@ class Config:
     label: int | None = None
     """Condition the prior on a class; by default it is unconditional."""
     seeds: tuple[int, ...] = (0,)
+    """One generation for each method, weight and seed."""
     weights: str | None = None
     """File of networks made by `catreparam guide train`; default the shipped ones."""
     jobs: int = 1

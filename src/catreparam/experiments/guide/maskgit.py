@@ -57,12 +57,17 @@ class Config:
     estimator: str = "redge:num_steps=2,t1=0.9"
     """Any estimator (`catreparam list`), with hyperparameters if wanted."""
     reward_weight: float = 100.0
+    """Weight of the reward."""
     kl_weight: float = 1.0
+    """Weight of the KL to the prior."""
     num_images: int = 4
+    """Images, side by side."""
     num_rounds: int = 20
+    """Rounds of unmasking."""
     num_steps: int = 20
     """Steps of Adam in a round."""
     lr: float = 0.5
+    """Learning rate of Adam."""
     schedule: str = "linear"
     """linear | cosine | arccos."""
     order: str = "ancestral"
@@ -72,8 +77,11 @@ class Config:
     heads: int | None = None
     """Attention heads of the transformer, only for widths that no official model has."""
     group_norm_groups: int = 32
+    """Groups of the VQ model's normalisation."""
     seed: int = 0
+    """Of all draws."""
     device: str = "cpu"
+    """cpu | cuda | cuda:1 and so on."""
     folder: Path | None = None
     """Run folder; default runs/guide-maskgit. The same command resumes there."""
 

@@ -113,13 +113,19 @@ class Config:
     dataset: str = "mnist"
     """mnist | mnist5k (nothing to fetch) | fashion_mnist: 28x28 images."""
     vq_steps: int = 1500
+    """Training steps of the tokeniser."""
     reward_steps: int = 1500
+    """Of the classifier that guides."""
     heldout_steps: int = 2000
+    """Of the classifier that judges."""
     prior_steps: int = 3000
+    """Of the masked diffusion prior."""
     batch_size: int = 64
+    """Images in a step."""
     checkpoint_every: int = 100
     """Steps between checkpoints: a kill loses at most so many."""
     seed: int = 0
+    """Of weights and batches."""
     folder: Path = Path("runs/guide-train")
     """Run folder; the weights are written there, as tokens_digits.safetensors."""
 

@@ -52,8 +52,11 @@ class Config:
     estimators: tuple[str, ...] = ("redge", "redge_cov", "reindge", "exact_redge")
     """Names that take num_steps and t1, with other hyperparameters if wanted: redge:solver=heun,grid=lambda."""
     num_steps: tuple[int, ...] = tuple(range(1, 12))
+    """Steps of the diffusion, a column each."""
     t1: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    """Smallest noise levels, a table each."""
     num_classes: int = 100
+    """Classes of a row."""
     logit_scale: float = 1.0
     """Logits are normal with this standard deviation."""
     num_draws: int = 100_000

@@ -268,7 +268,8 @@ def finish(folder: RunFolder, report: Report, *, unfinished: str = "") -> Report
     WriteFailed.
     """
     if unfinished:
-        report = dataclasses.replace(report, warning=f"Unfinished: {unfinished}. The same command resumes.")
+        said = f"Unfinished: {unfinished}. The same command resumes."
+        report = dataclasses.replace(report, warning=f"{said} {report.warning}".strip())
     try:
         with writing(folder.path / "report.html"):
             return write_into(folder.path, report)

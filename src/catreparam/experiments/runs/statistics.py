@@ -24,14 +24,16 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def mean_and_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half-width of its 95 % interval by Student's t; no interval from a single value.
+    """Mean and half-width of its 95 % interval by Student's t; no interval from one value or two.
+
+    Two values would give twelve standard errors, by which nothing can be told.
 
     >>> mean, half = mean_and_interval([1.0, 2.0, 3.0])
     >>> mean, round(half, 3)
     (2.0, 2.484)
     """
     mean, error = mean_and_error(values)
-    return mean, None if error is None else t_quantile(len(values) - 1) * error
+    return mean, None if error is None or len(values) < 3 else t_quantile(len(values) - 1) * error
 
 
 def stratified_mean_and_interval(groups: Sequence[Sequence[float]]) -> tuple[float, float | None]:
@@ -83,12 +85,9 @@ def t_quantile(degrees: int) -> float:
 
 
 def band(runs: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
-    """Mean and half-width of the 95 % interval of curves, point by point, as far as all go; no band from one or two.
-
-    Two curves would give a band of twelve standard errors that hides everything else.
-    """
+    """Mean and half-width of the 95 % interval of curves, point by point, as far as all go; no band from one or two."""
     points = [mean_and_interval(values) for values in zip(*runs, strict=False)]
-    halves = [half for _, half in points if half is not None] if len(runs) > 2 else []
+    halves = [half for _, half in points if half is not None]
     return [mean for mean, _ in points], halves
 
 

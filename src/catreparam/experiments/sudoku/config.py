@@ -42,6 +42,7 @@ class Config:
     num_steps: int = 20
     """Steps of Adam in each round."""
     lr: float = 0.1
+    """Learning rate of Adam with a prior."""
     kl_weight: float = 0.1
     """Weight of the KL to the prior; the penalty has weight 1."""
     num_samples: int = 4
@@ -61,6 +62,7 @@ class Config:
     restarts: int = 2
     """The same without prior. With --puzzle: attempts side by side, at least."""
     seed: int = 0
+    """Of all draws."""
     jobs: int = 1
     """Cells of the table side by side, each on one thread."""
     folder: Path | None = None
@@ -105,7 +107,7 @@ PRESETS = {
     "quick": Config(
         estimators=("straight_through", "redge:t1=0.9"),
         priors=("long", "short", "none_excluded"),
-        num_puzzles=20,
+        num_puzzles=12,
         free_steps=500,
         folder=Path("runs/sudoku-quick"),
     ),

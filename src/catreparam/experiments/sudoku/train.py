@@ -67,11 +67,13 @@ class Config:
     num_steps: int = 1600
     """Steps of AdamW; the short and medium priors are the averages after a sixteenth and a quarter of them."""
     batch_size: int = 64
+    """Boards in a step."""
     lr: float = 2e-3
     """Constant after a warm-up of 100 steps, then falling to zero over the last quarter."""
     num_puzzles: int = 2000
     """Puzzles dug for training, as hard as digging makes them; shuffled by Sudoku's symmetries in every batch."""
     seed: int = 0
+    """Of weights, boards and masks."""
     folder: Path | None = None
     """Run folder; default runs/sudoku-prior. The same command resumes there."""
 

@@ -30,8 +30,8 @@ EXTRAS = (  # measured by some studies in their final runs
 FLOOR = 1e-8  # of logarithmic plots
 NOTE = (
     "Every estimator with its best setting of the search, chosen by validation values; values with fresh seeds. ± is "
-    "half the 95 % interval over seeds (Student's t); differences to the best are paired by seed and not corrected for "
-    "the number of comparisons."
+    "half the 95 % interval over three seeds or more (Student's t); differences to the best are paired by seed and "
+    "not corrected for the number of comparisons."
 )
 SEARCH_NOTE = (
     "Validation values of the best search trial of each estimator: the choice has made them a little too good."

@@ -37,7 +37,9 @@ class Config:
     activation: str = "leaky_relu"
     """leaky_relu (the ReDGE paper) | relu (the ReinMax paper)."""
     batch_size: int = 100
+    """Images in a training step."""
     num_epochs: int = 50
+    """Passes over the training images."""
     lr: float = 5e-4
     """Learning rate of Adam."""
     num_samples: int = 1
@@ -49,6 +51,7 @@ class Config:
     iwae_samples: int = 64
     """Draws per test image of the importance-weighted bound after the last epoch; 0 leaves it out."""
     device: str = "cpu"
+    """cpu | cuda | cuda:1 and so on."""
     jobs: int = 1
     """Runs side by side, each in a process of its own on one thread. 1: one after the other on torch's threads."""
     tensorboard: bool = False

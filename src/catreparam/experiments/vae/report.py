@@ -15,12 +15,13 @@ from catreparam.experiments.runs.statistics import band_curves, compare, mean_an
 from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.vae.config import Config
 from catreparam.experiments.vae.run import VaeTask, is_finished, tasks_of, trained_model
-from catreparam.models.vae import CategoricalVAE
+from catreparam.models.vae import CONV_WIDTH, CategoricalVAE, default_hidden_sizes
 from catreparam.report import Column, Curve, ImageGrid, Plot, Report, Table
 
 RecordsOfSeed = list[list[Record]]  # one list of epochs, in order, per seed
 
 Y_LABEL = "−ELBO (nats per image)"
+COLLAPSED = 0.5  # active latents below which a run has not learnt to use its codes
 BAND_NOTE = "Mean over seeds; the band is the 95 % interval, with three seeds or more."
 COLUMNS = (
     Column("estimator", "estimator"),
@@ -59,6 +60,7 @@ def report_vae(config: Config, dataset: ImageDataset, folder: RunFolder) -> Repo
         appendix={"Further measures": further_table(table)},
         facts=_facts(config, dataset, folder.machine),
         command=command_of("catreparam run vae", config),
+        warning=_collapse_warning(table),
     )
     missing = sum(not is_finished(task, records) for task in tasks)
     return finish(folder, report, unfinished=f"{missing} of {len(tasks)} runs" if missing else "")
@@ -125,6 +127,12 @@ def _grids(config: Config, dataset: ImageDataset, folder: RunFolder) -> list[Ima
     return [picture_grid(spec, model, dataset, config.binarisation) for spec, model in models.items() if model]
 
 
+def _collapse_warning(table: Table) -> str:
+    names = ", ".join(str(row["estimator"]) for row in table.rows if row.get("unranked"))
+    remedy = "Train longer, raise --lr or --num-samples, or try other seeds."
+    return f"Posterior collapse, no code is used and the values say nothing: {names}. {remedy}" if names else ""
+
+
 def _table_note(config: Config) -> str:
     bound = f" IWAE: importance-weighted bound with {config.iwae_samples} draws, last epoch." * bool(
         config.iwae_samples
@@ -132,10 +140,10 @@ def _table_note(config: Config) -> str:
     return (
         f"{config.dataset}, binarisation {config.binarisation}. Values at the epoch with the best validation −ELBO, "
         f"except where the last epoch is named. Measured with {config.num_evaluation_samples} exact draws per image. ± "
-        f"is half the 95 % interval over seeds; differences to the best are paired by seed.{bound} Active latents "
-        "(last epoch): those whose class probabilities have a variance over test images above 0.01, summed over "
-        "classes. Seconds are the median training time of an epoch, without evaluation; ms per gradient "
-        "that of one step's forward and backward pass."
+        f"is half the 95 % interval over three seeds or more; differences to the best are paired by seed.{bound} "
+        "Active latents (last epoch): those whose class probabilities have a variance over test images above "
+        "0.01, summed over classes. Seconds are the median training time of an epoch, without evaluation; ms per "
+        "gradient that of one step's forward and backward pass."
     )
 
 
@@ -143,7 +151,8 @@ def _facts(config: Config, dataset: ImageDataset, machine: str) -> dict[str, str
     sizes = (
         f"{len(dataset.train):,} training, {len(dataset.validation):,} validation, {len(dataset.test):,} test images"
     )
-    hidden = " ".join(map(str, config.hidden_sizes)) or "default"
+    default = default_hidden_sizes(dataset.train[0].numel()) if config.network == "mlp" else (CONV_WIDTH,)
+    hidden = " ".join(map(str, config.hidden_sizes or default))
     return {
         "data": f"{config.dataset}: {sizes} of {dataset.train.shape[1]}x{dataset.train.shape[2]} pixels",
         "binarisation": f"{config.binarisation}: {BINARISATIONS[config.binarisation]}",
@@ -167,6 +176,8 @@ def _row(spec: str, runs: RecordsOfSeed, num_epochs: int) -> Record:
     for key in ("test_iwae", "test_active_latents"):  # measured after the last epoch only
         values = [record[key] for record in last if key in record]
         row[key], row[f"{key}_ci"] = mean_and_interval(values) if values else (None, None)
+    if row["test_active_latents"] is not None and row["test_active_latents"] < COLLAPSED:
+        row["unranked"] = 1
     row["seconds_per_epoch"] = median(record["seconds"] for epochs in runs for record in epochs)
     clock = [record["gradient_seconds"] for epochs in runs for record in epochs if "gradient_seconds" in record]
     row["milliseconds_per_gradient"] = 1000 * median(clock) if clock else None

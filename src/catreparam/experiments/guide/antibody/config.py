@@ -70,11 +70,13 @@ class Config:
     num_samples: int = 1
     """Draws a step, for methods that optimise logits; their steps are cut to keep the evaluations."""
     lr: float = 0.3
+    """Learning rate of Adam."""
     order: str = "confidence"
     """ancestral | random | confidence | halton: which positions are filled first."""
     pll_positions: int = 8
     """Designed positions of each design that the pseudo-log-likelihood is taken over, drawn by lot; 0: all."""
     seeds: tuple[int, ...] = (0,)
+    """One cell for each sequence, method, weight and seed."""
     model: Path | None = None
     """File of weights; default those of `catreparam data antiberty`."""
     precision: str = "float32"

@@ -1,21 +1,20 @@
 """The report of `catreparam guide antibody`: table at every strength and at equal KL, curves, logos, every design."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from statistics import fmean
 
 import torch
 
+from catreparam.experiments.guide.antibody.at_kl import Point, rows_at_equal_kl
 from catreparam.experiments.guide.antibody.config import Config
 from catreparam.experiments.guide.antibody.inputs import Antibody
 from catreparam.experiments.guide.antibody.judges import missing_judges
 from catreparam.experiments.guide.antibody.logo import draw_logo
 from catreparam.experiments.guide.antibody.targets import UNITS
-from catreparam.experiments.guide.equal_kl import equal_kls, value_at
 from catreparam.experiments.guide.methods import CANDIDATES, is_gradient_method
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.folder import Record, RunFolder, finish
-from catreparam.experiments.runs.statistics import stratified_mean_and_interval
+from catreparam.experiments.runs.statistics import agresti_coull_half
 from catreparam.models.antiberty import HEADS
 from catreparam.report import Column, Curve, ImageGrid, Plot, Report, Table
 
@@ -34,26 +33,8 @@ IN_TABLE = ("prior_log_prob", "pll", "instability", "numbered", "identity")
 SPECS = {"charge": ".2f", "pi": ".2f", "gravy": ".3f", "patch": ".2f", "aromaticity": ".3f", "liabilities": ".2f"}
 SPECS |= dict.fromkeys(HEADS, ".3f")  # probability of the wanted class
 EQUAL_KL = "At equal KL"
+EQUAL_KL_NOTE = "Linear between neighbouring weights; ± is half a 95 % interval, and knows that the KL is measured too."
 LOGOS = 3  # antibodies shown as logos
-
-
-@dataclass(frozen=True)
-class Point:
-    """A method at one strength: for every quantity its values by antibody, over seeds and designs."""
-
-    method: str
-    strength: float
-    values: dict[str, list[list[float]]] = field(default_factory=dict)
-
-    def mean(self, key: str) -> tuple[float, float | None] | None:
-        """Mean over the antibodies and its half-width; None where nothing is known."""
-        groups = [group for group in self.values.get(key, ()) if group]
-        return stratified_mean_and_interval(groups) if groups else None
-
-    @property
-    def kl(self) -> float | None:
-        found = self.mean("kl")
-        return None if found is None else found[0]
 
 
 def report_designs(config: Config, folder: RunFolder) -> Report:
@@ -123,7 +104,9 @@ def _rows(config: Config, points: Sequence[Point]) -> list[Record]:
         for key in ("kl", "reward", *_shown(config), *IN_TABLE):
             if (found := point.mean(key)) is not None:
                 row[key], row[f"{key}_half"] = found
-        row["designs"] = sum(map(len, point.values["reward"]))
+        row["designs"] = count = sum(map(len, point.values["reward"]))
+        if "numbered" in row:  # a share: never quite sure, also where all agree
+            row["numbered_half"] = agresti_coull_half(row["numbered"], count)
         for key in ("diversity", "evaluations", "model_evaluations", "seconds"):
             row[key] = fmean(known) if (known := [v for group in point.values[key] for v in group]) else None
         rows.append(row)
@@ -138,30 +121,15 @@ def _equal_kl_part(config: Config, points: Sequence[Point]) -> dict[str, Table]:
 
 def _at_equal_kl(config: Config, points: Sequence[Point]) -> Table:
     """Every method that optimises logits, at KLs that all of them reach, best first."""
-    keys = ["reward", *_shown(config)]
-    known: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
-    for point in points:
-        if is_gradient_method(point.method) and point.kl is not None:
-            for key in keys:
-                value, half = point.mean(key) or (0.0, None)
-                known.setdefault(point.method, {}).setdefault(key, []).append((point.kl, value, half or 0.0))
-    rows: list[Record] = []
-    for kl in equal_kls(points):
-        at_kl = []
-        for method, values in known.items():
-            row: Record = {"method": method, "kl": kl}
-            for key in keys:
-                if (found := value_at(values[key], kl)) is not None:
-                    row[key], row[f"{key}_half"] = found
-            at_kl += [row] if "reward" in row else []
-        rows += sorted(at_kl, key=lambda row: -row["reward"])
+    rows = rows_at_equal_kl(points, ["reward", *_shown(config)])
     columns = [
         Column("method", "method"),
         Column("kl", "KL, nats", ".1f"),
         Column("reward", "reward", ".2f", "reward_half"),
+        Column("behind", "behind the best", ".2f", "behind_half"),
     ]
     columns += [Column(name, name, SPECS[name], f"{name}_half") for name in _shown(config)]
-    return Table(columns, rows, "Linear between neighbouring weights; ± is half a 95 % interval.")
+    return Table(columns, rows, EQUAL_KL_NOTE)
 
 
 def _columns(config: Config) -> list[Column]:
@@ -198,7 +166,7 @@ def _note(config: Config) -> str:
     return (
         f"Reward: {terms}. Weight: of the KL (methods that optimise logits) or of the reward (svdd, smc). "
         "KL: of the guided from the prior's reveals, summed over the rounds; an upper bound for best_of_n and svdd, "
-        "unknown for smc. ± is half a 95 % interval (Student's t) over the designs, for these sequences. Judges that "
+        "unknown for smc. ± is half a 95 % interval over the designs, for these sequences. Judges that "
         "nothing optimised: log prior, log-probability of all reveals on the way; pseudo-log-likelihood, nats a "
         "designed residue; instability, above 40 unstable (ProtParam); numbered, the share that anarcii numbers as the "
         "start's chain; identity to the start, and diversity among designs of a cell, both as shares of the designed "
