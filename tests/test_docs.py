@@ -78,6 +78,13 @@ def test_the_evidence_shows_the_measured_tables():
     assert all(table in shown for table in tables)
 
 
+def test_the_page_on_antibodies_shows_the_measured_table():
+    written = (ROOT / "docs" / "results" / "antibody" / "summary.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"(?:^\|.*\n)+", written, re.M)
+    assert table.count("\n") == 14
+    assert table in (ROOT / "docs" / "antibody.md").read_text(encoding="utf-8")
+
+
 def test_importing_the_package_needs_no_optional_dependency():
     optional = ("tyro", "rich", "matplotlib", "sklearn", "safetensors", "jax")
     code = f"import sys, catreparam; print([name for name in {optional} if name in sys.modules])"

@@ -213,6 +213,16 @@ def test_numbering_asks_for_the_chain_of_the_start(monkeypatch):
     judges._anarcii.cache_clear()
 
 
+def test_protparam_agrees_with_what_is_optimised():
+    pytest.importorskip("Bio.SeqUtils.ProtParam", reason="comes with pip install 'catreparam[dev]'")
+    found = judges.protparam([START, "KKDE"], ph=6.0)
+    assert found["protparam_charge"] == pytest.approx(
+        [float(net_charge(one_hot([s]), 6.0)) for s in (START, "KKDE")], abs=1e-5
+    )
+    assert found["instability"][1] > 0
+    assert all(len(values) == 2 for values in found.values())
+
+
 def test_judges_that_are_not_installed_say_nothing(monkeypatch):
     monkeypatch.setattr(judges.importlib.util, "find_spec", lambda name: None)
     assert judges.numbered(["HA"], Antibody("a", "HC", (1,))) == [None]
