@@ -156,7 +156,7 @@ def test_an_infinite_learning_signal_counts_as_diverged():
         ({"estimators": ("redge:",)}, "key=value"),
         ({"estimators": ("redge:t1=0.5,t1=0.6",)}, "given twice"),
         ({"estimators": ("redge:t1=__import__('os')",)}, "cannot read"),
-        ({"estimators": ("redge:t_1=0.5",)}, "Did you mean 't1'"),
+        ({"estimators": ("redge:t_1=0.5",)}, "unknown hyperparameter of redge 't_1'; use t1"),
         ({"estimators": ("redge:t1=2.5",)}, "t1 must be"),
         ({"estimators": ("rloo",)}, "estimator 'rloo'.*at least 2"),
         ({"estimators": ("exact",), "num_latents": 40}, "configurations"),

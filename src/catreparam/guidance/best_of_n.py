@@ -26,6 +26,8 @@ def best_of_n(
     schedule: str = "linear",
     order: str | Tensor | Order = "ancestral",
     remask_sigma: float = 0.0,
+    block_size: int | None = None,
+    threshold: float | None = None,
     condition: Condition | None = None,
     per_sequence: Collection[str] | None = None,
     temperature: float = 1.0,
@@ -48,7 +50,7 @@ def best_of_n(
     """
     check_count("num_candidates", num_candidates)
     chunk = min(num_candidates, num_candidates if chunk_size is None else check_count("chunk_size", chunk_size))
-    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold)
     process = ReverseProcess.start(
         denoiser, tokens, unmasking, condition, temperature, generator, reward=reward, per_sequence=per_sequence
     )

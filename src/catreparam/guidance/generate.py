@@ -52,6 +52,8 @@ def guided_sample(
     schedule: str = "linear",
     order: str | Tensor | Order = "ancestral",
     remask_sigma: float = 0.0,
+    block_size: int | None = None,
+    threshold: float | None = None,
     condition: Condition | None = None,
     temperature: float = 1.0,
     num_steps: int = 20,
@@ -72,7 +74,8 @@ def guided_sample(
     In each round: prior logits from the denoiser at `temperature`, revealed tokens carried over; `optimize_logits` on
     the masked positions (num_steps, lr, kl_weight, num_samples, max_grad_norm, early_stop as there), started at the
     prior plus (1 - forgetting) times the tilt of the round before (1: no warm start); tokens drawn from the result; a
-    reverse step (num_rounds, schedule, order, remask_sigma as in `Unmasking`).
+    reverse step (num_rounds, schedule, order, remask_sigma, block_size, threshold as in `Unmasking`). With blocks only
+    the present one is optimised; the reward sees draws from the prior at the later ones.
 
     `commit` is what a round proposes: "sample" (a draw from the optimised logits), "argmax", or "best" (the hard sample
     of the highest reward that the round's optimisation saw). `callback(RoundInfo)` may end the generation by returning
@@ -84,7 +87,7 @@ def guided_sample(
             one.
     Raises: as `sample` and `optimize_logits`; ValueError if the checkpoint belongs to other settings or is damaged.
     """
-    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold)
     process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator, reward=reward)
     settings = Optimization(estimator, num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop)
     return generate(process, reward, tokens, settings, commit, checkpoint, callback, progress)
@@ -112,12 +115,13 @@ def generate(
         prior = process.prior(state.tokens)
         try:
             frozen = ~process.masked(state.tokens)
-            problem = Problem.of(prior, reward, state.tokens, frozen, track_best=commit == "best")
+            active = process.window(state.tokens, state.round_index)
+            problem = Problem.of(prior, reward, state.tokens, frozen, track_best=commit == "best", active=active)
             optimized = optimize(problem, settings, warm_start=state.tilt, generator=process.generator)
         except RewardError as error:
             raise RewardError(f"round {state.round_index}: {error}") from error
         clean, log_prob = _propose(optimized, commit, process.generator)
-        after = process.step(state.tokens, clean, log_prob, state.round_index)
+        after = process.step(state.tokens, clean, log_prob, state.round_index, prior=prior, logits=optimized.logits)
         info = RoundInfo(state.round_index, num_rounds, after, clean, optimized)
         stopped = callback is not None and callback(info) is True
         if stopped:

@@ -219,6 +219,8 @@ def _gradient(
         gradient = problem.gradient(loss, tilt, step)
     apart = divergence(logits.detach(), problem.log_prior)
     gradient.add_(apart.gradient, alpha=settings.kl_weight)
+    if problem.active is not None:
+        gradient.mul_(problem.active)
     norm = torch.linalg.vector_norm(gradient, dim=(1, 2))
     if (max_grad_norm := settings.max_grad_norm) is not None:
         gradient.mul_((max_grad_norm / norm.clamp_min(max_grad_norm)).reshape(-1, 1, 1))

@@ -30,12 +30,30 @@ class Problem:
     evaluations: Evaluations = Evaluations()  # noqa: RUF009 (frozen)
     best_tokens: Tensor | None = None
     best_reward: Tensor | None = None
+    active: Tensor | None = None  # [B, M, 1], where the tilt may move; None: everywhere
 
     @classmethod
     def of(
+        cls,
+        prior_logits: Tensor,
+        reward: Reward,
+        tokens: Tensor | None,
+        frozen: Tensor | None,
+        *,
+        track_best: bool,
+        active: Tensor | None = None,
+    ) -> "Problem":
+        """The problem of one call; checks tokens and frozen. At free positions that are not `active` the tilt stays."""
+        problem = cls._of(prior_logits, reward, tokens, frozen, track_best=track_best)
+        if active is not None and frozen is not None and not bool((active | frozen).all()):
+            rows = active if problem.index is None else active.gather(1, problem.index)
+            problem.active = rows.unsqueeze(-1)
+        return problem
+
+    @classmethod
+    def _of(
         cls, prior_logits: Tensor, reward: Reward, tokens: Tensor | None, frozen: Tensor | None, *, track_best: bool
     ) -> "Problem":
-        """The problem of one call; checks tokens and frozen."""
         log_prior = torch.log_softmax(wide(prior_logits), -1)
         frozen = _checked_frozen(prior_logits, tokens, frozen)
         if tokens is None or frozen is None or not bool(frozen.any()):

@@ -28,6 +28,8 @@ def smc(
     schedule: str = "linear",
     order: str | Tensor | Order = "ancestral",
     remask_sigma: float = 0.0,
+    block_size: int | None = None,
+    threshold: float | None = None,
     condition: Condition | None = None,
     per_sequence: Collection[str] | None = None,
     temperature: float = 1.0,
@@ -54,9 +56,9 @@ def smc(
     """
     count = check_count("num_particles", num_particles)
     weight = check_number("reward_weight", reward_weight, least=0.0)
-    threshold = check_number("ess_threshold", ess_threshold, least=0.0, most=1.0)
+    least = check_number("ess_threshold", ess_threshold, least=0.0, most=1.0)
     check_choice("select", select, ("best", "draw"))
-    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold)
     process = ReverseProcess.start(
         denoiser, tokens, unmasking, condition, temperature, generator, reward=reward, per_sequence=per_sequence
     ).repeated(count)
@@ -74,7 +76,7 @@ def smc(
         evaluations += Evaluations(count * process.evaluations_per_round, count)
         log_weight = log_weight + weight * (now if rewards is None else now - rewards).reshape(batch, count)
         log_prob = log_prob + (drawn * process.revealed(tokens, after)).sum(-1)
-        ancestor, log_weight, effective = _resampled(log_weight, threshold * count, generator)
+        ancestor, log_weight, effective = _resampled(log_weight, least * count, generator)
         tokens, rewards, log_prob = after[ancestor], now[ancestor], log_prob[ancestor]
         best = float(now.reshape(batch, count).amax(-1).mean())
         trace.append(round=round_index, reward=float(now.mean()), best=best, ess=effective)

@@ -105,6 +105,7 @@ def fingerprint(tokens: Tensor, process: ReverseProcess, settings: Optimization,
     unmasking, (estimator, *numbers) = process.unmasking, vars(settings).values()
     parts = [tokens, estimator, unmasking.num_rounds, unmasking.schedule, unmasking.remask_sigma, unmasking.order]
     parts += [process.denoiser, process.temperature, *numbers, commit]
+    parts += [] if unmasking.block_size is unmasking.threshold is None else [unmasking.block_size, unmasking.threshold]
     parts += [part for key in sorted(process.condition) for part in (key, process.condition[key])]
     return hashlib.sha256(json.dumps([_readable(part) for part in parts]).encode()).hexdigest()
 

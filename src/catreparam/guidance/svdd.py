@@ -36,6 +36,8 @@ def svdd(
     schedule: str = "linear",
     order: str | Tensor | Order = "ancestral",
     remask_sigma: float = 0.0,
+    block_size: int | None = None,
+    threshold: float | None = None,
     condition: Condition | None = None,
     temperature: float = 1.0,
     progress: Callable[[int, int], Any] | None = None,
@@ -59,7 +61,7 @@ def svdd(
     check_count("num_candidates", num_candidates)
     check_flag("lookahead", lookahead)
     weight = check_reward_weight(reward_weight)
-    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold)
     process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator, reward=reward)
     reward = process.bound(reward)
     evaluations, trace = Evaluations(), Trace()
@@ -104,7 +106,7 @@ def _propose(
 ) -> _Candidate:
     """One candidate for every sequence."""
     clean, drawn = draw_tokens(prior, process.generator)
-    after = process.step(tokens, clean, drawn, round_index)
+    after = process.step(tokens, clean, drawn, round_index, prior=prior)
     log_prob = (drawn * process.revealed(tokens, after)).sum(-1)
     ahead = process.prior(after) if look else None
     if ahead is not None:

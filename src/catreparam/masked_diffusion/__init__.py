@@ -11,7 +11,7 @@ from catreparam.masked_diffusion.denoiser import (
     from_mdlm,
     prior_of,
 )
-from catreparam.masked_diffusion.orders import confidence_order, halton_order
+from catreparam.masked_diffusion.orders import Proposal, confidence_order, halton_order
 from catreparam.masked_diffusion.process import ReverseProcess
 from catreparam.masked_diffusion.sampling import Sample, draw_tokens, one_hot_tokens, sample
 from catreparam.masked_diffusion.steps import MASK_SCHEDULES, Unmasking, mask_fraction, reverse_step
@@ -22,6 +22,7 @@ __all__ = [
     "ClassifierFree",
     "Condition",
     "Denoiser",
+    "Proposal",
     "ReverseProcess",
     "Sample",
     "TableDenoiser",

@@ -1,6 +1,7 @@
 """Denoisers: (tokens, **condition) -> prior logits. Every foreign model is wrapped once into one, by an adapter."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -8,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from catreparam.categorical import one_hot_like, wide
-from catreparam.masked_diffusion.conditions import Condition, entries_for
+from catreparam.masked_diffusion.conditions import Condition, entries_for, names_of
 from catreparam.validation import check_count, check_number
 
 
@@ -47,10 +48,12 @@ class FunctionDenoiser:
         return self.function(tokens, **condition)
 
 
-def as_denoiser(function: Callable[..., Tensor], *, mask_token: int) -> Denoiser:
+def as_denoiser(function: Callable[..., Tensor], *, mask_token: int, forbidden: Iterable[int] = ()) -> Denoiser:
     """A denoiser from any function (tokens [B, L], **condition) -> prior logits [B, L, vocab_size].
 
-    If the last axis counts the mask token, use `from_masked_lm` or set that column to -inf.
+    `forbidden` tokens are never drawn: their columns become -inf. If the last axis counts the mask token, name it there
+    too, or use `from_masked_lm`. A function with an argument `masked_fraction` is handed that of every sequence [B], a
+    model with time conditioning say.
 
     >>> denoiser = as_denoiser(lambda tokens: torch.zeros(*tokens.shape, 9), mask_token=9)
     >>> denoiser(torch.full((2, 4), 9)).shape
@@ -58,7 +61,15 @@ def as_denoiser(function: Callable[..., Tensor], *, mask_token: int) -> Denoiser
     """
     if not callable(function):
         raise TypeError(f"a denoiser must be callable, got {function!r}")
-    return FunctionDenoiser(function, check_count("mask_token", mask_token, 0))
+    mask_token, forbidden = check_count("mask_token", mask_token, 0), _checked_ids(forbidden)
+    if not forbidden:
+        return FunctionDenoiser(function, mask_token)
+
+    @functools.wraps(function)
+    def allowed(tokens: Tensor, **condition: Any) -> Tensor:
+        return without_tokens(function(tokens, **condition), forbidden)
+
+    return FunctionDenoiser(allowed, mask_token)
 
 
 class ClassifierFree:
@@ -119,9 +130,12 @@ def prior_of(
     Raises ValueError if their shape does not fit the tokens, they hold NaN or +inf, or the column of the mask token
     (where there is one) is not impossible.
     """
+    entries = entries_for(denoiser, condition or {})
+    if "masked_fraction" not in entries and "masked_fraction" in (names_of(denoiser) or ()):
+        entries["masked_fraction"] = (tokens == denoiser.mask_token).float().mean(-1)
     try:
         with torch.no_grad():
-            logits = denoiser(tokens, **entries_for(denoiser, condition or {}))
+            logits = denoiser(tokens, **entries)
     except IndexError as error:
         ids = f"from {int(tokens.min())} to {int(tokens.max())}" if tokens.numel() else "(none)"
         raise IndexError(f"the denoiser failed on tokens {ids}: {error}") from error
@@ -156,12 +170,16 @@ def _expanded(value: Any, batch: int) -> Any:
     return value.expand(batch, *value.shape[1:]) if isinstance(value, Tensor) and value.ndim else value
 
 
-def from_masked_lm(model: Callable[..., Any], *, mask_token: int | None = None, **fixed: Any) -> Denoiser:
+def from_masked_lm(
+    model: Callable[..., Any], *, mask_token: int | None = None, forbidden: Iterable[int] | None = None, **fixed: Any
+) -> Denoiser:
     """A denoiser from a masked language model as Hugging Face has them: model(input_ids=…).logits [B, L, vocabulary].
 
     The ids and the size of the vocabulary are kept; the mask token's column becomes -inf. `mask_token` defaults to
-    `model.config.mask_token_id` where the config has one (tokenizers do: pass `tokenizer.mask_token_id`). `fixed` and
-    the condition travel as keyword arguments, `attention_mask` say.
+    `model.config.mask_token_id` where the config has one (tokenizers do: pass `tokenizer.mask_token_id`). `forbidden`
+    tokens are never drawn; None: those that the config names (padding, beginning, end, separator, ...), better
+    `tokenizer.all_special_ids`, and () for none. `fixed` and the condition travel as keyword arguments,
+    `attention_mask` say.
     Raises ValueError when the mask token is unknown or outside the vocabulary.
     """
     if mask_token is None:
@@ -169,20 +187,24 @@ def from_masked_lm(model: Callable[..., Any], *, mask_token: int | None = None, 
     if mask_token is None:
         raise ValueError("the model's config names no mask token; pass mask_token=tokenizer.mask_token_id")
     token = check_count("mask_token", mask_token, 0)
+    special = _special_ids(model) if forbidden is None else _checked_ids(forbidden)
 
     def denoise(tokens: Tensor, **condition: Any) -> Tensor:
         output = model(input_ids=tokens, **fixed, **condition)
         logits = output if isinstance(output, Tensor) else output.logits
-        return without_mask_token(logits, token)
+        return without_tokens(without_mask_token(logits, token), special)
 
     return FunctionDenoiser(denoise, token)
 
 
-def from_mdlm(model: Callable[..., Any], *, mask_token: int, sigma: float = 0.0) -> Denoiser:
+def from_mdlm(
+    model: Callable[..., Any], *, mask_token: int, sigma: float | Callable[[Tensor], Tensor] = 0.0
+) -> Denoiser:
     """A denoiser from an MDLM-style model: model(tokens, sigma [B]) -> log-probabilities or logits [B, L, vocabulary].
 
     Checkpoints of that kind count the mask token, usually as the last id, and are trained without time (sigma 0) or
-    with; a condition `sigma` replaces the fixed one. Substitution outputs (log-probability 0 for carried-over tokens)
+    with: `sigma` is a number, or a function of the masked fraction of every sequence [B]; a condition `sigma` replaces
+    it. Substitution outputs (log-probability 0 for carried-over tokens)
     are fine: unmasked positions are carried over here anyway.
 
     Reference: Sahoo et al. 2024 (MDLM), https://arxiv.org/abs/2406.07524.
@@ -190,7 +212,10 @@ def from_mdlm(model: Callable[..., Any], *, mask_token: int, sigma: float = 0.0)
     token, fixed_sigma = check_count("mask_token", mask_token, 0), sigma
 
     def denoise(tokens: Tensor, sigma: Tensor | float | None = None, **condition: Any) -> Tensor:
-        noise = torch.as_tensor(fixed_sigma if sigma is None else sigma, dtype=torch.float32, device=tokens.device)
+        chosen = fixed_sigma if sigma is None else sigma
+        if callable(chosen):
+            chosen = chosen((tokens == token).float().mean(-1))
+        noise = torch.as_tensor(chosen, dtype=torch.float32, device=tokens.device)
         output = model(tokens, noise.expand(tokens.shape[0]), **condition)
         return without_mask_token(output if isinstance(output, Tensor) else output.logits, token)
 
@@ -205,4 +230,25 @@ def without_mask_token(logits: Tensor, mask_token: int) -> Tensor:
     """
     if mask_token >= logits.shape[-1]:
         raise ValueError(f"mask_token {mask_token} lies outside the model's vocabulary of {logits.shape[-1]}")
-    return logits.index_fill(-1, torch.tensor(mask_token, device=logits.device), -torch.inf)
+    return without_tokens(logits, [mask_token])
+
+
+def without_tokens(logits: Tensor, forbidden: list[int]) -> Tensor:
+    """Logits whose columns of the forbidden tokens are -inf. Raises ValueError for one outside the vocabulary."""
+    for token in forbidden:
+        if token >= logits.shape[-1]:
+            raise ValueError(f"forbidden token {token} lies outside the model's vocabulary of {logits.shape[-1]}")
+    return logits.index_fill(-1, torch.tensor(forbidden, dtype=torch.long, device=logits.device), -torch.inf)
+
+
+def _checked_ids(tokens: Iterable[int]) -> list[int]:
+    return [check_count("forbidden", token, 0) for token in tokens]
+
+
+def _special_ids(model: Any) -> list[int]:
+    """What the model's config names as special, within its vocabulary."""
+    config = getattr(model, "config", None)
+    names = (f"{kind}_token_id" for kind in ("pad", "bos", "eos", "cls", "sep", "unk"))
+    found = [getattr(config, name, None) for name in names]
+    size = getattr(config, "vocab_size", 0)
+    return sorted({token for token in found if isinstance(token, int) and 0 <= token < size})

@@ -1,19 +1,84 @@
 """Which masked positions are revealed first: orders give every position a score, the highest goes first."""
 
+import inspect
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from catreparam.categorical import draw_gumbel_like
+from catreparam.categorical import draw_gumbel_like, entropy, wide
 from catreparam.validation import check_choice, check_count, check_number
 
-ORDERS = ("ancestral", "random", "confidence", "halton")
 
-# (log-probability of the drawn token [B, L], progress in [0, 1], generator) -> scores [B, L]
-Order = Callable[[Tensor, float, Generator | None], Tensor]
+@dataclass(frozen=True)
+class Proposal:
+    """What an order may look at in a round.
+
+    Fields:
+        tokens: [B, L], proposed for every position.
+        log_prob: [B, L], of these tokens, as they were drawn: at the temperature, guided where there is guidance.
+        progress: in [0, 1], the part of the rounds that is done after this one; of the block's rounds, with blocks.
+        logits: [B, L, V], that they were drawn from; None where the method keeps none (`smc`).
+        prior: [B, L, V], the model's own logits at the temperature, without guidance; None likewise.
+        temperature: what the model's logits were divided by.
+        generator: for orders that draw.
+    """
+
+    tokens: Tensor
+    log_prob: Tensor
+    progress: float
+    logits: Tensor | None = None
+    prior: Tensor | None = None
+    temperature: float = 1.0
+    generator: Generator | None = None
+
+    @property
+    def entropy(self) -> Float[Tensor, "B L"]:
+        """In nats, of what was drawn from."""
+        return entropy(self.kept("logits"))
+
+    @property
+    def margin(self) -> Float[Tensor, "B L"]:
+        """The largest probability less the second, of what was drawn from."""
+        logits = self.kept("logits")
+        top = torch.softmax(logits, -1).topk(min(2, logits.shape[-1]), -1).values
+        return top[..., 0] - top[..., 1:].sum(-1)
+
+    @property
+    def model_log_prob(self) -> Float[Tensor, "B L"]:
+        """Log-probability of the proposed tokens under the model's own logits: confidence without temperature."""
+        log_probs = torch.log_softmax(self.kept("prior") * self.temperature, -1)
+        return log_probs.gather(-1, self.tokens.unsqueeze(-1)).squeeze(-1)
+
+    def kept(self, name: str) -> Tensor:
+        """The logits of that name. Raises ValueError where there are none."""
+        logits = getattr(self, name)
+        if logits is None:
+            raise ValueError(
+                f"this order looks at {name}, which this method does not keep; use sample, guided_sample or svdd, or "
+                "an order that looks at log_prob"
+            )
+        return wide(logits)
+
+
+# Scores [B, L] of a proposal; or the older form (log_prob [B, L], progress in [0, 1], generator) -> scores.
+Order = Callable[[Proposal], Tensor] | Callable[[Tensor, float, Generator | None], Tensor]
+Score = Callable[[Proposal], Tensor]
+
+NAMED: dict[str, Score | None] = {
+    "ancestral": None,
+    "random": lambda round: torch.empty_like(round.log_prob).uniform_(generator=round.generator),
+    "confidence": lambda round: round.log_prob,
+    "model_confidence": lambda round: round.model_log_prob,
+    "entropy": lambda round: -round.entropy,
+    "margin": lambda round: round.margin,
+    "left_to_right": lambda round: -torch.arange(round.log_prob.shape[-1]).to(round.log_prob).expand_as(round.log_prob),
+}
+ORDERS = (*NAMED, "halton")
 
 
 def halton_order(height: int, width: int) -> Int[Tensor, " L"]:
@@ -37,7 +102,7 @@ def halton_order(height: int, width: int) -> Int[Tensor, " L"]:
     return torch.tensor(list(order))
 
 
-def confidence_order(noise: float = 0.0) -> Order:
+def confidence_order(noise: float = 0.0) -> Callable[[Tensor, float, Generator | None], Tensor]:
     """MaskGIT's order: most probable drawn token first, with Gumbel noise of size `noise` * (1 - progress).
 
     Reference: Chang et al. 2022, https://arxiv.org/abs/2202.04200.
@@ -51,16 +116,11 @@ def confidence_order(noise: float = 0.0) -> Order:
     return score
 
 
-def make_order(order: str | Tensor | Order, length: int) -> Order | None:
+def make_order(order: str | Tensor | Order, length: int) -> Score | None:
     """The scoring function of an order: a name, positions [L] (first to last), or a function. None: ancestral."""
     if isinstance(order, str):
-        check_choice("order", order, ORDERS)
-        if order == "ancestral":
-            return None
-        if order == "random":
-            return lambda log_prob, progress, generator: torch.empty_like(log_prob).uniform_(generator=generator)
-        if order == "confidence":
-            return confidence_order()
+        if check_choice("order", order, ORDERS) in NAMED:
+            return NAMED[order]
         side = math.isqrt(length)
         if side * side != length:
             raise ValueError(
@@ -71,10 +131,26 @@ def make_order(order: str | Tensor | Order, length: int) -> Order | None:
         if order.shape != (length,) or not torch.equal(order.sort().values.cpu(), torch.arange(length)):
             raise ValueError(f"an order must list each of the {length} positions once, got shape {tuple(order.shape)}")
         rank = torch.empty(length).scatter(0, order.cpu(), torch.arange(length).float())
-        return lambda log_prob, progress, generator: (-rank).to(log_prob).expand_as(log_prob)
+        return lambda proposal: (-rank).to(proposal.log_prob).expand_as(proposal.log_prob)
     if not callable(order):
         raise TypeError(f"order must be a name, positions [L] or a function, got {order!r}")
-    return order
+    function: Callable[..., Tensor] = order
+    return (
+        function
+        if _takes_one(function)
+        else lambda proposal: function(proposal.log_prob, proposal.progress, proposal.generator)
+    )
+
+
+def _takes_one(function: Any) -> bool:
+    """Whether a function is called with one argument: the others have defaults."""
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        pass
+    return True
 
 
 def reveal(

@@ -80,6 +80,7 @@ class ReverseProcess:
         if per_sequence is not None:
             per_sequence = per_sequence_entries(condition, tokens.shape[0], per_sequence)
         maskable = tokens == denoiser.mask_token
+        unmasking.rounds_of_block(maskable)
         if tokens.numel() and not bool(maskable.any()):
             warnings.warn(
                 f"no position of tokens holds the mask token {denoiser.mask_token}: nothing is generated. "
@@ -117,9 +118,16 @@ class ReverseProcess:
         return functools.partial(function, **entries) if entries else function
 
     def step(
-        self, tokens: Int[Tensor, "B L"], clean: Int[Tensor, "B L"], log_prob: Float[Tensor, "B L"], round_index: int
+        self,
+        tokens: Int[Tensor, "B L"],
+        clean: Int[Tensor, "B L"],
+        log_prob: Float[Tensor, "B L"],
+        round_index: int,
+        *,
+        prior: Float[Tensor, "B L V"] | None = None,
+        logits: Float[Tensor, "B L V"] | None = None,
     ) -> Int[Tensor, "B L"]:
-        """The tokens after this round, see `reverse_step`."""
+        """The tokens after this round, see `reverse_step`; `prior` and the `logits` drawn from are for orders."""
         return reverse_step(
             tokens,
             clean,
@@ -129,7 +137,15 @@ class ReverseProcess:
             maskable=self.maskable,
             mask_token=self.denoiser.mask_token,
             generator=self.generator,
+            logits=prior if logits is None else logits,
+            prior=prior,
+            temperature=self.temperature,
         )
+
+    def window(self, tokens: Int[Tensor, "B L"], round_index: int) -> Bool[Tensor, "B L"]:
+        """Where a round may reveal tokens: the masked positions, with blocks those of the present one."""
+        masked = self.masked(tokens)
+        return masked & self.unmasking.window(masked, self.maskable, round_index)
 
     def revealed(self, before: Int[Tensor, "B L"], after: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
         """Where a step has revealed tokens."""

@@ -13,6 +13,7 @@ from catreparam.masked_diffusion.denoiser import Denoiser
 from catreparam.masked_diffusion.orders import Order
 from catreparam.masked_diffusion.process import ReverseProcess
 from catreparam.masked_diffusion.steps import Unmasking
+from catreparam.validation import check_choice
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,18 @@ def sample(
     schedule: str = "linear",
     order: str | Tensor | Order = "ancestral",
     remask_sigma: float = 0.0,
+    block_size: int | None = None,
+    threshold: float | None = None,
     condition: Condition | None = None,
     temperature: float = 1.0,
+    commit: str = "sample",
     callback: Callable[[int, Tensor], None] | None = None,
     generator: Generator | None = None,
 ) -> Sample:
     """Fills the masked positions of `tokens` by masked diffusion; unmasked positions are kept.
 
-    `tokens` hold `denoiser.mask_token` where something is to be generated. Settings: see `Unmasking`.
+    `tokens` hold `denoiser.mask_token` where something is to be generated. Settings: see `Unmasking`. `commit` is what
+    a round proposes: "sample", a draw at the `temperature`, or "argmax", the most probable token (greedy).
     `callback(round_index, tokens)` is called after every round.
     Cost:   at most num_rounds calls of the denoiser (fewer when nothing is left to do).
     Raises: ValueError or TypeError for bad settings, tokens outside the vocabulary, and NaN or ill-shaped logits.
@@ -59,22 +64,27 @@ def sample(
     >>> int(result.tokens[0, 2]), bool((result.tokens < 9).all())
     (4, True)
     """
-    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma)
+    check_choice("commit", commit, ("sample", "argmax"))
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold)
     process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator)
-    return run_process(process, tokens, callback)
+    return run_process(process, tokens, callback, greedy=commit == "argmax")
 
 
 def run_process(
-    process: ReverseProcess, tokens: Int[Tensor, "B L"], callback: Callable[[int, Tensor], None] | None = None
+    process: ReverseProcess,
+    tokens: Int[Tensor, "B L"],
+    callback: Callable[[int, Tensor], None] | None = None,
+    *,
+    greedy: bool = False,
 ) -> Sample:
-    """The loop of `sample`: all rounds of a process, each position drawn from the prior."""
+    """The loop of `sample`: all rounds of a process, each position drawn from the prior, or its most probable token."""
     log_prob, evaluations, vocab_size = torch.zeros(tokens.shape[0], device=tokens.device), 0, None
     for round_index in range(process.unmasking.num_rounds):
         if process.is_done(tokens):
             break
         prior = process.prior(tokens)
-        clean, drawn = draw_tokens(prior, process.generator)
-        after = process.step(tokens, clean, drawn, round_index)
+        clean, drawn = likeliest_tokens(prior) if greedy else draw_tokens(prior, process.generator)
+        after = process.step(tokens, clean, drawn, round_index, prior=prior)
         log_prob = log_prob + (drawn * process.revealed(tokens, after)).sum(-1)
         tokens, vocab_size = after, prior.shape[-1]
         evaluations += process.evaluations_per_round
@@ -90,6 +100,12 @@ def draw_tokens(
     log_probs = torch.log_softmax(logits.float(), -1)
     tokens = (log_probs - draw_exponential_like(log_probs, generator).log()).argmax(-1)
     return tokens, log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def likeliest_tokens(logits: Float[Tensor, "B L V"]) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
+    """The most probable token of every position, and its log-probability (float32)."""
+    top, tokens = torch.log_softmax(logits.float(), -1).max(-1)
+    return tokens, top
 
 
 def one_hot_tokens(tokens: Int[Tensor, "B L"], vocab_size: int) -> Float[Tensor, "B L V"]:

@@ -8,11 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from catreparam.masked_diffusion.orders import ORDERS, Order, make_order, reveal
+from catreparam.masked_diffusion.orders import ORDERS, Order, Proposal, make_order, reveal
 from catreparam.validation import check_choice, check_count, check_number
 
 MASK_SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1.0 - progress,
+    "even": lambda progress: 1.0 - progress,
     "cosine": lambda progress: math.cos(math.pi / 2 * progress),
     "arccos": lambda progress: math.acos(progress) / (math.pi / 2),
 }
@@ -22,8 +23,8 @@ MASK_SCHEDULES: dict[str, Callable[[float], float]] = {
 def mask_fraction(schedule: str, progress: float) -> float:
     """The fraction of the maskable positions that is masked after the part `progress` of the rounds; from 1 down to 0.
 
-    linear: 1 - r. cosine: cos(pi r / 2), reveals little at the start. arccos: arccos(r) / (pi / 2), much in the last
-    rounds. Raises ValueError for an unknown schedule or a progress outside [0, 1].
+    linear and even: 1 - r. cosine: cos(pi r / 2), reveals little at the start. arccos: arccos(r) / (pi / 2), much in
+    the last rounds. Raises ValueError for an unknown schedule or a progress outside [0, 1].
 
     >>> [round(mask_fraction(name, 0.5), 3) for name in ("linear", "cosine", "arccos")]
     [0.5, 0.707, 0.667]
@@ -41,20 +42,28 @@ class Unmasking:
 
     Parameters:
         num_rounds: model evaluations.
-        schedule: "linear", "cosine" or "arccos": the masked fraction over the rounds.
+        schedule: "linear", "cosine" or "arccos": the masked fraction over the rounds. "even" is linear with the same
+            number in every round, one more in the first where it does not divide (as LLaDA).
         order: which masked positions are revealed. "ancestral": each independently, with the posterior's probability
             (their number varies). The others reveal exactly the schedule's number: "random", "confidence" (most
-            probable first; see `confidence_order` for MaskGIT's noise), "halton" (square grids; else pass
-            `halton_order(height, width)`), positions [L] from first to last, or a function (log_prob [B, L], progress,
-            generator) -> scores [B, L].
+            probable drawn token first; see `confidence_order` for MaskGIT's noise), "model_confidence" (the same by the
+            model's own probabilities, without temperature or guidance), "entropy" (lowest first), "margin" (largest
+            first), "left_to_right", "halton" (square grids; else pass `halton_order(height, width)`), positions [L]
+            from first to last, or a function `Proposal` -> scores [B, L].
         remask_sigma: in [0, 1]: ReMDM's remasking, as a part of the largest probability that keeps the schedule's
             marginals (its `rescale` schedule). 0 is plain masked diffusion.
+        block_size: the masked positions of a sequence, in blocks of so many, are filled one block after another, each
+            in an equal part of the rounds; later blocks are not touched. None: all at once.
+        threshold: in (0, 1]: a round reveals all tokens of at least this probability, as they were drawn, and at least
+            one, instead of the schedule's number; blocks follow when they can. Not for "ancestral". None: no threshold.
     """
 
     num_rounds: int = 20
     schedule: str = "linear"
     order: str | Tensor | Order = "ancestral"
     remask_sigma: float = 0.0
+    block_size: int | None = None
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         check_count("num_rounds", self.num_rounds)
@@ -62,6 +71,39 @@ class Unmasking:
         check_number("remask_sigma", self.remask_sigma, least=0.0, most=1.0)
         if isinstance(self.order, str):
             check_choice("order", self.order, ORDERS)
+        if self.block_size is not None:
+            check_count("block_size", self.block_size)
+        if self.threshold is not None:
+            check_number("threshold", self.threshold, above=0.0, most=1.0)
+            if self.order == "ancestral":
+                raise ValueError('threshold chooses by probability, which order="ancestral" does not; choose another')
+
+    def rounds_of_block(self, maskable: Bool[Tensor, "B L"]) -> int:
+        """The rounds that each block gets. Raises ValueError unless they divide among the blocks."""
+        if self.block_size is None:
+            return self.num_rounds
+        longest = int(maskable.sum(-1).max()) if maskable.numel() else 0
+        blocks = max(1, -(-longest // self.block_size))
+        if self.num_rounds % blocks and self.threshold is None:
+            raise ValueError(
+                f"num_rounds must divide among {blocks} blocks ({longest} masked positions, block_size "
+                f"{self.block_size}), got {self.num_rounds}; choose a multiple of {blocks}"
+            )
+        return max(1, self.num_rounds // blocks)
+
+    def window(
+        self, masked: Bool[Tensor, "B L"], maskable: Bool[Tensor, "B L"], round_index: int
+    ) -> Bool[Tensor, "B L"]:
+        """The positions that a round works on: those of the block whose turn it is.
+
+        With a threshold that is the first one that is not finished, in every sequence.
+        """
+        if self.block_size is None:
+            return maskable
+        block = (maskable.cumsum(-1) - 1).clamp_min(0) // self.block_size
+        if self.threshold is None:
+            return maskable & (block == round_index // self.rounds_of_block(maskable))
+        return maskable & (block == block.masked_fill(~masked, maskable.shape[-1]).amin(-1, keepdim=True))
 
 
 def reverse_step(
@@ -74,36 +116,60 @@ def reverse_step(
     maskable: Bool[Tensor, "B L"],
     mask_token: int,
     generator: Generator | None = None,
+    logits: Float[Tensor, "B L V"] | None = None,
+    prior: Float[Tensor, "B L V"] | None = None,
+    temperature: float = 1.0,
 ) -> Int[Tensor, "B L"]:
     """The tokens after round `round_index` (from 0): masked ones may take their `clean` token, others be masked again.
 
-    `log_prob` are the log-probabilities of the clean tokens (read by confidence orders). Only `maskable` positions
-    (those masked at the very start) are ever masked again. With a = 1 - masked fraction before and after (a_t, a_s): a
-    revealed token is masked with sigma = remask_sigma * min(1, (1 - a_s) / a_t), a masked one revealed with
-    (a_s - (1 - sigma) a_t) / (1 - a_t), which keeps the fraction a_s. After the last round nothing is masked.
+    `log_prob` are the log-probabilities of the clean tokens; these, `logits`, `prior` and `temperature` are for orders,
+    see `Proposal`. Only `maskable` positions (those masked at the very start) are ever masked again.
+
+    With a = 1 - masked fraction before and after (a_t, a_s): a revealed token is masked with sigma = remask_sigma *
+    min(1, (1 - a_s) / a_t), a masked one revealed with (a_s - (1 - sigma) a_t) / (1 - a_t), which keeps the fraction
+    a_s. After the last round nothing is masked.
 
     Reference: Wang et al. 2025 (ReMDM), https://arxiv.org/abs/2503.00307; Sahoo et al. 2024 (MDLM).
     """
-    masked = tokens == mask_token
-    before = 1 - mask_fraction(unmasking.schedule, round_index / unmasking.num_rounds)
-    after = 1 - mask_fraction(unmasking.schedule, (round_index + 1) / unmasking.num_rounds)
+    rounds, last = unmasking.rounds_of_block(maskable), round_index + 1 >= unmasking.num_rounds
+    everywhere, done = tokens == mask_token, round_index % rounds
+    maskable = unmasking.window(everywhere, maskable, round_index)
+    masked = everywhere & maskable
+    before = 1 - mask_fraction(unmasking.schedule, done / rounds)
+    after = 1 - mask_fraction(unmasking.schedule, (done + 1) / rounds)
     sigma = unmasking.remask_sigma * min(1.0, (1 - after) / before) if before > 0 else 0.0
     again = torch.zeros_like(masked)
     if sigma > 0:
         again = (_uniform(log_prob, generator) < sigma) & maskable & ~masked
     score = make_order(unmasking.order, tokens.shape[1])
-    if round_index + 1 >= unmasking.num_rounds:
-        shown = masked
+    if last:
+        shown = everywhere
     elif score is None:
         probability = (after - (1 - sigma) * before) / (1 - before)
         shown = masked & (_uniform(log_prob, generator) < probability)
+    elif done + 1 == rounds and unmasking.threshold is None:
+        shown = masked  # the block ends
     else:
-        now, total = masked.sum(-1), maskable.sum(-1)
-        left = ((1 - after) * total - 1e-6).ceil().long()  # masked after this round
-        count = now + again.sum(-1) - left
+        now = masked.sum(-1)
+        count = _count(unmasking, masked, maskable, log_prob, done, rounds) + again.sum(-1)
         count = torch.minimum(count.clamp_min(0 if sigma > 0 else 1), now)
-        shown = reveal(score(log_prob, (round_index + 1) / unmasking.num_rounds, generator), masked, count)
+        proposal = Proposal(clean, log_prob, (done + 1) / rounds, logits, prior, temperature, generator)
+        shown = reveal(score(proposal), masked, count)
     return torch.where(shown, clean, tokens).masked_fill(again, mask_token)
+
+
+def _count(
+    unmasking: Unmasking, masked: Tensor, maskable: Tensor, log_prob: Tensor, done: int, rounds: int
+) -> Int[Tensor, " B"]:
+    """How many of the masked positions of a block a round reveals, `done` of its rounds being over."""
+    if unmasking.threshold is not None:
+        return (masked & (log_prob >= math.log(unmasking.threshold))).sum(-1)
+    total = maskable.sum(-1)
+    if unmasking.schedule == "even":
+        left = total - (total // rounds) * (done + 1) - (total % rounds).clamp_max(done + 1)
+    else:
+        left = (mask_fraction(unmasking.schedule, (done + 1) / rounds) * total - 1e-6).ceil().long()
+    return masked.sum(-1) - left
 
 
 def _uniform(like: Tensor, generator: Generator | None) -> Tensor:
