@@ -21,7 +21,7 @@ Wanted = float | Literal["start"] | None
 
 @dataclass(frozen=True)
 class Config:
-    """What to design, towards what, by which methods. The defaults take about a minute on two cores."""
+    """What to design, towards what, by which methods. The defaults take less than a minute on two cores."""
 
     sequence: tuple[str, ...] = ()
     """Residues, with _ where one is to be designed; NAME=RESIDUES names them. Several: one after the other."""
