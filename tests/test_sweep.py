@@ -66,8 +66,7 @@ def test_the_report_has_paired_differences_sensitivity_and_every_trial(finished)
     folder, report = finished
     row = report.table.rows[1]
     assert row["difference"] == pytest.approx(row["test"] - report.table.rows[0]["test"])
-    assert row["difference_ci"] == pytest.approx(0.0, abs=1e-9)  # the seed moves both alike
-    assert row["test_ci"] > 0
+    assert row["difference_ci"] is row["test_ci"] is None  # two seeds
     assert {"Sensitivity to t1", "Sensitivity to learning rate", "Best so far"} <= {plot.title for plot in report.plots}
     assert len((folder / "search-trials.csv").read_text().splitlines()) == 1 + 6
     assert "Search trials" in (folder / "report.html").read_text()

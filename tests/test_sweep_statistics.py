@@ -57,3 +57,6 @@ def test_two_seeds_give_no_interval():
     assert compared["b"]["half"] is None
     assert compared["b"]["difference"] == 4.0
     assert compared["b"]["difference_half"] is None
+    compared = compare({"a": {0: 1.0, 1: 2.0, 2: 4.0}, "b": {0: 2.0, 1: 3.0, 2: 5.0}})
+    assert compared["b"]["half"] > 0
+    assert compared["b"]["difference_half"] == pytest.approx(0.0, abs=1e-9)  # the seed moves both alike

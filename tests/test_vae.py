@@ -53,13 +53,13 @@ def test_training_lowers_the_test_negative_elbo(finished):
         assert values[-1] < values[0] - 1
 
 
-def test_the_table_is_sorted_and_has_intervals_and_paired_differences(finished):
+def test_the_table_is_sorted_and_has_paired_differences_and_no_intervals_from_two_seeds(finished):
     rows = finished[1].table.rows
     assert [row["test_negative_elbo"] for row in rows] == sorted(row["test_negative_elbo"] for row in rows)
-    assert all(row["seeds"] == 2 and row["test_negative_elbo_ci"] > 0 for row in rows)
+    assert all(row["seeds"] == 2 and row["test_negative_elbo_ci"] is None for row in rows)
     assert rows[0]["difference"] == 0.0
     assert rows[1]["difference"] == pytest.approx(rows[1]["test_negative_elbo"] - rows[0]["test_negative_elbo"])
-    assert rows[1]["difference_ci"] > 0
+    assert rows[1]["difference_ci"] is None
 
 
 def test_table_page_and_facts_name_the_binarisation(finished):

@@ -24,15 +24,13 @@ def print_report(report: Report, width: int = 0) -> None:
     if report.warning:
         console.print(report.warning, style="bold yellow")
     console.print(report.summary, end="\n\n")
-    unseen: dict[str, None] = {}
+    columns, widths = fit(report.table, console.width)  # the same in all parts
     for heading, part in report.table.parts():
         if heading:
             console.print(heading, style="bold")
-        columns, widths = fit(part, console.width)
         console.print(_drawn(part, columns, widths))
         console.print()
-        unseen |= dict.fromkeys(column.title for column in part.columns if column not in columns)
-    if unseen:
+    if unseen := [column.title for column in report.table.columns if column not in columns]:
         where = f"{report.location and 'table.md in the folder of the report, or '}the output of this command in a file"
         console.print(f"No room for: {', '.join(unseen)}. To see them: a wider window, {where}.", style="dim")
     if report.table.note:
