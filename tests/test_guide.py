@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import safetensors.torch
 import torch
 
 from catreparam.cli import main
@@ -238,3 +239,12 @@ def test_shipped_networks_are_good_enough_to_guide_with():
     assert accuracy(models.reward, images, labels) > 0.95
     assert accuracy(models.heldout, images, labels) > 0.95
     assert all(not p.requires_grad for model in models.modules().values() for p in model.parameters())
+
+
+@pytest.mark.parametrize("content", [b"", b"no frames", safetensors.torch.save({"others": torch.zeros(1)}), None])
+def test_damaged_frames_are_named_with_the_remedy(tmp_path, content):
+    file = tmp_path / "redge-1-0.frames"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"redge-1-0.frames is damaged .*; delete it and redge-1-0.state"):
+        guide.Frames(file).read()

@@ -159,5 +159,11 @@ class Frames:
         write_atomically(self.path, safetensors.torch.save({"frames": frames.contiguous()}))
 
     def read(self) -> Tensor:
-        """Tokens [round, image, 49]."""
-        return safetensors.torch.load(self.path.read_bytes())["frames"]
+        """Tokens [round, image, 49]. Raises ValueError if the file is damaged."""
+        try:
+            return safetensors.torch.load(self.path.read_bytes())["frames"]
+        except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+            state = self.path.with_suffix(".state").name
+            raise ValueError(
+                f"{self.path} is damaged ({error}); delete it and {state}, and this generation starts over"
+            ) from error
