@@ -17,8 +17,9 @@ from catreparam.guidance.rewards import Reward, RewardError
 from catreparam.guidance.state import Checkpoint, GuidedState, fingerprint
 from catreparam.guidance.stopping import Annealed, EarlyStop
 from catreparam.guidance.trace import Evaluations, Generation, Trace, reward_of
-from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking, draw_tokens
+from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking
 from catreparam.masked_diffusion.orders import Order
+from catreparam.masked_diffusion.sampling import draw_masked
 from catreparam.validation import check_choice
 
 
@@ -120,7 +121,7 @@ def generate(
             optimized = optimize(problem, settings, warm_start=state.tilt, generator=process.generator)
         except RewardError as error:
             raise RewardError(f"round {state.round_index}: {error}") from error
-        clean, log_prob = _propose(optimized, commit, process.generator)
+        clean, log_prob = _propose(optimized, commit, process, state.tokens)
         after = process.step(state.tokens, clean, log_prob, state.round_index, prior=prior, logits=optimized.logits)
         info = RoundInfo(state.round_index, num_rounds, after, clean, optimized)
         stopped = callback is not None and callback(info) is True
@@ -140,10 +141,10 @@ def generate(
     return Generation(state.tokens, rewards, state.prior_log_prob, state.kl, state.trace, evaluations)
 
 
-def _propose(optimized: OptimizedLogits, commit: str, generator: Generator | None) -> tuple[Tensor, Tensor]:
+def _propose(optimized: OptimizedLogits, commit: str, process: ReverseProcess, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Proposed tokens [B, L] and their log-probabilities under the optimised logits [B, L]."""
     if commit == "sample":
-        return draw_tokens(optimized.logits, generator)
+        return draw_masked(optimized.logits, tokens, process.masked(tokens), process.generator)
     clean = optimized.best_tokens if commit == "best" else None
     if clean is None:  # argmax, or nothing was optimised
         clean = optimized.logits.argmax(-1)
@@ -155,8 +156,10 @@ def _next_state(
 ) -> GuidedState:
     optimized = info.optimized
     revealed = process.revealed(state.tokens, info.tokens)
-    log_prior = torch.log_softmax(prior.to(optimized.logits.dtype), -1)
-    kl = divergence(optimized.logits, log_prior).kl
+    guided, log_prior = optimized.logits[revealed], torch.log_softmax(prior.to(optimized.logits.dtype)[revealed], -1)
+    zeros = torch.zeros(revealed.shape, dtype=guided.dtype, device=guided.device)
+    kl = zeros.masked_scatter(revealed, divergence(guided, log_prior).kl)
+    log_prob = zeros.masked_scatter(revealed, _log_prob(log_prior, info.clean[revealed]))
     trace, masked = Trace(list(state.trace.rows)), float(process.masked(state.tokens).sum(-1).float().mean())
     for row in optimized.trace.rows:
         trace.append(round=state.round_index, masked=masked, **row)
@@ -164,9 +167,8 @@ def _next_state(
         round_index=state.round_index + 1,
         tokens=info.tokens,
         tilt=_kept_tilt(state, process, optimized) if keep else None,
-        kl=state.kl + torch.where(revealed, kl, 0.0).sum(-1).float(),
-        prior_log_prob=state.prior_log_prob
-        + torch.where(revealed, _log_prob(log_prior, info.clean), 0.0).sum(-1).float(),
+        kl=state.kl + kl.sum(-1).float(),
+        prior_log_prob=state.prior_log_prob + log_prob.sum(-1).float(),
         trace=trace,
         evaluations=state.evaluations + optimized.evaluations + Evaluations(model=process.evaluations_per_round),
         vocab_size=prior.shape[-1],

@@ -54,14 +54,17 @@ class Problem:
     def _of(
         cls, prior_logits: Tensor, reward: Reward, tokens: Tensor | None, frozen: Tensor | None, *, track_best: bool
     ) -> "Problem":
-        log_prior = torch.log_softmax(wide(prior_logits), -1)
+        prior_logits = wide(prior_logits)
         frozen = _checked_frozen(prior_logits, tokens, frozen)
         if tokens is None or frozen is None or not bool(frozen.any()):
+            log_prior = torch.log_softmax(prior_logits, -1)
             return cls(reward, log_prior, log_prior, None, None, track_best)
         free = int((~frozen).sum(-1).max()) if frozen.numel() else 0
         index = frozen.to(torch.uint8).argsort(dim=-1, stable=True)[:, :free]  # free positions first
-        log_prior = carry_over(log_prior, tokens, frozen)
-        rows = log_prior.gather(1, _over_classes(index, log_prior))
+        over_classes = _over_classes(index, prior_logits)
+        rows = torch.log_softmax(prior_logits.gather(1, over_classes), -1)  # of the free rows alone: they may be few
+        rows = carry_over(rows, tokens.gather(1, index), frozen.gather(1, index))
+        log_prior = carry_over(prior_logits, tokens, frozen).scatter(1, over_classes, rows)
         base = one_hot_like(tokens.masked_fill(~frozen, -1), log_prior)
         return cls(reward, rows, log_prior, index, base, track_best)
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from catreparam.categorical import one_hot_like, wide
+from catreparam.categorical import wide
 from catreparam.masked_diffusion.conditions import Condition, entries_for, names_of
 from catreparam.validation import check_count, check_number
 
@@ -118,8 +118,9 @@ class ClassifierFree:
 
 def carry_over(prior_logits: Float[Tensor, "B L V"], tokens: Int[Tensor, "B L"], frozen: Bool[Tensor, "B L"]) -> Tensor:
     """Prior logits whose frozen positions allow only their token: 0 there, -inf elsewhere in the row."""
-    point = one_hot_like(tokens, prior_logits).log()  # one-hot -> 0 and -inf
-    return torch.where(frozen.unsqueeze(-1), point, prior_logits)
+    index = tokens.masked_fill(~frozen, 0).unsqueeze(-1)
+    at_index = prior_logits.gather(-1, index).masked_fill(frozen.unsqueeze(-1), 0.0)
+    return prior_logits.masked_fill(frozen.unsqueeze(-1), -torch.inf).scatter(-1, index, at_index)
 
 
 def prior_of(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from catreparam.categorical import draw_exponential_like
@@ -83,7 +83,8 @@ def run_process(
         if process.is_done(tokens):
             break
         prior = process.prior(tokens)
-        clean, drawn = likeliest_tokens(prior) if greedy else draw_tokens(prior, process.generator)
+        masked = process.masked(tokens)
+        clean, drawn = likeliest_tokens(prior) if greedy else draw_masked(prior, tokens, masked, process.generator)
         after = process.step(tokens, clean, drawn, round_index, prior=prior)
         log_prob = log_prob + (drawn * process.revealed(tokens, after)).sum(-1)
         tokens, vocab_size = after, prior.shape[-1]
@@ -100,6 +101,21 @@ def draw_tokens(
     log_probs = torch.log_softmax(logits.float(), -1)
     tokens = (log_probs - draw_exponential_like(log_probs, generator).log()).argmax(-1)
     return tokens, log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+
+
+def draw_masked(
+    logits: Float[Tensor, "B L V"],
+    tokens: Int[Tensor, "B L"],
+    masked: Bool[Tensor, "B L"],
+    generator: Generator | None = None,
+) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
+    """`draw_tokens` where positions are masked, the given tokens elsewhere, which cost their noise only."""
+    noise = draw_exponential_like(logits.float(), generator)[masked]
+    log_probs = torch.log_softmax(logits[masked].float(), -1)
+    drawn = (log_probs - noise.log()).argmax(-1)
+    log_prob = torch.zeros(tokens.shape, device=tokens.device)
+    log_prob[masked] = log_probs.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+    return tokens.masked_scatter(masked, drawn), log_prob
 
 
 def likeliest_tokens(logits: Float[Tensor, "B L V"]) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
