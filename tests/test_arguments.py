@@ -272,3 +272,29 @@ def test_made_estimators_and_distributions_learn_a_temperature():
             assert (slope != 0).all()
     x = make_estimator("redge", t1=torch.nn.Parameter(torch.tensor(0.5)))(LOGITS)
     assert x.requires_grad
+
+
+@pytest.mark.parametrize(("name", "key"), [pair for pair in CONTINUOUS if not facts_of(pair[0]).takes_objective])
+def test_made_estimators_hold_values_per_row(name, key):
+    rows, value = torch.randn(3, 2, 5, generator=seeded(1)), torch.full((3, 1, 1), 0.5)
+    found = make_estimator(name, **{key: value})(rows, generator=seeded(2))
+    assert torch.equal(found, ESTIMATORS[name](rows, **{key: value}, generator=seeded(2)))
+    for end in (float("nan"), -1e9, float("inf")):
+        with pytest.raises(ValueError, match=key):
+            make_estimator(name, **{key: torch.tensor([[0.5], [end], [0.6]])})
+    with pytest.raises(TypeError, match=f"{key} must be a number or a tensor, got list; use torch.as_tensor"):
+        make_estimator(name, **{key: [0.5, 0.6]})
+    with pytest.raises(TypeError, match=f"{key} must be .* got torch.sparse_coo"):
+        ESTIMATORS[name](rows, **{key: value.to_sparse()})
+    with pytest.raises(ValueError, match=f"{key} lives on meta but logits on cpu"):
+        ESTIMATORS[name](rows, **{key: value.to("meta")})
+
+
+def test_the_remedy_finds_misspelt_names_of_other_libraries():
+    row = torch.zeros(2)
+    with pytest.raises(TypeError, match="has no temperatur; use t1"):
+        ESTIMATORS["redge"](row, temperatur=0.5)
+    with pytest.raises(TypeError, match="has no Tau; use temperature"):
+        ESTIMATORS["reinmax"](row, Tau=0.5)
+    with pytest.raises(ValueError, match="Did you mean 'redge'"):
+        make_estimator("REDGE")

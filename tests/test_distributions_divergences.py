@@ -62,3 +62,25 @@ def test_divergences_at_the_edges():
     gradient = torch.autograd.grad(divergence, given)[0]
     assert gradient[0] == 0
     assert gradient[1].isfinite()
+
+
+@pytest.mark.parametrize("ours", [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize("twin", OURS)
+def test_what_torch_clamps_is_exact_beside_ours(twin, ours):
+    small = torch.tensor([0.0, 1e-9, 0.3, 1.0])
+    p, q = torch.cartesian_prod(small, small).unbind(-1)
+    wide = p.double(), q.double()
+    pairs = (wide, (1 - wide[0], 1 - wide[1]))
+    wanted = sum(torch.where(a > 0, a * (a / b).log(), 0.0) for a, b in pairs)
+    given = (p, q) if twin is Bernoulli else (torch.stack((1 - p, p), -1), torch.stack((1 - q, q), -1))
+    found = kl_divergence(*((OURS[twin] if chosen else twin)(x) for x, chosen in zip(given, ours, strict=True)))
+    torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("twin", OURS)
+def test_products_of_laws_keep_what_torch_forbids_and_name_other_laws(twin):
+    forbids = torch.tensor(0.0) if twin is Bernoulli else torch.tensor([0.0, 0.4, 0.6])
+    law = OURS[twin](torch.tensor(0.5) if twin is Bernoulli else torch.full((3,), 1 / 3))
+    torch.testing.assert_close(law.conjugate_update(twin(forbids))[0].probs, forbids, atol=1e-7, rtol=0)
+    with pytest.raises(TypeError, match=r"other must be a .*law.*Poisson"):
+        law.conjugate_update(Poisson(1.0))

@@ -23,6 +23,9 @@ def check_hyperparameter(
     `without_gradient`: the estimator that has none to give it; a tensor that asks for one is then a ValueError. The
     values of a tensor are looked at where those of logits are: not inside transforms, nor with `set_validation(False)`.
     """
+    if not isinstance(value, Tensor | str) and hasattr(value, "__len__"):
+        found = type(value).__name__
+        raise TypeError(f"{name} must be a number or a tensor, got {found}; use torch.as_tensor({name})")
     if not isinstance(value, Tensor) or is_number(value):
         return check_number(name, value, above=above, least=least, most=most)
     _check_real(name, value)
@@ -43,6 +46,8 @@ def for_rows(name: str, value: Any, rows: Tensor, dim: int = -1) -> Any:
     if not isinstance(value, Tensor):
         return value
     _check_real(name, value)
+    if value.device != rows.device and (value.ndim > 0 or not value.is_cpu):
+        raise ValueError(f"{name} lives on {value.device} but logits on {rows.device}; use {name}.to(logits.device)")
     if value.ndim > 0:
         wanted = list(rows.movedim(-1, dim).shape)
         wanted[dim] = 1
@@ -57,5 +62,6 @@ def for_rows(name: str, value: Any, rows: Tensor, dim: int = -1) -> Any:
 
 
 def _check_real(name: str, value: Tensor) -> None:
-    if value.is_complex() or value.dtype == torch.bool or value.is_nested:
-        raise TypeError(f"{name} must be a number or a plain tensor of real numbers, got {value.dtype}")
+    if value.is_complex() or value.dtype == torch.bool or value.is_nested or value.layout != torch.strided:
+        found = value.dtype if value.layout == torch.strided else value.layout
+        raise TypeError(f"{name} must be a number or a plain tensor of real numbers, got {found}")

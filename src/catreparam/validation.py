@@ -252,6 +252,6 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     choices = sorted(choices)
     if value in choices:
         return value
-    near = get_close_matches(str(value), choices, n=1)
+    near = get_close_matches(str(value), choices, n=1) or get_close_matches(str(value).lower(), choices, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"unknown {name} {value!r}.{hint} Choose from: {', '.join(choices)}.")

@@ -13,7 +13,7 @@ from torch.distributions import Bernoulli, Distribution, OneHotCategorical, Pois
 from torch.distributions.kl import register_kl
 
 from catreparam.categorical import entropy, finite, wide
-from catreparam.distributions.categorical import ReparameterizedCategorical
+from catreparam.distributions.categorical import ReparameterizedCategorical, class_logits, is_clamped
 from catreparam.distributions.pyro_methods import PyroMethods
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler
@@ -180,7 +180,7 @@ def _kl_categorical(p: AnyCategorical, q: AnyCategorical) -> Tensor:
     """KL(p || q) in nats [*batch]; +inf where q forbids what p allows."""
     if p.event_shape != q.event_shape:
         raise ValueError(f"both must have the same classes, got {p.event_shape[0]} and {q.event_shape[0]}")
-    return _kl(_class_logits(p), _class_logits(q))
+    return _kl(class_logits(p), class_logits(q))
 
 
 @register_kl(ReparameterizedBernoulli, ReparameterizedBernoulli)
@@ -212,10 +212,12 @@ def _kl(p: Tensor, q: Tensor) -> Tensor:
     return (torch.softmax(p, -1) * (finite(torch.log_softmax(p, -1)) - q)).sum(-1)
 
 
-def _class_logits(law: AnyCategorical | AnyBernoulli) -> Tensor:
-    """Logits of all classes, unnormalised: normalised ones in half precision would be rounded once more."""
+def _class_logits(law: AnyBernoulli) -> Tensor:
     if isinstance(law, ReparameterizedBernoulli):
         return law.two_classes._given
-    if isinstance(law, Bernoulli):
-        return torch.stack((torch.zeros_like(law.logits), law.logits), -1)
-    return law._given if isinstance(law, ReparameterizedCategorical) else law.logits
+    if not isinstance(law, Bernoulli):
+        raise TypeError(f"other must be a Bernoulli law, got {type(law).__name__}")
+    exact = ReparameterizedBernoulli(law.probs, validate_args=False).two_classes._given
+    return torch.where(
+        is_clamped(law).unsqueeze(-1), exact, torch.stack((torch.zeros_like(law.logits), law.logits), -1)
+    )

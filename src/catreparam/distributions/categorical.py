@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Generator, Size, Tensor
-from torch.distributions import Distribution, OneHotCategorical, constraints
+from torch.distributions import Bernoulli, Distribution, OneHotCategorical, constraints
+from torch.distributions.utils import clamp_probs, probs_to_logits
 
 from catreparam import categorical
 from catreparam.categorical import (
@@ -189,7 +190,9 @@ class ReparameterizedCategorical(PyroMethods):
 
         self.log_prob(x) + other.log_prob(x) = updated.log_prob(x) + constant, for every x.
         """
-        total = self.logits + other.logits
+        if not isinstance(other, ReparameterizedCategorical | OneHotCategorical):
+            raise TypeError(f"other must be a law over one-hot vectors, got {type(other).__name__}")
+        total = self.logits + torch.log_softmax(class_logits(other), -1)
         if self._validate_args:
             check_rows(total)
         updated = self.expand(total.shape[:-1])
@@ -199,6 +202,20 @@ class ReparameterizedCategorical(PyroMethods):
     def __repr__(self) -> str:
         shape = tuple(self._given.shape)
         return f"{type(self).__name__}(logits: {shape}, estimator: {facts_of(self.estimator).name})"
+
+
+def class_logits(law: ReparameterizedCategorical | OneHotCategorical) -> Tensor:
+    """Logits of all classes, unnormalised: normalised ones in half precision would be rounded once more."""
+    if isinstance(law, ReparameterizedCategorical):
+        return law._given
+    return torch.where(is_clamped(law), _log(law.probs, False), law.logits)
+
+
+def is_clamped(law: OneHotCategorical | Bernoulli) -> Tensor:
+    """Where torch has taken logits from probs that lie too near to 0 or 1 for it: there the probs are exact."""
+    probs = law.probs
+    near = probs_to_logits(probs, is_binary=isinstance(law, Bernoulli))
+    return (clamp_probs(probs) != probs) & (law.logits == near)
 
 
 def _log(probs: Any, validate: bool) -> Tensor:

@@ -65,7 +65,10 @@ def remedy(name: str, taken: Iterable[str]) -> str:
             if ours is None:
                 return meaning.absent
             return f"use {ours}, {NOTES[ours]}" if ours in NOTES else f"use {ours}"
-    near = get_close_matches(name, taken, n=1)
+    spellings = (spelling for meaning in MEANINGS for spelling in meaning.spellings)
+    near = get_close_matches(name.lower(), [*taken, *spellings], n=1)
+    if near and near[0] not in taken:
+        return remedy(near[0], taken)
     return f"did you mean {near[0]}?" if near else f"it takes: {', '.join(taken) or 'none'}"
 
 

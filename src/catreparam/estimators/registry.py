@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from catreparam.estimators.arguments import remedy, without_hard
 from catreparam.estimators.facts import ESTIMATORS, Facts, facts_of, relaxing, resolve
@@ -93,6 +94,14 @@ def _try_once(facts: Facts, hyperparameters: dict[str, Any]) -> None:
     """Calls the function on a row of two classes with noise of its own, so that values out of range are found now."""
     row, generator = torch.zeros(2, device="cpu"), torch.Generator().manual_seed(0)
     if not facts.takes_objective:
-        facts.function(row, **hyperparameters, generator=generator)
+        for end in ("amin", "amax"):  # values per row wait for their logits
+            ends = {key: _end_of(value, end) for key, value in hyperparameters.items()}
+            facts.function(row, **ends, generator=generator)
     elif not any(isinstance(hyperparameters.get(key), kind) for key, kind in facts.owned.items()):
         facts.function(lambda x: x[..., 0], row, **hyperparameters, num_samples=2, generator=generator)
+
+
+def _end_of(value: Any, end: str) -> Any:
+    """The least or largest of a tensor's values, on the CPU; anything else as it is."""
+    plain = isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_nested or value.is_meta)
+    return getattr(value, end)().cpu() if plain and value.numel() and not value.is_complex() else value
