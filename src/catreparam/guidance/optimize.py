@@ -20,14 +20,14 @@ from catreparam.validation import check_count, check_flag, check_generator, chec
 
 @dataclass(frozen=True)
 class Divergence:
-    """KL(q || prior) [B, L] and entropy of q [B, L] in nats, and the gradient of the KL in q's logits [B, L, V]."""
+    """KL(q || prior) [*batch] and entropy of q [*batch] in nats, and the gradient of the KL in q's logits [*batch, V]."""
 
     kl: Tensor
     entropy: Tensor
     gradient: Tensor
 
 
-def divergence(logits: Float[Tensor, "B L V"], log_prior: Float[Tensor, "B L V"]) -> Divergence:
+def divergence(logits: Float[Tensor, "*batch V"], log_prior: Float[Tensor, "*batch V"]) -> Divergence:
     """Divergence of q = softmax(logits) from the prior, whose impossible tokens (-inf) must be impossible in q too.
 
     The gradient is q * (log q - log prior - KL), zero at impossible tokens (no 0 * inf).
