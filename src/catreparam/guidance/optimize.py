@@ -20,7 +20,7 @@ from catreparam.validation import check_count, check_flag, check_generator, chec
 
 @dataclass(frozen=True)
 class Divergence:
-    """KL(q || prior) [*batch] and entropy of q [*batch] in nats, and the gradient of the KL in q's logits [*batch, V]."""
+    """KL(q || prior) and entropy of q [*batch] in nats, and the gradient of the KL in q's logits [*batch, V]."""
 
     kl: Tensor
     entropy: Tensor
