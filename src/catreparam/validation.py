@@ -190,9 +190,9 @@ LARGEST_COUNT = 2**53  # as far as sizes, steps and floats agree
 
 def check_count(name: str, value: Any, minimum: int = 1) -> int:
     """Returns `value` as an int if it is a whole number, NumPy's too, of at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
+    if isinstance(value, bool) or (not isinstance(value, int) and not isinstance(value, Integral)):
         raise TypeError(f"{name} must be an int, got {value!r}")
-    value = int(value)
+    value = value if type(value) is int else int(value)
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}, got {value}")
     if value > LARGEST_COUNT:
@@ -242,6 +242,8 @@ def is_number(value: Tensor) -> bool:
 
 def check_flag(name: str, value: Any) -> bool:
     """Returns `value` as a bool if it is True or False, NumPy's too, or 1 or 0."""
+    if isinstance(value, bool):
+        return value
     if (type(value).__name__ in ("bool", "bool_") or isinstance(value, Integral)) and value in (0, 1):
         return bool(value)
     raise TypeError(f"{name} must be True or False, got {value!r}")

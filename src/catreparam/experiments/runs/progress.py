@@ -129,7 +129,7 @@ def duration(seconds: float) -> str:
     """Seconds as people say them.
 
     >>> duration(7.4), duration(75), duration(3700)
-    ('7 s', '1 min 15 s', '1 h 2 min')
+    ('7 s', '1 min 15 s', '1 h 1 min')
     """
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
