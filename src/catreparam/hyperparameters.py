@@ -23,7 +23,7 @@ def check_hyperparameter(
     `without_gradient`: the estimator that has none to give it; a tensor that asks for one is then a ValueError. The
     values of a tensor are looked at where those of logits are: not inside transforms, nor with `set_validation(False)`.
     """
-    if not isinstance(value, (int, float, str, Tensor)) and hasattr(value, "__len__"):
+    if type(value).__name__ in ("list", "tuple", "ndarray"):
         found = type(value).__name__
         raise TypeError(f"{name} must be a number or a tensor, got {found}; use torch.as_tensor({name})")
     if not isinstance(value, Tensor) or is_number(value):
