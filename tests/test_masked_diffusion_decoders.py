@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from catreparam.guidance import guided_sample, smc
-from catreparam.masked_diffusion import Unmasking, as_denoiser, from_masked_lm, from_mdlm, prior_of, sample
+from catreparam.masked_diffusion import (
+    Unmasking,
+    as_denoiser,
+    from_masked_lm,
+    from_mdlm,
+    prior_of,
+    reverse_step,
+    sample,
+)
+from catreparam.masked_diffusion.orders import Proposal, make_order
 from methods import seeded
 
 VOCABULARY, MASK = 12, 12
@@ -61,6 +70,14 @@ def test_the_models_confidence_knows_no_temperature(temperature):
     settings = {"num_rounds": 8, "order": "model_confidence", "commit": "argmax"}
     warm = sample(MODEL, start(8), temperature=temperature, **settings)
     assert torch.equal(warm.tokens, sample(MODEL, start(8), **settings).tokens)
+    scores = []  # and "confidence" does
+    for order in ("confidence", "model_confidence"):
+        score = make_order(order, 11)
+        prior = logits_of(start(8)) / temperature
+        log_prob, tokens = prior.log_softmax(-1).max(-1)
+        scores.append(score(Proposal(tokens, log_prob, 0.5, prior, prior, temperature)))
+    assert not torch.allclose(scores[0], scores[1])
+    assert torch.allclose(scores[1], logits_of(start(8)).log_softmax(-1).amax(-1), atol=1e-5)
 
 
 @pytest.mark.parametrize("order", ["entropy", "margin", "confidence", "left_to_right"])
@@ -110,6 +127,17 @@ def test_a_threshold_reveals_what_is_sure_and_at_least_one():
             assert torch.equal(shown, wanted) if wanted.any() else int(shown.sum()) == min(1, int(masked.sum()))
     blocks = sample(MODEL, seen[0], block_size=3, **settings).tokens
     assert not bool((blocks == MASK).any())
+
+
+def test_remasked_tokens_are_not_made_up_for_by_unsure_ones():
+    """With a threshold the number revealed does not grow by what is masked again."""
+    tokens, clean = torch.tensor([[MASK, MASK, MASK, 1, 1, 1]]), torch.full((1, 6), 2)
+    after = reverse_step(
+        tokens, clean, torch.tensor([[0.9, 0.3, 0.2, 1.0, 1.0, 1.0]]).log(), round_index=1, mask_token=MASK,
+        unmasking=Unmasking(4, order="confidence", remask_sigma=1.0, threshold=0.5), maskable=torch.ones(1, 6).bool(),
+    )  # fmt: skip
+    assert bool((after[0, 3:] == MASK).any())
+    assert after[0, :3].tolist() == [2, MASK, MASK]
 
 
 def test_blocks_follow_one_another_in_every_sequence():

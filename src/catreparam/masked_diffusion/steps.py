@@ -151,7 +151,7 @@ def reverse_step(
         shown = masked  # the block ends
     else:
         now = masked.sum(-1)
-        count = _count(unmasking, masked, maskable, log_prob, done, rounds) + again.sum(-1)
+        count = _count(unmasking, masked, maskable, again, log_prob, done, rounds)
         count = torch.minimum(count.clamp_min(0 if sigma > 0 else 1), now)
         proposal = Proposal(clean, log_prob, (done + 1) / rounds, logits, prior, temperature, generator)
         shown = reveal(score(proposal), masked, count)
@@ -159,9 +159,9 @@ def reverse_step(
 
 
 def _count(
-    unmasking: Unmasking, masked: Tensor, maskable: Tensor, log_prob: Tensor, done: int, rounds: int
+    unmasking: Unmasking, masked: Tensor, maskable: Tensor, again: Tensor, log_prob: Tensor, done: int, rounds: int
 ) -> Int[Tensor, " B"]:
-    """How many of the masked positions of a block a round reveals, `done` of its rounds being over."""
+    """How many of the masked positions of a block a round reveals, `done` of its rounds over, `again` masked anew."""
     if unmasking.threshold is not None:
         return (masked & (log_prob >= math.log(unmasking.threshold))).sum(-1)
     total = maskable.sum(-1)
@@ -169,7 +169,7 @@ def _count(
         left = total - (total // rounds) * (done + 1) - (total % rounds).clamp_max(done + 1)
     else:
         left = (mask_fraction(unmasking.schedule, (done + 1) / rounds) * total - 1e-6).ceil().long()
-    return masked.sum(-1) - left
+    return masked.sum(-1) + again.sum(-1) - left
 
 
 def _uniform(like: Tensor, generator: Generator | None) -> Tensor:
