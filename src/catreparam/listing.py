@@ -3,8 +3,6 @@
 import importlib
 import inspect
 import re
-import shutil
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +10,7 @@ from catreparam.data import DATASETS
 from catreparam.estimators import ESTIMATORS
 from catreparam.estimators.facts import Choice, Range, facts_of
 from catreparam.experiments import STUDIES
+from catreparam.usage import wrapped
 from catreparam.validation import check_choice
 
 LABEL = re.compile(r"([A-Z]\w+): +(.*)")
@@ -23,8 +22,8 @@ def everything() -> str:
     for name, function in ESTIMATORS.items():
         given = ", ".join(f"{key}={value}" for key, value in defaults(name).items())
         parts += [
-            _wrapped(f"{name}  {given or '(no hyperparameters)'}", "  ", "      "),
-            _wrapped(_first_line(function), "      "),
+            wrapped(f"{name}  {given or '(no hyperparameters)'}", "  ", "      "),
+            wrapped(_first_line(function), "      "),
         ]
     parts += ["\nData sets (catreparam data NAME)\n", datasets(), "\nExperiments (catreparam run NAME)\n"]
     parts += [_item(name, _first_line(importlib.import_module(module))) for name, module in _experiments().items()]
@@ -38,7 +37,7 @@ def about(name: str) -> str:
     if name in ESTIMATORS:
         return about_estimator(name)
     if name in DATASETS:
-        return f"{reflow(DATASETS[name])}\n\n{_wrapped(f'Fetch or check it: catreparam data {name}')}"
+        return f"{reflow(DATASETS[name])}\n\n{wrapped(f'Fetch or check it: catreparam data {name}')}"
     module = importlib.import_module(experiments[name])
     return f"{reflow(module)}\n\nRun it: catreparam run {name}\nOptions: catreparam run {name} --help"
 
@@ -47,20 +46,20 @@ def about_estimator(name: str) -> str:
     """Signature, hyperparameters with defaults and ranges, bias, law and cost, and where its page is."""
     facts = facts_of(name)
     own = defaults(name)
-    lines = [_wrapped(_signature(facts.function), "", "    "), "", reflow(facts.function), ""]
+    lines = [wrapped(_signature(facts.function), "", "    "), "", reflow(facts.function), ""]
     if own:
         rows = [("hyperparameter", "default", "range that sweeps search")]
         rows += [(key, str(value), _range(facts.search.get(key))) for key, value in own.items()]
         first, second = (max(len(row[i]) for row in rows) for i in (0, 1))
         lines += [f"{a:<{first}}  {b:<{second}}  {c}".rstrip() for a, b, c in rows] + [""]
     law = facts.law.replace("*", "").removesuffix(", below")
-    lines.append(_wrapped(f"Law of the hard sample: {law}. Family: {facts.family}."))
+    lines.append(wrapped(f"Law of the hard sample: {law}. Family: {facts.family}."))
     if facts.fewest_samples > 1:
         lines.append(f"Needs num_samples={facts.fewest_samples} or more.")
     reasons: dict[str, list[str]] = {}
     for transform, why in facts.unsupported.items():
         reasons.setdefault(why, []).append(transform)
-    lines += [_wrapped(f"Not under {', '.join(them)}: {why}.", "", "  ") for why, them in reasons.items()]
+    lines += [wrapped(f"Not under {', '.join(them)}: {why}.", "", "  ") for why, them in reasons.items()]
     lines += [f"Page: docs/estimators/{name}.md", "On the command line:", f"  {_example(name)}"]
     return "\n".join(lines)
 
@@ -90,7 +89,7 @@ def reflow(thing: object) -> str:
             parts.append(("", line.strip()))
         else:
             parts[-1] = (parts[-1][0], f"{parts[-1][1]} {line.strip()}".strip())
-    return "\n".join(_wrapped(what, f"{label:<11}" if label else "", " " * 11 * bool(label)) for label, what in parts)
+    return "\n".join(wrapped(what, f"{label:<11}" if label else "", " " * 11 * bool(label)) for label, what in parts)
 
 
 def _experiments() -> dict[str, str]:
@@ -121,15 +120,7 @@ def _example(name: str) -> str:
 
 
 def _item(name: str, line: str) -> str:
-    return _wrapped(f"{name:<16}{line}", "  ", " " * 18)
-
-
-def _wrapped(text: str, first: str = "", others: str | None = None) -> str:
-    width = max(40, shutil.get_terminal_size().columns)
-    others = first if others is None else others
-    return textwrap.fill(
-        text, width, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
-    )
+    return wrapped(f"{name:<16}{line}", "  ", " " * 18)
 
 
 def _first_line(thing: object) -> str:

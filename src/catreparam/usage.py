@@ -74,14 +74,18 @@ def examples() -> str:
     return "\n".join([*lines, "", wrap(CLOSING)])
 
 
+def wrapped(text: str, first: str = "", others: str | None = None) -> str:
+    """The text in lines as wide as the terminal, indented by `first` and then by `others` (None: by `first` too)."""
+    width = max(40, shutil.get_terminal_size().columns)
+    others = first if others is None else others
+    return textwrap.fill(
+        text, width, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def wrap(text: str, indent: str = "") -> str:
     """The text in lines as wide as the terminal, paragraph by paragraph; further lines of one are indented."""
-    width = max(40, shutil.get_terminal_size().columns)
-    filled = (
-        textwrap.fill(part, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-        for part in text.split("\n\n")
-    )
-    return "\n\n".join(filled)
+    return "\n\n".join(wrapped(part, "", indent) for part in text.split("\n\n"))
 
 
 @contextlib.contextmanager

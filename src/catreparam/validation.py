@@ -190,6 +190,7 @@ LARGEST_COUNT = 2**53  # as far as sizes, steps and floats agree
 
 def check_count(name: str, value: Any, minimum: int = 1) -> int:
     """Returns `value` as an int if it is a whole number, NumPy's too, of at least `minimum`."""
+    # int apart from Integral, which torch.compile cannot ask for
     if isinstance(value, bool) or (not isinstance(value, int) and not isinstance(value, Integral)):
         raise TypeError(f"{name} must be an int, got {value!r}")
     value = value if type(value) is int else int(value)

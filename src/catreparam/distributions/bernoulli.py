@@ -30,8 +30,8 @@ class ReparameterizedBernoulli(PyroMethods):
         logits: of x = 1, [*batch] or a number.
         validate_args: whether values are checked; None: as torch.distributions is set.
         estimator: whose gradient `rsample` has: a name in ESTIMATORS, a made estimator, or any function logits -> x.
-        temperature: handed to the estimator: a number, or a tensor with one value per row that broadcasts to [*batch]
-            (cost: see `catreparam.estimators.sampling.draw`). None: the estimator's default.
+        temperature: handed to the estimator: a number, or a tensor with one value per row that broadcasts to
+            [*batch], learned where the estimator has a gradient for it. None: the estimator's default.
         t1: likewise.
         unimix: the weight of the fair coin mixed in, in [0, 1], [*batch] or a number; what is impossible stays so.
         generator: used for every draw that is not given its own.

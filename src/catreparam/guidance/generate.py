@@ -116,8 +116,9 @@ def generate(
         prior = process.prior(state.tokens)
         try:
             frozen = ~process.masked(state.tokens)
-            active = process.window(state.tokens, state.round_index)
-            problem = Problem.of(prior, reward, state.tokens, frozen, track_best=commit == "best", active=active)
+            problem = Problem.of(prior, reward, state.tokens, frozen, track_best=commit == "best")
+            if process.unmasking.block_size is not None:
+                problem.keep_tilt_outside(process.window(state.tokens, state.round_index))
             optimized = optimize(problem, settings, warm_start=state.tilt, generator=process.generator)
         except RewardError as error:
             raise RewardError(f"round {state.round_index}: {error}") from error

@@ -34,26 +34,9 @@ class Problem:
 
     @classmethod
     def of(
-        cls,
-        prior_logits: Tensor,
-        reward: Reward,
-        tokens: Tensor | None,
-        frozen: Tensor | None,
-        *,
-        track_best: bool,
-        active: Tensor | None = None,
-    ) -> "Problem":
-        """The problem of one call; checks tokens and frozen. At free positions that are not `active` the tilt stays."""
-        problem = cls._of(prior_logits, reward, tokens, frozen, track_best=track_best)
-        if active is not None and frozen is not None and not bool((active | frozen).all()):
-            rows = active if problem.index is None else active.gather(1, problem.index)
-            problem.active = rows.unsqueeze(-1)
-        return problem
-
-    @classmethod
-    def _of(
         cls, prior_logits: Tensor, reward: Reward, tokens: Tensor | None, frozen: Tensor | None, *, track_best: bool
     ) -> "Problem":
+        """The problem of one call; checks tokens and frozen."""
         prior_logits = wide(prior_logits)
         frozen = _checked_frozen(prior_logits, tokens, frozen)
         if tokens is None or frozen is None or not bool(frozen.any()):
@@ -67,6 +50,11 @@ class Problem:
         log_prior = carry_over(prior_logits, tokens, frozen).scatter(1, over_classes, rows)
         base = one_hot_like(tokens.masked_fill(~frozen, -1), log_prior)
         return cls(reward, rows, log_prior, index, base, track_best)
+
+    def keep_tilt_outside(self, active: Tensor) -> None:
+        """From now on the tilt moves at the `active` positions [B, L] alone."""
+        rows = active if self.index is None else active.gather(1, self.index)
+        self.active = rows.unsqueeze(-1)
 
     def initial_tilt(self, warm_start: Tensor | None, forgetting: float) -> Tensor:
         """(1 - forgetting) * warm_start at the free rows, or zero; a leaf that requires a gradient."""

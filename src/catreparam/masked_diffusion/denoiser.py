@@ -193,7 +193,7 @@ def from_masked_lm(
     def denoise(tokens: Tensor, **condition: Any) -> Tensor:
         output = model(input_ids=tokens, **fixed, **condition)
         logits = output if isinstance(output, Tensor) else output.logits
-        return without_tokens(without_mask_token(logits, token), special)
+        return without_mask_token(logits, token, special)
 
     return FunctionDenoiser(denoise, token)
 
@@ -223,15 +223,15 @@ def from_mdlm(
     return FunctionDenoiser(denoise, token)
 
 
-def without_mask_token(logits: Tensor, mask_token: int) -> Tensor:
-    """Logits whose column of the mask token is -inf; the vocabulary keeps its size.
+def without_mask_token(logits: Tensor, mask_token: int, forbidden: Iterable[int] = ()) -> Tensor:
+    """Logits whose columns of the mask token and of forbidden ones are -inf; the vocabulary keeps its size.
 
     >>> without_mask_token(torch.zeros(1, 3), 2)
     tensor([[0., 0., -inf]])
     """
     if mask_token >= logits.shape[-1]:
         raise ValueError(f"mask_token {mask_token} lies outside the model's vocabulary of {logits.shape[-1]}")
-    return without_tokens(logits, [mask_token])
+    return without_tokens(logits, [mask_token, *forbidden])
 
 
 def without_tokens(logits: Tensor, forbidden: list[int]) -> Tensor:

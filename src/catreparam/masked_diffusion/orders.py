@@ -71,12 +71,14 @@ Score = Callable[[Proposal], Tensor]
 
 NAMED: dict[str, Score | None] = {
     "ancestral": None,
-    "random": lambda round: torch.empty_like(round.log_prob).uniform_(generator=round.generator),
-    "confidence": lambda round: round.log_prob,
-    "model_confidence": lambda round: round.model_log_prob,
-    "entropy": lambda round: -round.entropy,
-    "margin": lambda round: round.margin,
-    "left_to_right": lambda round: -torch.arange(round.log_prob.shape[-1]).to(round.log_prob).expand_as(round.log_prob),
+    "random": lambda proposal: torch.empty_like(proposal.log_prob).uniform_(generator=proposal.generator),
+    "confidence": lambda proposal: proposal.log_prob,
+    "model_confidence": lambda proposal: proposal.model_log_prob,
+    "entropy": lambda proposal: -proposal.entropy,
+    "margin": lambda proposal: proposal.margin,
+    "left_to_right": lambda proposal: (
+        -torch.arange(proposal.log_prob.shape[-1]).to(proposal.log_prob).expand_as(proposal.log_prob)
+    ),
 }
 ORDERS = (*NAMED, "halton")
 

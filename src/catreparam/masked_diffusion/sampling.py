@@ -98,9 +98,7 @@ def draw_tokens(
     logits: Float[Tensor, "B L V"], generator: Generator | None = None
 ) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
     """Tokens drawn from softmax(logits) at every position, and their log-probabilities (float32)."""
-    log_probs = torch.log_softmax(logits.float(), -1)
-    tokens = (log_probs - draw_exponential_like(log_probs, generator).log()).argmax(-1)
-    return tokens, log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    return _first_to_ring(logits, draw_exponential_like(logits.float(), generator))
 
 
 def draw_masked(
@@ -110,12 +108,17 @@ def draw_masked(
     generator: Generator | None = None,
 ) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
     """`draw_tokens` where positions are masked, the given tokens elsewhere, which cost their noise only."""
-    noise = draw_exponential_like(logits.float(), generator)[masked]
-    log_probs = torch.log_softmax(logits[masked].float(), -1)
-    drawn = (log_probs - noise.log()).argmax(-1)
-    log_prob = torch.zeros(tokens.shape, device=tokens.device)
-    log_prob[masked] = log_probs.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
-    return tokens.masked_scatter(masked, drawn), log_prob
+    noise = draw_exponential_like(logits.float(), generator)
+    drawn, log_prob = _first_to_ring(logits[masked], noise[masked])
+    zeros = torch.zeros(tokens.shape, device=tokens.device)
+    return tokens.masked_scatter(masked, drawn), zeros.masked_scatter(masked, log_prob)
+
+
+def _first_to_ring(logits: Float[Tensor, "*batch V"], noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The winners of a race of exponential clocks, and their log-probabilities."""
+    log_probs = torch.log_softmax(logits.float(), -1)
+    tokens = (log_probs - noise.log()).argmax(-1)
+    return tokens, log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def likeliest_tokens(logits: Float[Tensor, "B L V"]) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:

@@ -42,7 +42,7 @@ class Config:
     forgetting: float = 0.0
     """Part of the earlier rounds' optimisation that a round forgets; 1 starts every round at the prior."""
     order: str = "confidence"
-    """ancestral | random | confidence | halton: which tokens are revealed first."""
+    """ancestral | random | confidence | halton | entropy | margin | …: which tokens are revealed first."""
     label: int | None = None
     """Condition the prior on a class; by default it is unconditional."""
     seeds: tuple[int, ...] = (0,)

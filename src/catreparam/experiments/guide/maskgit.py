@@ -71,7 +71,7 @@ class Config:
     schedule: str = "linear"
     """linear | cosine | arccos."""
     order: str = "ancestral"
-    """ancestral | random | confidence | halton."""
+    """ancestral | random | confidence | halton | entropy | margin | …."""
     remask_sigma: float = 1.0
     """How much of what is revealed is masked again, in [0, 1]."""
     heads: int | None = None

@@ -72,7 +72,7 @@ class Config:
     lr: float = 0.3
     """Learning rate of Adam."""
     order: str = "confidence"
-    """ancestral | random | confidence | halton: which positions are filled first."""
+    """ancestral | random | confidence | halton | entropy | margin | …: which positions are filled first."""
     pll_positions: int = 8
     """Designed positions of each design that the pseudo-log-likelihood is taken over, drawn by lot; 0: all."""
     seeds: tuple[int, ...] = (0,)
