@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from catreparam import ESTIMATORS
-from catreparam.report.figures import LINE_STYLES, STYLE, colour_of
+from catreparam.report.figures import LINE_STYLES, MARKERS, STYLE, colour_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 METHODS = (*ESTIMATORS, "best_of_n", "svdd", "smc")
@@ -27,9 +27,14 @@ LOOK = {**STYLE, "svg.hashsalt": "catreparam", "svg.fonttype": "path", "font.siz
 
 def main() -> None:
     wanted = [DOCS / f"{name}.md" for name in sys.argv[1:]]
-    for page in wanted or [page for page in sorted(DOCS.rglob("*.md")) if figures_of(page)]:
+    for page in wanted or pages():
         with plt.rc_context(LOOK):
             draw(page)
+
+
+def pages() -> list[Path]:
+    """Those whose Python blocks name figures; notebooks have pages of their own (notebooks.py)."""
+    return [page for page in sorted(DOCS.rglob("*.md")) if page.parent.name != "notebooks" and figures_of(page)]
 
 
 def figures_of(page: Path) -> list[str]:
@@ -43,11 +48,17 @@ def draw(page: Path) -> None:
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.S | re.M):
         exec(compile(block, str(page), "exec"), names)
     for name in figures_of(page):
-        figure = plt.figure(name)
-        for axes in figure.axes:
-            colour(axes)
-        figure.savefig(target_of(page, name), metadata={"Date": None, "Creator": None})
-        plt.close(figure)
+        save(name, target_of(page, name))
+
+
+def save(name: str, target: Path) -> str:
+    """Writes the open figure of this name as an SVG; returns the titles of its axes."""
+    figure = plt.figure(name)
+    for axes in figure.axes:
+        colour(axes)
+    figure.savefig(target, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    return ", ".join(title for axes in figure.axes if (title := axes.get_title()))
 
 
 def target_of(page: Path, name: str) -> Path:
@@ -56,11 +67,15 @@ def target_of(page: Path, name: str) -> Path:
 
 
 def colour(axes: Any) -> None:
-    """Gives the lines of methods their colours, in the legend too; those of one colour differ in their stroke."""
+    """Gives the lines of methods their colours, in the legend too; those of one colour differ in their mark."""
     lines = [line for line in axes.lines if re.split("[, ]", str(line.get_label()))[0] in METHODS]
     colours = [colour_of(str(line.get_label())) for line in lines]
     for place, line in enumerate(lines):
-        line.set(color=colours[place], linestyle=LINE_STYLES[colours[:place].count(colours[place])])
+        before = colours[:place].count(colours[place])
+        points = line.get_linestyle() == "None"
+        line.set(
+            color=colours[place], **({"marker": MARKERS[before]} if points else {"linestyle": LINE_STYLES[before]})
+        )
     if axes.get_legend():
         axes.legend()
 
