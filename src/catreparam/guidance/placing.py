@@ -79,7 +79,7 @@ class Canvas:
 
     def _frozen(self, rows: Tensor) -> Tensor:
         """One-hot tokens everywhere, as if nothing was to be placed."""
-        zeros = rows.new_zeros(*self.tokens.shape, rows.shape[-1])
+        zeros = torch.zeros(*self.tokens.shape, rows.shape[-1], dtype=rows.dtype, device=rows.device)
         return zeros.scatter_(-1, self.tokens.unsqueeze(-1), 1.0)
 
 
