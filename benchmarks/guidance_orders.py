@@ -88,8 +88,8 @@ def measured(bed: Bed, order: str, rounds: int, seeds: int) -> str:
     for seed in range(seeds):
         generator = stream(seed, "guidance orders")
         found = guided_sample(
-            bed.denoiser, bed.reward, bed.tokens, estimator="reinmax", num_rounds=rounds, order=named(order), num_steps=10,
-            generator=generator,
+            bed.denoiser, bed.reward, bed.tokens, estimator="reinmax", num_rounds=rounds, order=named(order),
+            num_steps=10, generator=generator,
         )  # fmt: skip
         assert found.kl is not None
         judged = log_prob(bed.denoiser, bed.tokens, found.tokens, generator)

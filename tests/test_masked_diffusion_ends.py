@@ -156,7 +156,7 @@ def shifted(tokens):
 
 
 def dream(length, steps, score):
-    """The part 1 - s / t of the masked positions is revealed, rounded down; times fall from 1 to 0.001; all at the end."""
+    """The part 1 - s / t of the masked ones is revealed, rounded down; times fall from 1 to 0.001; all at the end."""
     tokens, times = start(length), torch.linspace(1, 1e-3, steps + 1)
     for step in range(steps):
         probs = shifted(tokens).softmax(-1)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from catreparam.guidance.placing import Placed
 from catreparam.guidance.rewards import Reward, is_hard
 from catreparam.validation import check_count, inside_transform
 
@@ -31,9 +32,12 @@ def codebook_embed(
             "codebook[:x.shape[-1]], or give the denoiser fewer, from_masked_lm(…, vocab_size=len(tokenizer))"
         )
     codebook = codebook.to(x.dtype)
-    if inside_transform() or torch.compiler.is_compiling() or not is_hard(x):
+    if inside_transform() or torch.compiler.is_compiling():
         return x @ codebook
-    return _Lookup.apply(x, codebook)
+    if (placed := Placed.of(x)) is not None:  # the frozen rows of x need neither a look nor a gradient
+        frozen, free = codebook[placed.tokens].flatten(0, 1), codebook_embed(placed.rows, codebook).flatten(0, 1)
+        return frozen.index_copy(0, placed.places.flatten(), free).unflatten(0, placed.tokens.shape)
+    return _Lookup.apply(x, codebook) if is_hard(x) else x @ codebook
 
 
 def on_embeddings(score: Callable[..., Tensor], codebook: Float[Tensor, "num_codes dim"]) -> Reward:

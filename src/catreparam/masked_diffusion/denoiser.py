@@ -130,7 +130,7 @@ def carry_over(prior_logits: Float[Tensor, "B L V"], tokens: Int[Tensor, "B L"],
     """Prior logits whose frozen positions allow only their token: 0 there, -inf elsewhere in the row."""
     index = tokens.masked_fill(~frozen, 0).unsqueeze(-1)
     at_index = prior_logits.gather(-1, index).masked_fill(frozen.unsqueeze(-1), 0.0)
-    return prior_logits.masked_fill(frozen.unsqueeze(-1), -torch.inf).scatter(-1, index, at_index)
+    return prior_logits.masked_fill(frozen.unsqueeze(-1), -torch.inf).scatter_(-1, index, at_index)
 
 
 def prior_of(
