@@ -9,10 +9,11 @@ import pytest
 import torch
 
 import catreparam
-from catreparam import ESTIMATORS, make_estimator
-from catreparam.distributions import ReparameterizedCategorical
-from catreparam.estimators.arguments import MEANINGS
+from catreparam import ESTIMATORS, make_estimator, nn
+from catreparam.arguments import MEANINGS
+from catreparam.distributions import ReparameterizedBernoulli, ReparameterizedCategorical
 from catreparam.estimators.facts import facts_of
+from catreparam.guidance import guided_sample
 from catreparam.kernels import dispatch
 from methods import seeded
 
@@ -298,3 +299,101 @@ def test_the_remedy_finds_misspelt_names_of_other_libraries():
         ESTIMATORS["reinmax"](row, Tau=0.5)
     with pytest.raises(ValueError, match="Did you mean 'redge'"):
         make_estimator("REDGE")
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_positions_are_one_clear_error(name):
+    function, first = ESTIMATORS[name], (torch.sum,) if facts_of(name).takes_objective else ()
+    taken = [key for key, p in inspect.signature(function).parameters.items() if p.kind is not p.KEYWORD_ONLY]
+    surplus = (*first, LOGITS, *[None] * (len(taken) - 1 - len(first)), 1.0, True)
+    with pytest.raises(TypeError, match=rf"{name} takes {', '.join(taken)} by position, got 2 more; give the rest by"):
+        function(*surplus)
+
+
+def test_made_estimators_take_torchs_spelling_and_answer_what_belongs_to_the_call():
+    made = make_estimator("gumbel_softmax", tau=0.5)
+    assert repr(made) == "make_estimator('gumbel_softmax', tau=0.5)"
+    assert all(map(torch.equal, gradient(made), gradient(catreparam.gumbel_softmax, tau=0.5)))
+    with pytest.raises(ValueError, match="tau is torch's name for temperature: give one of them"):
+        make_estimator("gumbel_softmax", tau=0.5, temperature=0.7)
+    for key in ("generator", "mask", "dim", "num_samples"):
+        with pytest.raises(ValueError, match=f"unknown hyperparameter of rloo '{key}'; it belongs to the call"):
+            make_estimator("rloo", **{key: None})
+
+
+HAND_ON = {
+    "ReparameterizedCategorical": lambda **more: ReparameterizedCategorical(logits=LOGITS, **more),
+    "ReparameterizedBernoulli": lambda **more: ReparameterizedBernoulli(logits=LOGITS, **more),
+    "CategoricalBottleneck": lambda **more: nn.CategoricalBottleneck(3, **more),
+    "VectorQuantizer": lambda **more: nn.VectorQuantizer(4, 3, **more),
+    "GumbelVectorQuantizer": lambda **more: nn.GumbelVectorQuantizer(4, 3, **more),
+    "TopKRouter": lambda **more: nn.TopKRouter(4, num_experts=3, k=2, **more),
+    "expectation": lambda **more: catreparam.expectation(torch.sum, LOGITS, estimator="reinmax", **more),
+    "measure": lambda **more: catreparam.measure(torch.sum, LOGITS, estimator="reinmax", **more),
+    "guided_sample": lambda **more: guided_sample(None, None, None, estimator="reinmax", **more),  # pyright: ignore
+}
+
+
+@pytest.mark.parametrize("name", HAND_ON)
+def test_what_hands_settings_on_says_where_they_go(name):
+    taken = inspect.signature(getattr(catreparam, name, None) or HAND_ON[name]).parameters
+    for wrong, ours in [
+        *(("solver", "solver"), ("second_order_weight", "second_order_weight"), ("sovler", "solver")),
+        *(
+            ("lam", "weight"),
+            ("tau", "temperature"),
+            ("temp", "temperature"),
+            ("hard", "hard"),
+            ("n_steps", "num_steps"),
+        ),
+    ]:
+        if (name, wrong) in {("GumbelVectorQuantizer", "temp"), ("GumbelVectorQuantizer", "hard")} or wrong in taken:
+            continue
+        with pytest.raises(TypeError, match=f"^{name} has no {wrong}; ") as raised:
+            HAND_ON[name](**{wrong: 0.5})
+        said = str(raised.value)
+        assert f"estimator=make_estimator(name, {ours}=...)" in said or re.search("; use (temp|num_steps)", said)
+    with pytest.raises(TypeError, match=f"^{name} has no xyz; it takes: "):
+        HAND_ON[name](xyz=1)
+
+
+def test_constructors_answer_positions_and_keep_their_signature():
+    with pytest.raises(
+        TypeError, match="ReparameterizedCategorical takes probs, logits, validate_args by position, got"
+    ):
+        ReparameterizedCategorical(None, LOGITS, None, "redge")  # pyright: ignore
+    assert "unimix" in inspect.signature(ReparameterizedCategorical).parameters
+
+
+@pytest.mark.parametrize("path", ["compiled", "torch", "naive"])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_count_and_axis_may_be_a_number_of_numpy(name, path):
+    counts = {"dim": 0, "num_steps": 3, "num_noises": 3, "num_samples": 2, "chunk_size": 2, "max_configurations": 100}
+    with dispatch.using(path):
+        for key in counts.keys() & inspect.signature(ESTIMATORS[name]).parameters:
+            plain = gradient(ESTIMATORS[name], **{key: counts[key]})
+            for kind in (np.int64, np.int32):
+                assert all(map(torch.equal, gradient(ESTIMATORS[name], **{key: kind(counts[key])}), plain))
+
+
+@pytest.mark.parametrize(("name", "key"), sorted(LEARNED))
+def test_forbidden_classes_leave_a_learned_hyperparameter_its_gradient(name, key):
+    """That of the row without the class, where noise is drawn class by class in the same order."""
+    logits = torch.cat([LOGITS, torch.full((2, 1), -torch.inf)], -1)
+
+    def slopes(rows):
+        value = torch.full((2, 1), 1.6 if key == "gap" else 0.6, requires_grad=True)
+        rows = rows.clone().requires_grad_()
+        x = ESTIMATORS[name](rows, generator=seeded(), **{key: value})
+        weighted = (x[..., :3] * UPSTREAM).sum()
+        return torch.autograd.grad(weighted, (value, rows))
+
+    for rows in (
+        logits,
+        logits.masked_fill(logits == -torch.inf, -1e19),
+        logits.movedim(-1, 0).roll(1, 0).movedim(0, -1),
+    ):
+        of_value, of_rows = slopes(rows)
+        assert of_value.isfinite().all()
+        assert (of_value != 0).all()
+        assert of_rows.isfinite().all()
