@@ -61,7 +61,7 @@ def test_rows_have_values_of_their_own_and_traced_ones_are_numbers(name, key):
 def torch_slope(name, value, noise, x):
     """Of the torch twin's surrogate, to its hyperparameter."""
     value = torch.from_numpy(np.array(value)).requires_grad_()
-    given = {"noise": torch.from_numpy(np.array(noise))}
+    given: dict = {"noise": torch.from_numpy(np.array(noise))}
     if "redge" in name:
         given["schedule"] = catreparam.make_schedule("alpha", 4, value)
     else:
