@@ -119,6 +119,34 @@ def test_estimators_get_into_navigation_table_and_signatures_by_their_facts(tmp_
     assert sum(text.count(":::") for text in shown) > len(ESTIMATORS)
 
 
+PICTURES = load("pictures")
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in sorted((SITE.parents[1] / "docs").rglob("*.md")) if PICTURES.figures_of(p)]
+)
+def test_a_page_shows_the_figures_that_its_code_names(page):
+    text = page.read_text(encoding="utf-8")
+    for name in PICTURES.figures_of(page):
+        assert PICTURES.target_of(page, name).exists()
+        assert f"images/{page.stem}-{name}.svg)" in text
+
+
+def test_figures_of_a_page_have_the_colours_of_methods(tmp_path, monkeypatch):
+    monkeypatch.setattr(PICTURES, "DOCS", tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "page.md").write_text(
+        "```python\nimport matplotlib.pyplot as plt\nfigure, axes = plt.subplots(num='x', figsize=(2, 2))\n"
+        "for name in ('rloo', 'rloo, more', 'mine'):\n    axes.plot([0, 1], label=name)\naxes.legend()\n```\n"
+        '```text\nnum="x"\n```\n',
+        encoding="utf-8",
+    )
+    PICTURES.draw(tmp_path / "page.md")
+    drawn = (tmp_path / "images" / "page-x.svg").read_text(encoding="utf-8")
+    assert drawn.count(PICTURES.colour_of("rloo")) == 4  # two lines, and in the legend
+    assert "stroke-dasharray" in drawn
+
+
 def test_a_page_that_is_missing_says_what_to_write(tmp_path):
     pytest.importorskip("mkdocs", reason="pip install 'catreparam[docs]'")
     hook = load("estimators")

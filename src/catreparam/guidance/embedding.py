@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from catreparam.guidance.placing import Placed
 from catreparam.guidance.rewards import Reward, is_hard
 from catreparam.validation import check_count, inside_transform
 
@@ -27,16 +28,24 @@ def codebook_embed(
     if codebook.ndim != 2 or x.shape[-1] != codebook.shape[0]:
         raise ValueError(
             f"x {tuple(x.shape)} does not fit a codebook {tuple(codebook.shape)}; "
-            "its last axis must have num_codes entries"
+            "its last axis must have num_codes entries. The same vocabulary, padded: pass the rows of its tokens, "
+            "codebook[:x.shape[-1]], or give the denoiser fewer, from_masked_lm(…, vocab_size=len(tokenizer))"
         )
     codebook = codebook.to(x.dtype)
-    if inside_transform() or torch.compiler.is_compiling() or not is_hard(x):
+    if inside_transform() or torch.compiler.is_compiling():
         return x @ codebook
-    return _Lookup.apply(x, codebook)
+    if (placed := Placed.of(x)) is not None:  # the frozen rows of x need neither a look nor a gradient
+        frozen, free = codebook[placed.tokens].flatten(0, 1), codebook_embed(placed.rows, codebook).flatten(0, 1)
+        return frozen.index_copy(0, placed.places.flatten(), free).unflatten(0, placed.tokens.shape)
+    return _Lookup.apply(x, codebook) if is_hard(x) else x @ codebook
 
 
 def on_embeddings(score: Callable[..., Tensor], codebook: Float[Tensor, "num_codes dim"]) -> Reward:
     """A reward from a score of embedded tokens [B, L, dim] -> [B]; its further arguments are the condition's.
+
+    The codebook may be another model's table of embeddings, a reward model's say, of the same vocabulary: its rows and
+    the denoiser's tokens must mean the same, and be as many (`codebook[:vocab_size]` of a padded one). Then `score`
+    calls that model on embeddings, `model(inputs_embeds=embedded)`.
 
     >>> reward = on_embeddings(lambda embedded: embedded.sum((1, 2)), torch.tensor([[1.0], [2.0], [3.0]]))
     >>> reward(torch.eye(3)[None, [2, 0]])

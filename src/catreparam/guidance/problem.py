@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from catreparam.categorical import one_hot_like, wide
+from catreparam.categorical import wide
+from catreparam.guidance.placing import Canvas, put_rows, take_rows
 from catreparam.guidance.rewards import Reward, RewardError, check_rewards, is_hard
 from catreparam.guidance.trace import Evaluations, pick
 from catreparam.masked_diffusion import carry_over
@@ -17,15 +18,14 @@ from catreparam.validation import inside_transform
 class Problem:
     """Free rows [B, M, V] of a batch, M the largest number of free positions of a sequence.
 
-    `index` [B, M] says where they belong (None: everywhere); sequences with fewer free positions fill up with frozen
-    ones, whose log prior allows only their token, so that nothing happens to them.
+    The canvas says where they belong (None: everywhere); sequences with fewer free positions fill up with frozen ones,
+    whose log prior allows only their token, so that nothing happens to them.
     """
 
     reward: Reward
     log_prior: Tensor  # [B, M, V]
-    full_prior: Tensor  # [B, L, V]
-    index: Tensor | None
-    base: Tensor | None  # one-hot tokens [B, L, V]
+    shape: torch.Size  # of the prior logits, [B, L, V]
+    canvas: Canvas | None
     track_best: bool
     evaluations: Evaluations = Evaluations()  # noqa: RUF009 (frozen)
     best_tokens: Tensor | None = None
@@ -40,43 +40,39 @@ class Problem:
         prior_logits = wide(prior_logits)
         frozen = _checked_frozen(prior_logits, tokens, frozen)
         if tokens is None or frozen is None or not bool(frozen.any()):
-            log_prior = torch.log_softmax(prior_logits, -1)
-            return cls(reward, log_prior, log_prior, None, None, track_best)
+            return cls(reward, torch.log_softmax(prior_logits, -1), prior_logits.shape, None, track_best)
         free = int((~frozen).sum(-1).max()) if frozen.numel() else 0
         index = frozen.to(torch.uint8).argsort(dim=-1, stable=True)[:, :free]  # free positions first
-        over_classes = _over_classes(index, prior_logits)
-        rows = torch.log_softmax(prior_logits.gather(1, over_classes), -1)  # of the free rows alone: they may be few
+        canvas = Canvas(tokens.masked_fill(~frozen, 0), index)
+        rows = torch.log_softmax(take_rows(prior_logits, canvas.places), -1)  # of the free rows alone: they may be few
         rows = carry_over(rows, tokens.gather(1, index), frozen.gather(1, index))
-        log_prior = carry_over(prior_logits, tokens, frozen).scatter(1, over_classes, rows)
-        base = one_hot_like(tokens.masked_fill(~frozen, -1), log_prior)
-        return cls(reward, rows, log_prior, index, base, track_best)
+        return cls(reward, rows, prior_logits.shape, canvas, track_best)
 
     def keep_tilt_outside(self, active: Tensor) -> None:
         """From now on the tilt moves at the `active` positions [B, L] alone."""
-        rows = active if self.index is None else active.gather(1, self.index)
-        self.active = rows.unsqueeze(-1)
+        self.active = active.unsqueeze(-1)
+        if self.canvas is not None:
+            self.active = take_rows(self.active, self.canvas.places)
 
     def initial_tilt(self, warm_start: Tensor | None, forgetting: float) -> Tensor:
         """(1 - forgetting) * warm_start at the free rows, or zero; a leaf that requires a gradient."""
         if warm_start is None:
             return torch.zeros_like(self.log_prior).requires_grad_()
-        if warm_start.shape != self.full_prior.shape:
+        if warm_start.shape != self.shape:
             raise ValueError(
-                f"warm_start must have the shape of prior_logits {tuple(self.full_prior.shape)}, "
-                f"got {tuple(warm_start.shape)}"
+                f"warm_start must have the shape of prior_logits {tuple(self.shape)}, got {tuple(warm_start.shape)}"
             )
-        rows = warm_start.detach().to(self.log_prior)
-        if self.index is not None:
-            rows = rows.gather(1, _over_classes(self.index, rows))
-        return ((1 - forgetting) * rows).requires_grad_()
+        rows = warm_start.detach()
+        if self.canvas is not None:
+            rows = take_rows(rows, self.canvas.places)
+        return ((1 - forgetting) * rows.to(self.log_prior)).requires_grad_()
 
     def loss(self, rows: Tensor) -> Tensor:
         """-reward of the whole sequences [B] for free rows [B, M, V]."""
-        x = self.complete(rows)
+        x = rows if self.canvas is None else self.canvas.complete(rows)
         self.evaluations += Evaluations(reward=1, reward_gradient=int(x.requires_grad))
         # Before the reward, which may write into x. Under vmap ("exact") nothing can be kept.
-        tracked = self.track_best and not inside_transform() and is_hard(x)
-        tokens = x.detach().argmax(-1) if tracked else None
+        tokens = self._tokens(rows) if self.track_best and not inside_transform() and is_hard(rows) else None
         rewards = self.reward(x)
         if not isinstance(rewards, Tensor) or rewards.shape != (rows.shape[0],) or not rewards.is_floating_point():
             check_rewards(rewards, rows.shape[0], "")
@@ -99,21 +95,26 @@ class Problem:
             raise RewardError(f"the gradient of the reward is not finite at step {step}; check the reward's derivative")
         return gradient
 
-    def complete(self, rows: Tensor) -> Tensor:
-        """x [B, L, V]: the free rows among the frozen tokens."""
-        if self.index is None or self.base is None:
-            return rows
-        return self.base.to(rows.dtype).scatter(1, _over_classes(self.index, rows), rows)
-
     def full_tilt(self, tilt: Tensor) -> Tensor:
         """[B, L, V], zero at frozen positions."""
-        if self.index is None:
+        if self.canvas is None:
             return tilt.detach()
-        return torch.zeros_like(self.full_prior).scatter(1, _over_classes(self.index, tilt), tilt.detach())
+        return put_rows(tilt.new_zeros(self.shape), self.canvas.places, tilt.detach())
 
     def full_logits(self, tilt: Tensor) -> Tensor:
-        """[B, L, V]."""
-        return self.full_prior + self.full_tilt(tilt)
+        """[B, L, V]: log prior and tilt at free positions, the token alone at frozen ones."""
+        rows = self.log_prior + tilt.detach()
+        if self.canvas is None:
+            return rows
+        alone = rows.new_full(self.shape, -torch.inf).scatter_(-1, self.canvas.tokens.unsqueeze(-1), 0.0)
+        return put_rows(alone, self.canvas.places, rows)
+
+    def _tokens(self, rows: Tensor) -> Tensor:
+        """[B, L]: those of hard rows, and the frozen ones."""
+        drawn = rows.detach().argmax(-1)
+        if self.canvas is None:
+            return drawn
+        return put_rows(self.canvas.tokens.unsqueeze(-1).clone(), self.canvas.places, drawn.unsqueeze(-1)).squeeze(-1)
 
 
 def _checked_frozen(prior_logits: Tensor, tokens: Any, frozen: Any) -> Tensor | None:
@@ -133,7 +134,3 @@ def _checked_frozen(prior_logits: Tensor, tokens: Any, frozen: Any) -> Tensor | 
         bad = int(tokens[frozen & ~inside][0])
         raise ValueError(f"frozen positions must hold tokens in [0, {vocab_size}), got {bad}")
     return frozen
-
-
-def _over_classes(index: Tensor, rows: Tensor) -> Tensor:
-    return index.unsqueeze(-1).expand(-1, -1, rows.shape[-1])

@@ -10,8 +10,9 @@ from torch import Generator, Tensor
 
 from catreparam.guidance.rewards import Reward
 from catreparam.guidance.trace import Evaluations, Generation, Trace, reward_of, selection_scores
-from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking, draw_tokens
+from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking
 from catreparam.masked_diffusion.orders import Order
+from catreparam.masked_diffusion.sampling import draw_masked
 from catreparam.validation import check_choice, check_count, check_number
 
 
@@ -97,8 +98,9 @@ def _proposals(
     parts = []
     for start in range(0, tokens.shape[0], chunk):
         rows = process.rows(start, start + chunk)
-        prior = rows.prior(tokens[start : start + chunk])
-        clean, drawn = draw_tokens(prior, process.generator)
+        given = tokens[start : start + chunk]
+        prior = rows.prior(given)
+        clean, drawn = draw_masked(prior, given, process.masked(given), process.generator)
         parts.append((clean, drawn, reward_of(rows.bound(reward), clean, prior.shape[-1], f"in round {round_index}")))
     clean, drawn, rewards = (torch.cat(part) for part in zip(*parts, strict=True))
     return clean, drawn, rewards

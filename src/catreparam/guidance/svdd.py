@@ -19,8 +19,9 @@ from catreparam.guidance.trace import (
     selection_kl,
     selection_scores,
 )
-from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking, draw_tokens
+from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking
 from catreparam.masked_diffusion.orders import Order
+from catreparam.masked_diffusion.sampling import draw_masked
 from catreparam.validation import check_count, check_flag
 
 
@@ -105,11 +106,11 @@ def _propose(
     process: ReverseProcess, reward: Reward, tokens: Tensor, prior: Tensor, round_index: int, weight: float, look: bool
 ) -> _Candidate:
     """One candidate for every sequence."""
-    clean, drawn = draw_tokens(prior, process.generator)
+    clean, drawn = draw_masked(prior, tokens, process.masked(tokens), process.generator)
     after = process.step(tokens, clean, drawn, round_index, prior=prior)
     log_prob = (drawn * process.revealed(tokens, after)).sum(-1)
     ahead = process.prior(after) if look else None
     if ahead is not None:
-        clean = draw_tokens(ahead, process.generator)[0]
+        clean, _ = draw_masked(ahead, after, process.masked(after), process.generator)
     value = reward_of(reward, clean, prior.shape[-1], f"in round {round_index}")
     return _Candidate(selection_scores(value, weight, process.generator), after, value, log_prob, ahead)

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
 from catreparam.categorical import draw_gumbel_like
+from catreparam.guidance.placing import one_hot_sequences
 from catreparam.guidance.rewards import Reward, check_rewards
-from catreparam.masked_diffusion import one_hot_tokens
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Generation:
 def reward_of(reward: Reward, tokens: Int[Tensor, "N L"], vocab_size: int, where: str) -> Float[Tensor, " N"]:
     """Rewards of hard tokens, float32, without gradient, checked; `where` goes into the message."""
     with torch.no_grad():
-        rewards = reward(one_hot_tokens(tokens, vocab_size))
+        rewards = reward(one_hot_sequences(tokens, vocab_size))
     return check_rewards(rewards, tokens.shape[0], where).float()
 
 

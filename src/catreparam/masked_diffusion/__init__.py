@@ -1,5 +1,6 @@
 """Masked diffusion: denoisers, schedules, orders, remasking, samplers. Imports categorical and validation alone."""
 
+from catreparam.masked_diffusion.adapters import from_masked_lm, from_mdlm
 from catreparam.masked_diffusion.conditions import Condition
 from catreparam.masked_diffusion.denoiser import (
     ClassifierFree,
@@ -7,8 +8,6 @@ from catreparam.masked_diffusion.denoiser import (
     as_denoiser,
     carry_over,
     evaluations_per_call,
-    from_masked_lm,
-    from_mdlm,
     prior_of,
 )
 from catreparam.masked_diffusion.orders import Proposal, confidence_order, halton_order

@@ -61,7 +61,7 @@ def as_denoiser(function: Callable[..., Tensor], *, mask_token: int, forbidden: 
     """
     if not callable(function):
         raise TypeError(f"a denoiser must be callable, got {function!r}")
-    mask_token, forbidden = check_count("mask_token", mask_token, 0), _checked_ids(forbidden)
+    mask_token, forbidden = check_count("mask_token", mask_token, 0), checked_ids(forbidden)
     if not forbidden:
         return FunctionDenoiser(function, mask_token)
 
@@ -120,7 +120,7 @@ def carry_over(prior_logits: Float[Tensor, "B L V"], tokens: Int[Tensor, "B L"],
     """Prior logits whose frozen positions allow only their token: 0 there, -inf elsewhere in the row."""
     index = tokens.masked_fill(~frozen, 0).unsqueeze(-1)
     at_index = prior_logits.gather(-1, index).masked_fill(frozen.unsqueeze(-1), 0.0)
-    return prior_logits.masked_fill(frozen.unsqueeze(-1), -torch.inf).scatter(-1, index, at_index)
+    return prior_logits.masked_fill(frozen.unsqueeze(-1), -torch.inf).scatter_(-1, index, at_index)
 
 
 def prior_of(
@@ -171,69 +171,6 @@ def _expanded(value: Any, batch: int) -> Any:
     return value.expand(batch, *value.shape[1:]) if isinstance(value, Tensor) and value.ndim else value
 
 
-def from_masked_lm(
-    model: Callable[..., Any], *, mask_token: int | None = None, forbidden: Iterable[int] | None = None, **fixed: Any
-) -> Denoiser:
-    """A denoiser from a masked language model as Hugging Face has them: model(input_ids=…).logits [B, L, vocabulary].
-
-    The ids and the size of the vocabulary are kept; the mask token's column becomes -inf. `mask_token` defaults to
-    `model.config.mask_token_id` where the config has one (tokenizers do: pass `tokenizer.mask_token_id`). `forbidden`
-    tokens are never drawn; None: those that the config names (padding, beginning, end, separator, ...), better
-    `tokenizer.all_special_ids`, and () for none. `fixed` and the condition travel as keyword arguments,
-    `attention_mask` say.
-    Raises ValueError when the mask token is unknown or outside the vocabulary.
-    """
-    if mask_token is None:
-        mask_token = getattr(getattr(model, "config", None), "mask_token_id", None)
-    if mask_token is None:
-        raise ValueError("the model's config names no mask token; pass mask_token=tokenizer.mask_token_id")
-    token = check_count("mask_token", mask_token, 0)
-    special = _special_ids(model) if forbidden is None else _checked_ids(forbidden)
-
-    def denoise(tokens: Tensor, **condition: Any) -> Tensor:
-        output = model(input_ids=tokens, **fixed, **condition)
-        logits = output if isinstance(output, Tensor) else output.logits
-        return without_mask_token(logits, token, special)
-
-    return FunctionDenoiser(denoise, token)
-
-
-def from_mdlm(
-    model: Callable[..., Any], *, mask_token: int, sigma: float | Callable[[Tensor], Tensor] = 0.0
-) -> Denoiser:
-    """A denoiser from an MDLM-style model: model(tokens, sigma [B]) -> log-probabilities or logits [B, L, vocabulary].
-
-    Checkpoints of that kind count the mask token, usually as the last id, and are trained without time (sigma 0) or
-    with: `sigma` is a number, or a function of the masked fraction of every sequence [B]; a condition `sigma` replaces
-    it. Substitution outputs (log-probability 0 for carried-over tokens)
-    are fine: unmasked positions are carried over here anyway.
-
-    Reference: Sahoo et al. 2024 (MDLM), https://arxiv.org/abs/2406.07524.
-    """
-    token, fixed_sigma = check_count("mask_token", mask_token, 0), sigma
-
-    def denoise(tokens: Tensor, sigma: Tensor | float | None = None, **condition: Any) -> Tensor:
-        chosen = fixed_sigma if sigma is None else sigma
-        if callable(chosen):
-            chosen = chosen((tokens == token).float().mean(-1))
-        noise = torch.as_tensor(chosen, dtype=torch.float32, device=tokens.device)
-        output = model(tokens, noise.expand(tokens.shape[0]), **condition)
-        return without_mask_token(output if isinstance(output, Tensor) else output.logits, token)
-
-    return FunctionDenoiser(denoise, token)
-
-
-def without_mask_token(logits: Tensor, mask_token: int, forbidden: Iterable[int] = ()) -> Tensor:
-    """Logits whose columns of the mask token and of forbidden ones are -inf; the vocabulary keeps its size.
-
-    >>> without_mask_token(torch.zeros(1, 3), 2)
-    tensor([[0., 0., -inf]])
-    """
-    if mask_token >= logits.shape[-1]:
-        raise ValueError(f"mask_token {mask_token} lies outside the model's vocabulary of {logits.shape[-1]}")
-    return without_tokens(logits, [mask_token, *forbidden])
-
-
 def without_tokens(logits: Tensor, forbidden: list[int]) -> Tensor:
     """Logits whose columns of the forbidden tokens are -inf. Raises ValueError for one outside the vocabulary."""
     for token in forbidden:
@@ -242,14 +179,5 @@ def without_tokens(logits: Tensor, forbidden: list[int]) -> Tensor:
     return logits.index_fill(-1, torch.tensor(forbidden, dtype=torch.long, device=logits.device), -torch.inf)
 
 
-def _checked_ids(tokens: Iterable[int]) -> list[int]:
+def checked_ids(tokens: Iterable[int]) -> list[int]:
     return [check_count("forbidden", token, 0) for token in tokens]
-
-
-def _special_ids(model: Any) -> list[int]:
-    """What the model's config names as special, within its vocabulary."""
-    config = getattr(model, "config", None)
-    names = (f"{kind}_token_id" for kind in ("pad", "bos", "eos", "cls", "sep", "unk"))
-    found = [getattr(config, name, None) for name in names]
-    size = getattr(config, "vocab_size", 0)
-    return sorted({token for token in found if isinstance(token, int) and 0 <= token < size})

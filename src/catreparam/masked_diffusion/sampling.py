@@ -95,10 +95,13 @@ def run_process(
 
 
 def draw_tokens(
-    logits: Float[Tensor, "B L V"], generator: Generator | None = None
-) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
+    logits: Float[Tensor, "*batch V"], generator: Generator | None = None
+) -> tuple[Int[Tensor, "*batch"], Float[Tensor, "*batch"]]:
     """Tokens drawn from softmax(logits) at every position, and their log-probabilities (float32)."""
-    return _first_to_ring(logits, draw_exponential_like(logits.float(), generator))
+    log_probs = torch.log_softmax(logits.float(), -1)
+    clocks = draw_exponential_like(log_probs, generator)
+    tokens = (log_probs - clocks.log()).argmax(-1)  # the first to ring
+    return tokens, log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def draw_masked(
@@ -107,18 +110,10 @@ def draw_masked(
     masked: Bool[Tensor, "B L"],
     generator: Generator | None = None,
 ) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
-    """`draw_tokens` where positions are masked, the given tokens elsewhere, which cost their noise only."""
-    noise = draw_exponential_like(logits.float(), generator)
-    drawn, log_prob = _first_to_ring(logits[masked], noise[masked])
+    """`draw_tokens` where positions are masked, the given tokens elsewhere, which cost nothing."""
+    drawn, log_prob = draw_tokens(logits[masked], generator)
     zeros = torch.zeros(tokens.shape, device=tokens.device)
     return tokens.masked_scatter(masked, drawn), zeros.masked_scatter(masked, log_prob)
-
-
-def _first_to_ring(logits: Float[Tensor, "*batch V"], noise: Tensor) -> tuple[Tensor, Tensor]:
-    """The winners of a race of exponential clocks, and their log-probabilities."""
-    log_probs = torch.log_softmax(logits.float(), -1)
-    tokens = (log_probs - noise.log()).argmax(-1)
-    return tokens, log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def likeliest_tokens(logits: Float[Tensor, "B L V"]) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
