@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Generator, Tensor
 
+from catreparam.arguments import hands_on
 from catreparam.guidance.inference_mode import with_gradients
 from catreparam.guidance.optimize import Optimization, OptimizedLogits, Schedule, divergence, optimize
 from catreparam.guidance.problem import Problem
@@ -43,6 +44,7 @@ class RoundInfo:
 
 
 @with_gradients
+@hands_on
 def guided_sample(
     denoiser: Denoiser,
     reward: Reward,
