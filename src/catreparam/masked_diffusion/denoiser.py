@@ -88,8 +88,8 @@ class ClassifierFree:
         denoiser: the model, which takes the condition as keyword arguments.
         null_condition: replaces the condition's entries of the same name in the second evaluation; tensors of one row
             are expanded to the batch.
-        weight: a number, or a function of the unmasked fraction in [0, 1] (a tensor [B]) -> weight (a number or a
-            tensor [B]).
+        weight: a number, or a function of the unmasked fraction in [0, 1] (a tensor [B]; 1 where the corruption is no
+            mask) -> weight (a number or a tensor [B]).
 
     >>> def logits(tokens, bias):
     ...     return torch.zeros(*tokens.shape, 2) + torch.tensor([0.0, bias])
