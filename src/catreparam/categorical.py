@@ -20,6 +20,7 @@ from catreparam.validation import (
 Rows = Float[Tensor, "*batch num_classes"]
 BroadcastRows = Float[Tensor, "... num_classes"]  # rows that broadcast against each other, several noises a row say
 TAIL = 2.0**-14  # an exponential below is drawn anew, at its own scale
+VANISHED = -1000.0  # whose exponential is 0: there 0 * inf would be the gradient to a temperature
 FORBIDDEN = -1e20  # a logit this far below the largest is a mask
 
 
@@ -76,7 +77,11 @@ def from_top(rows: Rows) -> Rows:
 
 def softmax_at(rows: Rows, temperature: float | Tensor) -> Rows:
     """softmax(rows / temperature): what is divided is at most 0, so that no temperature is too low."""
-    return torch.softmax(from_top(rows) / temperature, -1)
+    rows = from_top(rows)
+    if not isinstance(temperature, Tensor):
+        return torch.softmax(rows / temperature, -1)
+    gone = (rows / temperature).detach() < VANISHED
+    return torch.softmax((rows.masked_fill(gone, 0.0) / temperature).masked_fill(gone, -torch.inf), -1)
 
 
 def attach_gradient(x: Rows, surrogate: Rows) -> Rows:

@@ -99,14 +99,16 @@ def make_schedule(grid: str, num_steps: int, t1: float | Tensor) -> NoiseSchedul
     >>> make_schedule("alpha", 3, 0.5).lambdas
     (0.0, 0.3333333333333333, 1.0)
     """
+    t1 = check_hyperparameter("t1", t1, least=SMALLEST_T1, most=1.0)
+    return NoiseSchedule(spaced(grid, num_steps, t1, torch.minimum if isinstance(t1, Tensor) else min))
+
+
+def spaced(grid: str, num_steps: int, t1: Any, minimum: Callable[[Any, Any], Any]) -> tuple[Any, ...]:
+    """The lambdas of `make_schedule` for a t1 that was checked: a number, or rows of torch or of JAX."""
     spacing = GRIDS[check_choice("grid", grid, GRIDS)]
     num_steps = check_count("num_steps", num_steps)
-    t1 = check_hyperparameter("t1", t1, least=SMALLEST_T1, most=1.0)
     top = (1.0 - t1) / t1
-    if num_steps == 1:
-        return NoiseSchedule((top,))
-    lower: Any = torch.minimum if isinstance(top, Tensor) else min
-    return NoiseSchedule(tuple(lower(spacing(i / (num_steps - 1), top), top) for i in range(num_steps - 1)) + (top,))
+    return (*(minimum(spacing(i / (num_steps - 1), top), top) for i in range(num_steps - 1)), top)
 
 
 def _uniform_in_alpha(fraction: float, top: Any) -> Any:

@@ -95,7 +95,7 @@ def check_logits(logits: Any, dim: int = -1) -> None:
         )
     if logits.ndim == 0:
         raise ValueError("logits must have a class axis, got a 0-dimensional tensor; pass shape [*batch, num_classes]")
-    if isinstance(dim, bool) or not isinstance(dim, int):
+    if not is_whole(dim):
         raise TypeError(f"dim must be an int, got {dim!r}")
     if not -logits.ndim <= dim < logits.ndim:
         raise ValueError(
@@ -185,13 +185,19 @@ def check_generator(generator: Any, device: torch.device) -> None:
         )
 
 
+def is_whole(value: Any) -> bool:
+    """Whether a value is an int, NumPy's too."""
+    if isinstance(value, int):  # apart from Integral, which torch.compile cannot ask for
+        return not isinstance(value, bool)
+    return isinstance(value, Integral)
+
+
 LARGEST_COUNT = 2**53  # as far as sizes, steps and floats agree
 
 
 def check_count(name: str, value: Any, minimum: int = 1) -> int:
     """Returns `value` as an int if it is a whole number, NumPy's too, of at least `minimum`."""
-    # int apart from Integral, which torch.compile cannot ask for
-    if isinstance(value, bool) or (not isinstance(value, int) and not isinstance(value, Integral)):
+    if not is_whole(value):
         raise TypeError(f"{name} must be an int, got {value!r}")
     value = value if type(value) is int else int(value)
     if value < minimum:

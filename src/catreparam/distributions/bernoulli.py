@@ -12,8 +12,9 @@ from torch import Generator, Size, Tensor
 from torch.distributions import Bernoulli, Distribution, OneHotCategorical, Poisson, constraints
 from torch.distributions.kl import register_kl
 
+from catreparam.arguments import hands_on
 from catreparam.categorical import entropy, finite, wide
-from catreparam.distributions.categorical import ReparameterizedCategorical, class_logits, is_clamped
+from catreparam.distributions.categorical import ReparameterizedCategorical, class_logits, class_logits_of, is_clamped
 from catreparam.distributions.pyro_methods import PyroMethods
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler
@@ -52,6 +53,7 @@ class ReparameterizedBernoulli(PyroMethods):
     has_enumerate_support = True
     pyro_twin = "Bernoulli"
 
+    @hands_on
     def __init__(
         self,
         probs: Float[Tensor, "*batch"] | float | None = None,
@@ -70,12 +72,8 @@ class ReparameterizedBernoulli(PyroMethods):
         p = given.get("probs")
         if validate and p is not None and has_values(p) and not bool(((p >= 0) & (p <= 1)).all()):
             raise ValueError("probs must lie in [0, 1]; pass logits=... if these are log-odds")
-        classes = {
-            name: torch.stack((1 - value if name == "probs" else torch.zeros_like(value), value), -1)
-            for name, value in given.items()
-        }
         self.two_classes = ReparameterizedCategorical(
-            **classes,
+            **{name: _two_classes(name, value) for name, value in given.items()},
             validate_args=validate,
             estimator=estimator,
             temperature=temperature,
@@ -83,6 +81,7 @@ class ReparameterizedBernoulli(PyroMethods):
             unimix=unimix,
             generator=generator,
         )
+        self.two_classes._made = _class_logits_of_two, (p, given.get("logits"), unimix, validate)
         super().__init__(self.two_classes.batch_shape, Size(), validate_args=False)
         self._validate_args = validate
 
@@ -159,6 +158,15 @@ class ReparameterizedBernoulli(PyroMethods):
     def __repr__(self) -> str:
         estimator = facts_of(self.two_classes.estimator).name
         return f"{type(self).__name__}(logits: {tuple(self._batch_shape)}, estimator: {estimator})"
+
+
+def _two_classes(name: str, value: Tensor) -> Tensor:
+    return torch.stack((1 - value if name == "probs" else torch.zeros_like(value), value), -1)
+
+
+def _class_logits_of_two(p: Tensor | None, logits: Tensor | None, unimix: float | Tensor, validate: bool) -> Tensor:
+    pair = (None if p is None else _two_classes("probs", p), None if logits is None else _two_classes("logits", logits))
+    return class_logits_of(*pair, unimix, validate)
 
 
 def _parameter(name: str, value: Any) -> Tensor:

@@ -9,6 +9,7 @@ from torch.distributions import Bernoulli, Distribution, OneHotCategorical, cons
 from torch.distributions.utils import clamp_probs, probs_to_logits
 
 from catreparam import categorical
+from catreparam.arguments import hands_on
 from catreparam.categorical import (
     attach_gradient,
     centred,
@@ -18,6 +19,7 @@ from catreparam.categorical import (
     one_hot_like,
     wide,
 )
+from catreparam.distributions.copies import copied, expanded
 from catreparam.distributions.pyro_methods import PyroMethods
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import (
@@ -71,6 +73,7 @@ class ReparameterizedCategorical(PyroMethods):
     has_enumerate_support = True
     pyro_twin = "OneHotCategorical"
 
+    @hands_on
     def __init__(
         self,
         probs: Float[Tensor, "*batch num_classes"] | None = None,
@@ -86,13 +89,10 @@ class ReparameterizedCategorical(PyroMethods):
         if (probs is None) == (logits is None):
             raise ValueError("give either probs or logits, not both" if logits is not None else "give probs or logits")
         validate = Distribution._validate_args if validate_args is None else validate_args
-        given = logits if logits is not None else _log(probs, validate)
-        check_logits(given)
+        self._made = class_logits_of, (probs, logits, unimix, validate)
+        self._given = given = class_logits_of(*self._made[1])
         check_generator(generator, given.device)
-        if validate:
-            check_rows(given)
-        given = _mixed(given, unimix, validate)
-        self._given, self.generator = given, generator  # all that is kept: what is made of it may lack a gradient
+        self.generator = generator
         self.estimator = sampling_estimator(estimator)
         named = {"temperature": temperature, "t1": t1}
         self.hyperparameters: Hyperparameters = {key: value for key, value in named.items() if value is not None}
@@ -101,6 +101,16 @@ class ReparameterizedCategorical(PyroMethods):
             _check_row_values(key, value, given, validate)
         super().__init__(given.shape[:-1], given.shape[-1:], validate_args=False)  # checked above
         self._validate_args = validate
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy over copies of the parameters; what is computed is shared, so that its gradient goes on."""
+        new = memo[id(self)] = self.__class__.__new__(self.__class__)
+        for name, value in vars(self).items():
+            if name != "_given":  # made of the copies
+                vars(new)[name] = copied(value, memo)
+        function, arguments = new._made
+        new._given = function(*arguments)
+        return new
 
     @property
     def logits(self) -> Float[Tensor, "*batch num_classes"]:
@@ -175,6 +185,7 @@ class ReparameterizedCategorical(PyroMethods):
         """The same distribution with its batch axes expanded to `batch_shape`; no memory is copied."""
         new: Any = self._get_checked_instance(ReparameterizedCategorical, _instance)
         batch = Size(batch_shape)
+        new._made = expanded, (self._made, batch + self._event_shape)
         new._given = self._given.expand(batch + self._event_shape)
         new.estimator, new.generator = self.estimator, self.generator
         new.has_rsample = self.has_rsample
@@ -196,12 +207,21 @@ class ReparameterizedCategorical(PyroMethods):
         if self._validate_args:
             check_rows(total)
         updated = self.expand(total.shape[:-1])
-        updated._given = total
+        updated._given, updated._made = total, (torch.Tensor.view_as, (total, total))
         return updated, torch.logsumexp(total, -1)
 
     def __repr__(self) -> str:
         shape = tuple(self._given.shape)
         return f"{type(self).__name__}(logits: {shape}, estimator: {facts_of(self.estimator).name})"
+
+
+def class_logits_of(probs: Any, logits: Any, unimix: float | Tensor, validate: bool) -> Tensor:
+    """The class logits that all else is computed from: what is made of them may lack a gradient."""
+    given = logits if logits is not None else _log(probs, validate)
+    check_logits(given)
+    if validate:
+        check_rows(given)
+    return _mixed(given, unimix, validate)
 
 
 def class_logits(law: ReparameterizedCategorical | OneHotCategorical) -> Tensor:

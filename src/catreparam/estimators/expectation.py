@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from catreparam.arguments import hands_on
 from catreparam.categorical import covariance_product, from_rows, to_rows
 from catreparam.estimators.facts import ESTIMATORS, Resolved, facts_of, resolve, takes_argument
 from catreparam.estimators.joint import Objective, evaluate, leave_one_out
@@ -19,6 +20,7 @@ from catreparam.validation import check_count, check_generator, check_logits, ch
 
 
 @unscriptable
+@hands_on
 def expectation(
     objective: Objective,
     logits: Float[Tensor, "*batch num_classes"],

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple, TypeVar, cast
 from torch import Tensor
 from torch.nn import Module
 
-from catreparam.estimators.arguments import forgiving
+from catreparam.arguments import forgiving
 from catreparam.kernels.tracing import unscriptable
 from catreparam.validation import check_choice
 
 # Families, in the order in which lists and the documentation show them.
 FAMILIES = ("Through the diffusion", "Straight-through and ReinMax", "Gumbel", "Score function and exact")
-# Arguments of a call, not of the method. tau and eps are torch's spelling.
-PER_CALL = ("objective", "logits", "mask", "dim", "generator", "num_samples", "tau", "eps")
+PER_CALL = ("objective", "logits", "mask", "dim", "generator", "num_samples")  # arguments not of the method
+PEERS = ("tau", "eps")  # torch's spelling of what has a name here
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,12 @@ class Facts:
     @property
     def hyperparameters(self) -> list[str]:
         """The arguments of the function that belong to the method, not to the call."""
-        return [name for name in inspect.signature(self.function).parameters if name not in PER_CALL]
+        return [name for name in inspect.signature(self.function).parameters if name not in (*PER_CALL, *PEERS)]
+
+    @property
+    def spellings(self) -> list[str]:
+        """Arguments beside them that spell one of them as torch does."""
+        return [name for name in inspect.signature(self.function).parameters if name in PEERS]
 
     @property
     def relaxes(self) -> bool:

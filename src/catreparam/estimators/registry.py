@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from catreparam.estimators.arguments import remedy, without_hard
-from catreparam.estimators.facts import ESTIMATORS, Facts, facts_of, relaxing, resolve
+from catreparam.arguments import remedy, without_hard
+from catreparam.estimators.facts import ESTIMATORS, PER_CALL, Facts, facts_of, relaxing, resolve
 from catreparam.kernels.tracing import refuse_script, unrecorded
 from catreparam.validation import check_choice
 
@@ -54,8 +54,9 @@ def make_estimator(name: str, **hyperparameters: Any) -> Estimator:
     if not facts.relaxes:
         hyperparameters = without_hard(name, hyperparameters, relaxing)
     for key in hyperparameters:
-        if key not in facts.hyperparameters:
-            raise ValueError(f"unknown hyperparameter of {name} {key!r}; {remedy(key, facts.hyperparameters)}")
+        if key not in (*facts.hyperparameters, *facts.spellings):
+            advice = "it belongs to the call" if key in PER_CALL else remedy(key, facts.hyperparameters)
+            raise ValueError(f"unknown hyperparameter of {name} {key!r}; {advice}")
     default = torch.get_default_device()
     with unrecorded(), torch.device("cpu" if default.type == "meta" else default):  # state has values always
         _try_once(facts, hyperparameters)

@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from catreparam.estimators.arguments import remedy
+from catreparam.arguments import remedy
 from catreparam.estimators.facts import facts_of, resolve, takes_argument
 
 Sampler = Callable[..., Tensor]

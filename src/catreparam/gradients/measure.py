@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from catreparam.arguments import hands_on
 from catreparam.categorical import from_rows, to_rows
 from catreparam.estimators.facts import resolve
 from catreparam.estimators.joint import Objective
@@ -59,6 +60,7 @@ class GradientStats:
     memory: float
 
 
+@hands_on
 def measure(
     objective: Objective,
     logits: Float[Tensor, "*batch num_classes"],

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
+from catreparam.arguments import hands_on
 from catreparam.categorical import finite
 from catreparam.estimators.expectation import expectation
 from catreparam.guidance.inference_mode import with_gradients
@@ -126,6 +127,7 @@ class OptimizedLogits:
 
 
 @with_gradients
+@hands_on
 def optimize_logits(
     prior_logits: Float[Tensor, "B L V"],
     reward: Reward,

@@ -30,7 +30,8 @@ from catreparam.jax.direct import (
     straight_through,
     straight_through_surrogate,
 )
-from catreparam.noise_schedule import NoiseSchedule, alpha_grid, lambda_grid, make_schedule, quadratic_grid
+from catreparam.jax.hyperparameters import make_schedule
+from catreparam.noise_schedule import NoiseSchedule, alpha_grid, lambda_grid, quadratic_grid
 
 __all__ = [
     "NoiseSchedule",

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from catreparam.jax.validation import check_key, check_logits, check_mask, check_rows
 
 TAIL = 2.0**-12  # below, an exponential is drawn anew
+VANISHED = -1000.0  # whose exponential is 0: there 0 * inf would be the gradient to a temperature
 FORBIDDEN = -1e20  # below the largest logit: a mask, whose class no temperature brings back
 Rows = Float[Array, "*batch num_classes"]
 BroadcastRows = Float[Array, "... num_classes"]  # rows that broadcast against each other, several noises a row say
@@ -67,9 +68,13 @@ def centred(rows: Rows) -> Rows:
     return jnp.where(rows < FORBIDDEN, -jnp.inf, rows)
 
 
-def softmax_at(rows: Rows, temperature: float) -> Rows:
+def softmax_at(rows: Rows, temperature: float | Array) -> Rows:
     """softmax(rows / temperature): what is divided is at most 0, so that no temperature is too low."""
-    return jax.nn.softmax((rows - stop_gradient(rows).max(-1, keepdims=True)) / temperature, -1)
+    rows = rows - stop_gradient(rows).max(-1, keepdims=True)
+    if not isinstance(temperature, Array):
+        return jax.nn.softmax(rows / temperature, -1)
+    gone = stop_gradient(rows / temperature) < VANISHED
+    return jax.nn.softmax(jnp.where(gone, -jnp.inf, jnp.where(gone, 0.0, rows) / temperature), -1)
 
 
 def draw_normal_like(rows: Array, key: Array, shape: tuple[int, ...] | None = None) -> Array:
@@ -107,7 +112,9 @@ def covariance_product(probs: BroadcastRows, vector: BroadcastRows) -> Broadcast
     return probs * (vector - (probs * vector).sum(-1, keepdims=True))
 
 
-def second_order(probs: BroadcastRows, vector: BroadcastRows, x: BroadcastRows, weight: float = 1.0) -> BroadcastRows:
+def second_order(
+    probs: BroadcastRows, vector: BroadcastRows, x: BroadcastRows, weight: float | Array = 1.0
+) -> BroadcastRows:
     """(1 - w/2) J(p) u + (w/2) d <d, u> with d = x - p: between population (w = 0) and ReinMax's covariance (w = 1)."""
     d = x - probs
     one_sample = d * (d * vector).sum(-1, keepdims=True)

@@ -3,6 +3,8 @@
 The solvers and the sweep are those of torch's naive path: they only add and multiply.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -21,18 +23,27 @@ from catreparam.jax.categorical import (
     tangent,
     to_rows,
 )
+from catreparam.jax.hyperparameters import (
+    check_hyperparameter,
+    check_t1,
+    estimator,
+    for_rows,
+    make_schedule,
+    schedule_for_rows,
+)
 from catreparam.kernels.naive.chain import solve
 from catreparam.kernels.naive.exact_law import sweep
-from catreparam.noise_schedule import NoiseSchedule, make_schedule
-from catreparam.validation import check_count, check_flag, check_number
+from catreparam.noise_schedule import NoiseSchedule
+from catreparam.validation import check_count, check_flag
 
 
+@estimator
 def redge(
     logits: Float[Array, "*batch num_classes"],
     *,
     key: Array,
     num_steps: int = 4,
-    t1: float = 0.5,
+    t1: float | Array = 0.5,
     grid: str = "alpha",
     solver: str = "euler",
     hard: bool = True,
@@ -50,6 +61,7 @@ def redge(
     check_flag("hard", hard)
     schedule = make_schedule(grid, num_steps, t1)
     rows = to_rows(logits, mask, axis, key)
+    schedule = schedule_for_rows(schedule, rows, axis)
     key_noise, key_x = jax.random.split(key)
     x_soft = redge_surrogate(rows, noise=draw_normal_like(rows, key_noise), schedule=schedule, solver=solver)
     return from_rows(attach_gradient(draw_one_hot(x_soft, key_x), x_soft) if hard else x_soft, logits, axis)
@@ -63,12 +75,13 @@ def redge_surrogate(
     return denoise(z, logits, schedule.last)
 
 
+@estimator
 def redge_cov(
     logits: Float[Array, "*batch num_classes"],
     *,
     key: Array,
     num_steps: int = 4,
-    t1: float = 0.5,
+    t1: float | Array = 0.5,
     grid: str = "alpha",
     solver: str = "euler",
     hard: bool = True,
@@ -86,6 +99,7 @@ def redge_cov(
     check_flag("hard", hard)
     schedule = make_schedule(grid, num_steps, t1)
     rows = to_rows(logits, mask, axis, key)
+    schedule = schedule_for_rows(schedule, rows, axis)
     key_noise, key_x = jax.random.split(key)
     x_soft = redge_cov_surrogate(rows, noise=draw_normal_like(rows, key_noise), schedule=schedule, solver=solver)
     return from_rows(attach_gradient(draw_one_hot(x_soft, key_x), x_soft) if hard else x_soft, logits, axis)
@@ -99,19 +113,20 @@ def redge_cov_surrogate(
     spread = mean * (1 - mean)
     variance = jnp.where(spread >= 0.1, spread, 0.1)
 
-    def denoise_matched(z: Array, lam: float) -> Array:
+    def denoise_matched(z: Array, lam: Any) -> Array:
         return jax.nn.softmax(logits + (lam * (z - mean) - lam**2 / 2) / variance, -1)
 
     z = solve(denoise_matched, mean + jnp.sqrt(variance) * noise, schedule, solver)
     return denoise_matched(z, schedule.last)
 
 
+@estimator
 def reindge(
     logits: Float[Array, "*batch num_classes"],
     *,
     key: Array,
     num_steps: int = 4,
-    t1: float = 0.5,
+    t1: float | Array = 0.5,
     grid: str = "alpha",
     solver: str = "euler",
     mask: Bool[Array, "..."] | None = None,
@@ -125,8 +140,9 @@ def reindge(
     >>> reindge(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
     """
-    schedule = make_schedule(grid, num_steps, t1)
+    schedule = make_schedule(grid, num_steps, check_t1(t1, "reindge"))
     rows = to_rows(logits, mask, axis, key)
+    schedule = schedule_for_rows(schedule, rows, axis)
     key_noise, key_x = jax.random.split(key)
     z = solve(lambda z, lam: denoise(z, rows, lam), draw_normal_like(rows, key_noise), schedule, solver)
     x = draw_one_hot(denoise(z, rows, schedule.last), key_x)
@@ -139,20 +155,21 @@ def reindge_surrogate(logits: Rows, *, noise: Rows, x: Rows, schedule: NoiseSche
     return attach_gradient(denoise(z, logits, schedule.last), _reindge_at(logits, z, x, schedule.last))
 
 
-def _reindge_at(logits: Rows, z: Rows, x: Rows, lam: float) -> Rows:
+def _reindge_at(logits: Rows, z: Rows, x: Rows, lam: Any) -> Rows:
     path = denoise(z, stop_gradient(logits), lam)
     return path + second_order(stop_gradient(path), tangent(logits), stop_gradient(x))
 
 
+@estimator
 def exact_redge(
     logits: Float[Array, "*batch num_classes"],
     *,
     key: Array,
     num_steps: int = 4,
-    t1: float = 0.5,
+    t1: float | Array = 0.5,
     grid: str = "lambda",
     num_noises: int = 1,
-    second_order_weight: float = 0.0,
+    second_order_weight: float | Array = 0.0,
     hard: bool = True,
     mask: Bool[Array, "..."] | None = None,
     axis: int = -1,
@@ -166,10 +183,12 @@ def exact_redge(
     True
     """
     check_flag("hard", hard)
-    schedule = make_schedule(grid, num_steps, t1)
-    weight = check_number("second_order_weight", second_order_weight, least=0.0, most=2.0) if hard else 0.0
-    check_count("num_noises", num_noises)
+    schedule = make_schedule(grid, num_steps, check_t1(t1, "exact_redge"))
+    weight = _check_weight(second_order_weight) if hard else 0.0
+    num_noises = check_count("num_noises", num_noises)
     rows = to_rows(logits, mask, axis, key)
+    schedule = schedule_for_rows(schedule, rows, axis)
+    weight = for_rows("second_order_weight", weight, rows, axis)
     key_x, key_noise = jax.random.split(key)
     x = draw_one_hot(jax.nn.softmax(rows, -1), key_x)
     half = draw_normal_like(rows, key_noise, ((num_noises + 1) // 2, *rows.shape))
@@ -179,7 +198,7 @@ def exact_redge(
 
 
 def exact_redge_surrogate(
-    logits: Rows, *, noise: Array, x: Rows, schedule: NoiseSchedule, second_order_weight: float = 0.0
+    logits: Rows, *, noise: Array, x: Rows, schedule: NoiseSchedule, second_order_weight: float | Array = 0.0
 ) -> Rows:
     """Value: the mean relaxed sample. Gradient: exact-law ReDGE's for the hard sample x.
 
@@ -191,12 +210,16 @@ def exact_redge_surrogate(
     constant = stop_gradient(logits)
     moved = sweep(lambda z, lam: denoise(z, constant, lam), covariance_product, stop_gradient(z), change, schedule)
     x_soft = denoise(z, constant, schedule.last)
-    change = second_order(x_soft, change + schedule.last * moved, x, second_order_weight)
+    change = second_order(x_soft, change + schedule.last * moved, x, _check_weight(second_order_weight))
     if z.ndim > logits.ndim:
         x_soft, change = x_soft.mean(0), change.mean(0)
     return attach_gradient(x_soft, change)
 
 
-def denoise(z: BroadcastRows, logits: BroadcastRows, lam: float) -> BroadcastRows:
+def _check_weight(weight: Any) -> float | Array:
+    return check_hyperparameter("second_order_weight", weight, least=0.0, most=2.0, without_gradient="exact_redge")
+
+
+def denoise(z: BroadcastRows, logits: BroadcastRows, lam: Any) -> BroadcastRows:
     """E[x_0 | z] = softmax(logits + lambda z), exact for a one-hot x_0 with prior softmax(logits)."""
     return jax.nn.softmax(logits + lam * z, -1)

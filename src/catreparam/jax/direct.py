@@ -1,5 +1,7 @@
 """Estimators for JAX that need no diffusion: straight-through, ReinMax, Gumbel-Softmax and Gumbel-Rao."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -19,9 +21,11 @@ from catreparam.jax.categorical import (
     tangent,
     to_rows,
 )
-from catreparam.validation import check_count, check_flag, check_number
+from catreparam.jax.hyperparameters import check_hyperparameter, estimator, for_rows
+from catreparam.validation import check_count, check_flag
 
 
+@estimator
 def straight_through(
     logits: Float[Array, "*batch num_classes"],
     *,
@@ -46,11 +50,12 @@ def straight_through_surrogate(logits: Rows) -> Rows:
     return jax.nn.softmax(logits, -1)
 
 
+@estimator
 def reinmax(
     logits: Float[Array, "*batch num_classes"],
     *,
     key: Array,
-    temperature: float = 1.0,
+    temperature: float | Array = 1.0,
     mask: Bool[Array, "..."] | None = None,
     axis: int = -1,
 ) -> Float[Array, "*batch num_classes"]:
@@ -62,22 +67,24 @@ def reinmax(
     True
     """
     rows = to_rows(logits, mask, axis, key)
+    temperature = for_rows("temperature", _check_temperature(temperature, "reinmax"), rows, axis)
     x = draw_one_hot(jax.nn.softmax(rows, -1), key)
     return from_rows(attach_gradient(x, reinmax_surrogate(rows, x=x, temperature=temperature)), logits, axis)
 
 
-def reinmax_surrogate(logits: Rows, *, x: Rows, temperature: float = 1.0) -> Rows:
+def reinmax_surrogate(logits: Rows, *, x: Rows, temperature: float | Array = 1.0) -> Rows:
     """An array with ReinMax's gradient for the hard sample x [*batch, num_classes]. Its value means nothing."""
-    temperature = check_number("temperature", temperature, above=0.0)
+    temperature = _check_temperature(temperature, "reinmax")
     middle = (softmax_at(stop_gradient(logits), temperature) + stop_gradient(x)) / 2
     return 2 * covariance_product(middle, tangent(logits)) - jax.nn.softmax(logits, -1) / 2
 
 
+@estimator
 def lambda_reinmax(
     logits: Float[Array, "*batch num_classes"],
     *,
     key: Array,
-    weight: float = 0.75,
+    weight: float | Array = 0.75,
     mask: Bool[Array, "..."] | None = None,
     axis: int = -1,
 ) -> Float[Array, "*batch num_classes"]:
@@ -89,21 +96,23 @@ def lambda_reinmax(
     True
     """
     rows = to_rows(logits, mask, axis, key)
+    weight = for_rows("weight", _check_weight(weight), rows, axis)
     x = draw_one_hot(jax.nn.softmax(rows, -1), key)
     return from_rows(attach_gradient(x, lambda_reinmax_surrogate(rows, x=x, weight=weight)), logits, axis)
 
 
-def lambda_reinmax_surrogate(logits: Rows, *, x: Rows, weight: float = 0.75) -> Rows:
+def lambda_reinmax_surrogate(logits: Rows, *, x: Rows, weight: float | Array = 0.75) -> Rows:
     """An array whose ordinary gradient is lambda-ReinMax's for the hard sample x. Its value means nothing."""
-    weight = check_number("weight", weight, least=0.0, most=2.0)
+    weight = _check_weight(weight)
     return second_order(jax.nn.softmax(stop_gradient(logits), -1), tangent(logits), stop_gradient(x), weight)
 
 
+@estimator
 def gumbel_softmax(
     logits: Float[Array, "*batch num_classes"],
     *,
     key: Array,
-    temperature: float = 1.0,
+    temperature: float | Array = 1.0,
     hard: bool = True,
     mask: Bool[Array, "..."] | None = None,
     axis: int = -1,
@@ -117,23 +126,25 @@ def gumbel_softmax(
     """
     check_flag("hard", hard)
     rows = to_rows(logits, mask, axis, key)
+    temperature = for_rows("temperature", _check_temperature(temperature), rows, axis)
     noise = -jnp.log(draw_exponential_like(rows, key))
     x_soft = gumbel_softmax_surrogate(rows, noise=noise, temperature=temperature)
     x = attach_gradient(one_hot_like((rows + noise).argmax(-1), rows), x_soft) if hard else x_soft
     return from_rows(x, logits, axis)
 
 
-def gumbel_softmax_surrogate(logits: Rows, *, noise: Rows, temperature: float = 1.0) -> Rows:
+def gumbel_softmax_surrogate(logits: Rows, *, noise: Rows, temperature: float | Array = 1.0) -> Rows:
     """The relaxed sample softmax((logits + noise) / temperature) for standard Gumbel noise [*batch, num_classes]."""
-    temperature = check_number("temperature", temperature, above=0.0)
+    temperature = _check_temperature(temperature)
     return softmax_at(logits + noise, temperature)
 
 
+@estimator
 def gumbel_rao(
     logits: Float[Array, "*batch num_classes"],
     *,
     key: Array,
-    temperature: float = 0.5,
+    temperature: float | Array = 0.5,
     num_noises: int = 10,
     mask: Bool[Array, "..."] | None = None,
     axis: int = -1,
@@ -145,8 +156,9 @@ def gumbel_rao(
     >>> gumbel_rao(jnp.zeros((8, 3)), key=jax.random.key(0)).sum(-1).tolist() == [1.0] * 8
     True
     """
-    check_count("num_noises", num_noises)
+    num_noises = check_count("num_noises", num_noises)
     rows = to_rows(logits, mask, axis, key)
+    temperature = for_rows("temperature", _check_temperature(temperature), rows, axis)
     key_x, key_noise = jax.random.split(key)
     x = draw_one_hot(jax.nn.softmax(rows, -1), key_x)
     noise = draw_exponential_like(rows, key_noise, (num_noises, *rows.shape))
@@ -154,15 +166,23 @@ def gumbel_rao(
     return from_rows(attach_gradient(x, surrogate), logits, axis)
 
 
-def gumbel_rao_surrogate(logits: Rows, *, noise: Array, x: Rows, temperature: float = 0.5) -> Rows:
+def gumbel_rao_surrogate(logits: Rows, *, noise: Array, x: Rows, temperature: float | Array = 0.5) -> Rows:
     """Mean over conditional Gumbels of their softmax at `temperature`, given the hard sample x.
 
     `noise` holds Exponential(1) values [num_noises, *batch, num_classes]. Each Gumbel is a constant: the gradient
     is that of softmax((logits + constant) / temperature).
     """
-    temperature = check_number("temperature", temperature, above=0.0)
+    temperature = _check_temperature(temperature)
     perturbed = _conditional_gumbel(jax.nn.log_softmax(stop_gradient(logits), -1), x, noise)
     return softmax_at(perturbed + tangent(logits), temperature).mean(0)
+
+
+def _check_temperature(temperature: Any, without_gradient: str = "") -> float | Array:
+    return check_hyperparameter("temperature", temperature, above=0.0, without_gradient=without_gradient)
+
+
+def _check_weight(weight: Any) -> float | Array:
+    return check_hyperparameter("weight", weight, least=0.0, most=2.0, without_gradient="lambda_reinmax")
 
 
 def _conditional_gumbel(log_probs: Rows, x: Rows, exponentials: Array) -> Array:

@@ -9,6 +9,7 @@ from jax import Array
 from jax.lax import stop_gradient
 from jaxtyping import Float
 
+from catreparam.arguments import hands_on
 from catreparam.jax import diffusion, direct
 from catreparam.jax.categorical import centred, finite, one_hot_like
 from catreparam.jax.validation import check_logits, check_rows
@@ -66,6 +67,7 @@ class ReparameterizedCategorical(Distribution):
     pytree_data_fields = ("logits",)
     pytree_aux_fields = ("estimator",)
 
+    @hands_on
     def __init__(
         self,
         probs: Float[Array, "*batch num_classes"] | None = None,

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from catreparam.validation import is_whole
+
 
 def check_logits(logits: Any, axis: int) -> Array:
     """The logits as an array; TypeError or ValueError unless floating, with at least one class along `axis`."""
@@ -17,7 +19,7 @@ def check_logits(logits: Any, axis: int) -> Array:
         raise TypeError(f"logits must be a floating array, got {array.dtype}; call logits.astype(jnp.float32)")
     if array.ndim == 0:
         raise ValueError("logits must have a class axis, got a 0-dimensional array; pass shape [*batch, num_classes]")
-    if isinstance(axis, bool) or not isinstance(axis, int):
+    if not is_whole(axis):
         raise TypeError(f"axis must be an int, got {axis!r}")
     if not -array.ndim <= axis < array.ndim:
         raise ValueError(

@@ -19,7 +19,7 @@ from catreparam.kernels.torch import autograd as torch_path
 from catreparam.kernels.tracing import why_not_plain
 from catreparam.kernels.triton import autograd as triton_path
 from catreparam.kernels.triton import launch
-from catreparam.validation import check_choice
+from catreparam.validation import check_choice, is_whole
 
 ENVIRONMENT = "CATREPARAM_KERNELS"
 # In order of preference. Each has `sample(setting, rows, generator)`, all but the last, which takes everything, also
@@ -76,7 +76,7 @@ def why_not(name: str, setting: Setting, logits: Tensor, dim: int = -1) -> str:
         return ""
     if reason := why_not_plain(logits):
         return reason
-    if not isinstance(dim, int) or not -logits.ndim <= dim < logits.ndim:
+    if not is_whole(dim) or not -logits.ndim <= dim < logits.ndim:
         return f"there is no axis {dim}"  # the naive path says so in more words
     if wanted() == name == "compiled" and not library.BUILT:
         raise RuntimeError(f"{ENVIRONMENT}=compiled, but the kernels were not built; install with a C++ compiler")

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
+from catreparam.arguments import hands_on
 from catreparam.categorical import attach_gradient, from_rows, one_hot_like, to_rows
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
@@ -50,6 +51,7 @@ class CategoricalBottleneck(UsageStatistics):
     torch.Size([8, 3, 16])
     """
 
+    @hands_on
     def __init__(
         self,
         num_classes: int,

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from catreparam.arguments import hands_on
 from catreparam.categorical import attach_gradient, one_hot_like, to_rows, wide
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
@@ -70,6 +71,7 @@ class VectorQuantizer(UsageStatistics):
 
     idle: Tensor | None
 
+    @hands_on
     def __init__(
         self,
         dim: int,

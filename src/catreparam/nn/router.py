@@ -3,6 +3,7 @@
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 
+from catreparam.arguments import hands_on
 from catreparam.estimators.sampling import Sampler
 from catreparam.nn.routing import RoutesTokens, Routing, jittered
 from catreparam.validation import check_count, check_counted, check_number
@@ -58,6 +59,7 @@ class TopKRouter(RoutesTokens, nn.Module):
     (torch.Size([3, 10, 4]), torch.Size([3, 10, 2]), [1.0])
     """
 
+    @hands_on
     def __init__(
         self,
         dim: int,

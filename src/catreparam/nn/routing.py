@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
+from catreparam.arguments import hands_on
 from catreparam.categorical import attach_gradient, lay_out, one_hot_like, source, to_rows, wide
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
@@ -51,6 +52,7 @@ class RoutesTokens:
 
     __prepare_scriptable__ = refuse_script
 
+    @hands_on
     def _set_routing(
         self,
         num_experts: int,

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
+from catreparam.arguments import hands_on
 from catreparam.categorical import one_hot_like, wide
 from catreparam.estimators.facts import ESTIMATORS, facts_of, resolve
 from catreparam.estimators.sampling import Sampler, sampling_estimator
@@ -63,6 +64,7 @@ class GumbelVectorQuantizer(nn.Module):
 
     __prepare_scriptable__ = refuse_script
 
+    @hands_on
     def __init__(
         self,
         dim: int,
@@ -193,6 +195,7 @@ class Wav2Vec2GumbelVectorQuantizer(nn.Module):
 
     __prepare_scriptable__ = refuse_script
 
+    @hands_on
     def __init__(self, config: Any, *, estimator: str | Sampler = "gumbel_softmax") -> None:
         super().__init__()
         self.num_groups, self.num_vars = config.num_codevector_groups, config.num_codevectors_per_group
