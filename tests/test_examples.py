@@ -1,4 +1,4 @@
-"""The examples are short, each prints its table and is in the gallery; numbers are small here, so that it takes a moment."""
+"""The examples are short, each prints its table and is in the gallery; with small numbers here, it takes a moment."""
 
 import re
 import runpy

@@ -1,7 +1,7 @@
 """The gallery's pictures: what each example prints, as a chart.
 
-    python scripts/site/gallery.py                      # charts from docs/results/examples, to docs/images/gallery-*.svg
-    python scripts/site/gallery.py --run black_box      # runs an example first, and keeps what it prints there
+    python scripts/site/gallery.py                    # charts from docs/results/examples, to docs/images/gallery-*.svg
+    python scripts/site/gallery.py --run black_box    # runs an example first, and keeps what it prints there
 
 All examples together run for a quarter of an hour on one core.
 """
@@ -26,7 +26,7 @@ NUMBER = re.compile(r"-?\d+\.?\d*")
 class Chart:
     """Which numbers of a printed table are drawn, and how.
 
-    Without `lines` there is a row of points for each row of the table, from the one column of `columns`; with it a line,
+    Without `lines` a row of the table becomes a row of points, from the one column of `columns`; with it a line,
     whose x are the numbers in the heads of the columns (or, if there are none, the heads).
     """
 
