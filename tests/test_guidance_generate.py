@@ -48,6 +48,16 @@ def test_orders_and_remasking_work(order, remask_sigma):
     assert result.evaluations.model <= 4
 
 
+def test_the_surest_tokens_go_first_by_default():
+    quick = {key: value for key, value in QUICK.items() if key != "order"}
+
+    def run(**order):
+        return guided_sample(chain(), pair_reward, START, generator=seeded(), **quick, **order).tokens
+
+    assert torch.equal(run(), run(order="confidence"))
+    assert not torch.equal(run(), run(order="ancestral"))
+
+
 def test_the_kl_of_a_product_prior_with_exact_gradients_is_the_closed_form():
     logits = torch.randn(4, 3, generator=seeded(1))
     result = guide(

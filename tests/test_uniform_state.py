@@ -218,6 +218,11 @@ def test_settings_of_masks_are_refused(method, settings, message):
         METHODS[method](blank(2), **settings)
 
 
+def test_without_masks_the_default_order_is_the_only_one():
+    found, named = (METHODS["guided_sample"](blank(4), generator=seeded(), **o) for o in ({}, {"order": "ancestral"}))
+    assert torch.equal(found.tokens, named.tokens)
+
+
 def test_a_token_does_not_say_where_to_generate():
     with pytest.raises(ValueError, match="mask_token only says where to generate: it must be at least 3, got 2"):
         sample(as_denoiser(product().function, mask_token=2, corruption=UNIFORM), blank(1))

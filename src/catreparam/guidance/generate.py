@@ -20,6 +20,7 @@ from catreparam.guidance.stopping import Annealed, EarlyStop
 from catreparam.guidance.trace import Evaluations, Generation, Trace, reward_of
 from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking
 from catreparam.masked_diffusion.orders import Order
+from catreparam.masked_diffusion.process import is_masked
 from catreparam.masked_diffusion.sampling import draw_masked
 from catreparam.validation import check_choice
 
@@ -53,7 +54,7 @@ def guided_sample(
     estimator: str | Callable[..., Tensor] | Annealed,
     num_rounds: int = 20,
     schedule: str = "linear",
-    order: str | Tensor | Order = "ancestral",
+    order: str | Tensor | Order | None = None,
     remask_sigma: float = 0.0,
     block_size: int | None = None,
     threshold: float | None = None,
@@ -82,6 +83,9 @@ def guided_sample(
     reverse step (num_rounds, schedule, order, remask_sigma, block_size, threshold as in `Unmasking`). With blocks only
     the present one is optimised; the reward sees draws from the prior at the later ones.
 
+    `order` None is "confidence", by measurement (docs/guidance.md); in uniform-state diffusion it is "ancestral", which
+    it must be. Take "ancestral" where the law matters, or results shall differ, or most of an image is background.
+
     `commit` is what a round proposes: "sample" (a draw from the optimised logits), "argmax", or "best" (the hard sample
     of the highest reward that the round's optimisation saw). `callback(RoundInfo)` may end the generation by returning
     True: positions still masked then take their proposal. `progress(done, total)` is called after every round.
@@ -92,6 +96,8 @@ def guided_sample(
             one.
     Raises: as `sample` and `optimize_logits`; ValueError if the checkpoint belongs to other settings or is damaged.
     """
+    if order is None:
+        order = "confidence" if is_masked(denoiser) else "ancestral"
     unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold, end_token, pad_token)
     process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator, reward=reward)
     settings = Optimization(estimator, num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop)

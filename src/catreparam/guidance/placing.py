@@ -4,19 +4,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from catreparam.masked_diffusion import one_hot_tokens
 from catreparam.validation import inside_transform
 
 
-def take_rows(x: Float[Tensor, "B L V"], places: Int[Tensor, "B M"]) -> Float[Tensor, "B M V"]:
+def take_rows(x: Shaped[Tensor, "B L V"], places: Int[Tensor, "B M"]) -> Shaped[Tensor, "B M V"]:
     """The rows of x at these places of the flattened batch (`Canvas.places`)."""
     return x.flatten(0, 1).index_select(0, places.flatten()).unflatten(0, places.shape)
 
 
-def put_rows(x: Float[Tensor, "B L V"], places: Int[Tensor, "B M"], rows: Float[Tensor, "B M V"]) -> Tensor:
+def put_rows(x: Shaped[Tensor, "B L V"], places: Int[Tensor, "B M"], rows: Shaped[Tensor, "B M V"]) -> Tensor:
     """x with these rows at the places, in place."""
     x.view(-1, x.shape[-1]).index_copy_(0, places.flatten(), rows.flatten(0, 1))
     return x

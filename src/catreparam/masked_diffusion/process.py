@@ -202,8 +202,13 @@ class ReverseProcess:
         return replace(self, maskable=self.maskable[index], condition=condition, per_sequence=belong)
 
 
+def is_masked(denoiser: Denoiser) -> bool:
+    """Whether a denoiser is of masked diffusion."""
+    return isinstance(_corruption(denoiser), Masked)
+
+
 def _corruption(denoiser: Denoiser) -> Corruption:
-    return getattr(denoiser, "corruption", None) or Masked(denoiser.mask_token)
+    return getattr(denoiser, "corruption", None) or Masked(getattr(denoiser, "mask_token", -1))
 
 
 def _check_tokens(tokens: Tensor, denoiser: Denoiser) -> None:
