@@ -1,10 +1,11 @@
 """Rebuilds the studies under docs/results: polynomial programming, the categorical VAE on three latent shapes, the law.
 
-python scripts/reproduce.py [--only STUDY ... | --more] [--tune] [--jobs N]
+python scripts/reproduce.py [--only STUDY ... | --more | --paper] [--tune] [--jobs N]
 
 Every study is a command of catreparam with a run folder under runs/reproduce; the same call goes on after a kill.
 Tables, pages and the pictures of the documentation are copied to docs/results/STUDY. Hyperparameters come from its
-settings.json; --tune searches them anew first (half as long again). --more runs the further study, of more epochs.
+settings.json; --tune searches them anew first (half as long again). --more runs the further study, of more epochs,
+--paper those at the size of the paper: all of MNIST, then Fashion-MNIST, for hours.
 """
 
 import argparse
@@ -30,6 +31,12 @@ POLYNOMIAL_ESTIMATORS = (
     "straight_through gumbel_softmax gumbel_rao:num_noises=10 reinmax redge reindge exact_redge rloo reinmax_rloo"
 )
 OURS = "reinmax_rloo"
+FIVE = "straight_through gumbel_softmax reinmax redge exact_redge"
+FULL_SIZE_ESTIMATORS = (
+    "straight_through gumbel_softmax gumbel_rao:num_noises=10 reinmax redge redge_cov reindge "
+    "exact_redge:second_order_weight=0 exact_redge lambda_reinmax"
+)
+FULL_SIZE_SEARCH = "--num-trials 8 --search-seeds 1000 --lr-range 5e-4 3e-3 --vae.num-epochs 20"
 RIVALS = ("straight_through", "gumbel_softmax", "gumbel_rao:num_noises=10", "reinmax", "redge", OURS)
 
 
@@ -45,8 +52,8 @@ class Study:
     title: str = ""
     settings_of: str = ""
     """The study whose hyperparameters it takes, if not its own."""
-    more: bool = False
-    """Whether only --more or its name asks for it."""
+    asked_by: str = ""
+    """The option that asks for it, "more" or "paper"; "": none is needed."""
 
 
 def vae(
@@ -68,7 +75,7 @@ def vae(
 def longer(settings_of: str, num_epochs: int, num_latents: int, num_classes: int, activation: str) -> Study:
     """A VAE study with more epochs, the settings of the shorter one, and only RIVALS."""
     study = vae(num_latents, num_classes, activation, " ".join(RIVALS), num_epochs)
-    return replace(study, search="", settings_of=settings_of, more=True)
+    return replace(study, search="", settings_of=settings_of, asked_by="more")
 
 
 def polynomial(power: str) -> Study:
@@ -78,6 +85,18 @@ def polynomial(power: str) -> Study:
         f"--estimators {POLYNOMIAL_ESTIMATORS} --polynomial.powers {power} --polynomial.num-samples 2",
         search="--num-trials 6 --search-seeds 1000",
         plots=("Gap to the optimum",),
+    )
+
+
+def full_size(dataset: str, estimators: str, num_epochs: int, **facts: str) -> Study:
+    """The paper's network, one draw a step, on a whole data set; the search sees 20 epochs."""
+    return Study(
+        "sweep vae",
+        f"--estimators {estimators} --vae.dataset {dataset} --vae.num-latents 48 --vae.num-classes 2 "
+        f"--vae.batch-size 200 --vae.num-epochs {num_epochs} --vae.num-evaluation-samples 2",
+        plots=("Test −ELBO", "Train −ELBO"),
+        asked_by="paper",
+        **facts,
     )
 
 
@@ -91,6 +110,9 @@ STUDIES = {
     "vae-reinmax-4x24": vae(24, 4, "relu"),
     # Does the order last?
     "vae-48x2-longer": longer("vae-48x2", 80, 48, 2, "leaky_relu"),
+    "vae-mnist-48x2": full_size("mnist", FULL_SIZE_ESTIMATORS, 60, search=FULL_SIZE_SEARCH),
+    # Does the order carry over?
+    "vae-fashion-48x2": full_size("fashion_mnist", FIVE, 50, settings_of="vae-mnist-48x2"),
 }
 VAES = ("vae-48x2", "vae-reinmax-8x4", "vae-reinmax-4x24")
 EPOCHS = (10, 20, 30, 40, 50, 80)  # what the longer studies are compared after
@@ -101,17 +123,19 @@ def main() -> int:
     only = {"nargs": "+", "choices": STUDIES, "default": [], "metavar": "STUDY", "help": ", ".join(STUDIES)}
     parser.add_argument("--only", **only)
     parser.add_argument("--more", action="store_true", help="the further study instead: more epochs")
+    parser.add_argument("--paper", action="store_true", help="those at the paper's size instead (hours)")
     parser.add_argument("--tune", action="store_true", help="search the hyperparameters anew")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side, each on one thread")
     arguments = parser.parse_args()
     begin = time.perf_counter()
-    for name in arguments.only or [name for name, study in STUDIES.items() if study.more == arguments.more]:
+    asked = "paper" if arguments.paper else "more" if arguments.more else ""
+    for name in arguments.only or [name for name, study in STUDIES.items() if study.asked_by == asked]:
         print(f"\n== {name}, after {(time.perf_counter() - begin) / 60:.0f} min", flush=True)
         reproduce(name, tune=arguments.tune, jobs=arguments.jobs)
     if finished(VAES):
         compare_shapes()
     for name, study in STUDIES.items():
-        if study.more and finished([name]):
+        if study.asked_by == "more" and finished([name]):
             compare_epochs(name)
     print(f"\nAll done in {(time.perf_counter() - begin) / 60:.0f} min.")
     return 0

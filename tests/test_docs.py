@@ -1,5 +1,6 @@
 """The README's and the docs' Python blocks run, every page is on the site, every estimator has a page and a figure."""
 
+import csv
 import re
 import runpy
 import subprocess
@@ -67,15 +68,70 @@ def test_the_default_is_what_the_evidence_says():
     assert all(distance > 18 for name, distance in behind.items() if name != "reinmax_rloo")
 
 
-MEASURED = ("vae", "vae-48x2-longer")
+def rows_of(text: str) -> dict[str, list[str]]:
+    """The rows of all tables by their first cell, without what follows the estimator's name in it."""
+    lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in re.findall(r"^\|.*\|$", text, re.M)]
+    return {re.split("[:,]", cells[0].replace("`", ""))[0]: cells[1:] for cells in lines}
 
 
-def test_the_evidence_shows_the_measured_tables():
-    written = [(ROOT / "docs" / "results" / f"{name}.md").read_text(encoding="utf-8") for name in MEASURED]
-    tables = [table for text in written for table in re.findall(r"(?:^\|.*\n)+", text, re.M)]
-    assert [table.count("\n") for table in tables] == [10, 8]
-    shown = (ROOT / "docs/evidence.md").read_text(encoding="utf-8")
-    assert all(table in shown for table in tables)
+def section(page: str, title: str) -> str:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.split(r"^## |^\?\?\? ", text.partition(f"## {title}\n")[2], flags=re.M)[0]
+
+
+@pytest.mark.parametrize(
+    ("title", "name", "columns"),
+    [("Few digits, three shapes", "vae", (0, 2, 4)), ("Few digits, trained longer", "vae-48x2-longer", (1, 3, 5))],
+)
+def test_the_evidence_shows_the_measured_tables(title, name, columns):
+    measured = rows_of((ROOT / "docs" / "results" / f"{name}.md").read_text(encoding="utf-8"))
+    shown = rows_of(section("evidence.md", title))
+    assert shown.keys() & ESTIMATORS == measured.keys() & ESTIMATORS
+    for estimator in shown.keys() & ESTIMATORS:
+        assert shown[estimator] == [measured[estimator][column] for column in columns]
+
+
+SUDOKU = {  # the tables of the page, by title and heading: folder, group of each column, and what is counted
+    ("Without a prior", "estimator"): [
+        ("no-prior", group, "solved_argmax")
+        for group in (
+            "easy (36 to 45 clues), no prior, digits of peers' clues excluded",
+            "easy (36 to 45 clues), no prior",
+            "hard (22 to 29 clues), no prior, digits of peers' clues excluded",
+            "hard (22 to 29 clues), no prior",
+        )
+    ],
+    ("With a prior", "hard puzzles"): [
+        ("hard-long" if prior == "long" else "hard-weaker", f"hard (22 to 29 clues), prior {prior}", "exact")
+        for prior in ("untrained", "short", "medium", "long")
+    ],
+    ("With a prior", "easy puzzles"): [
+        ("easy-long" if prior == "long" else "easy-weaker", f"easy (36 to 45 clues), prior {prior}", "exact")
+        for prior in ("untrained", "short", "medium", "long")
+    ],
+}
+METHODS = {
+    "digits drawn": "unguided",
+    "most probable digits": "unguided_argmax",
+    "t1 = 0.9": "redge:t1=0.9",
+    "weight 1": "exact_redge:second_order_weight=1.0,num_noises=2",
+}
+
+
+@pytest.mark.parametrize(("title", "heading"), SUDOKU)
+def test_the_page_on_sudoku_shows_the_measured_numbers(title, heading):
+    (table,) = [
+        t for t in re.findall(r"(?:^\|.*\n)+", section("sudoku.md", title), re.M) if t.startswith(f"| {heading}")
+    ]
+    for line in table.splitlines()[2:]:
+        name, *cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        method = next(
+            (key for words, key in METHODS.items() if words in name), name.removeprefix("guided, ").strip("`")
+        )
+        for cell, (folder, group, count) in zip(cells, SUDOKU[title, heading], strict=True):
+            with (ROOT / "docs/results/sudoku" / folder / "table.csv").open(encoding="utf-8", newline="") as file:
+                found = [row[count] for row in csv.DictReader(file) if (row["group"], row["method"]) == (group, method)]
+            assert cell == "–" if not found else float(cell) == float(found[0].split(" ")[0]), (name, group)
 
 
 def test_the_page_on_antibodies_shows_the_measured_table():

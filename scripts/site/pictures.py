@@ -70,14 +70,15 @@ def colour(axes: Any) -> None:
     """Gives the lines of methods their colours, in the legend too; those of one colour differ in their mark."""
     lines = [line for line in axes.lines if re.split("[, ]", str(line.get_label()))[0] in METHODS]
     colours = [colour_of(str(line.get_label())) for line in lines]
+    legend = axes.get_legend()
+    keys = {key.get_label(): key for key in legend.legend_handles} if legend else {}
     for place, line in enumerate(lines):
         before = colours[:place].count(colours[place])
         points = line.get_linestyle() == "None"
-        line.set(
-            color=colours[place], **({"marker": MARKERS[before]} if points else {"linestyle": LINE_STYLES[before]})
-        )
-    if axes.get_legend():
-        axes.legend()
+        look = {"marker": MARKERS[before % 4]} if points else {"linestyle": LINE_STYLES[before % 4]}
+        line.set(color=colours[place], **look)
+        if key := keys.get(line.get_label()):
+            key.set(color=colours[place], **look)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """mkdocs hook: pages that are made from other places.
 
-A line `<!-- file: NAME -->` becomes that file of the repository, a line `<!-- commands -->` the help of every command.
+A line `<!-- file: NAME -->` becomes that file of the repository, a line `<!-- commands -->` the help of every command,
+a line `<!-- example: NAME -->` what that example printed, and its code.
 The address of the repository has one place, [project.urls] in pyproject.toml; where it is given, the site links to it.
 """
 
@@ -8,11 +9,13 @@ import contextlib
 import io
 import os
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
 FILE = re.compile(r"^<!-- file: (\S+) -->$", re.M)
+EXAMPLE = re.compile(r"^<!-- example: (\w+) -->$", re.M)
 COMMANDS = "<!-- commands -->"
 WIDTH = 88
 
@@ -27,6 +30,7 @@ def on_config(config: Any) -> Any:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs with the text of every page."""
     markdown = FILE.sub(lambda found: from_root((ROOT / found[1]).read_text(encoding="utf-8")), markdown)
+    markdown = EXAMPLE.sub(lambda found: example(found[1]), markdown)
     return markdown.replace(COMMANDS, commands()) if COMMANDS in markdown else markdown
 
 
@@ -41,6 +45,14 @@ def from_root(text: str) -> str:
     text = re.sub(r"\A# .*\n", "", text)
     text = re.sub(r"\]\(docs/", "](", text)
     return re.sub(r"\[([^\]]+)\]\((?!https?:|#)(?!\S+\.md)(\S+?)\)", r"\1 (`\2`)", text)
+
+
+def example(name: str) -> str:
+    """What an example printed when the gallery was made (scripts/site/gallery.py), and its code, folded."""
+    printed = (ROOT / "docs" / "results" / "examples" / f"{name}.txt").read_text(encoding="utf-8").strip()
+    code = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8").strip()
+    body = textwrap.indent(f"```python\n{code}\n```", "    ")
+    return f'{printed}\n\n??? example "The code: `examples/{name}.py`"\n\n{body}'
 
 
 def commands() -> str:

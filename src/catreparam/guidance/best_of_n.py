@@ -28,6 +28,8 @@ def best_of_n(
     remask_sigma: float = 0.0,
     block_size: int | None = None,
     threshold: float | None = None,
+    end_token: int | None = None,
+    pad_token: int | None = None,
     condition: Condition | None = None,
     per_sequence: Collection[str] | None = None,
     temperature: float = 1.0,
@@ -50,7 +52,7 @@ def best_of_n(
     """
     check_count("num_candidates", num_candidates)
     chunk = min(num_candidates, num_candidates if chunk_size is None else check_count("chunk_size", chunk_size))
-    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold)
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold, end_token, pad_token)
     process = ReverseProcess.start(
         denoiser, tokens, unmasking, condition, temperature, generator, reward=reward, per_sequence=per_sequence
     )

@@ -57,6 +57,8 @@ def guided_sample(
     remask_sigma: float = 0.0,
     block_size: int | None = None,
     threshold: float | None = None,
+    end_token: int | None = None,
+    pad_token: int | None = None,
     condition: Condition | None = None,
     temperature: float = 1.0,
     num_steps: int = 20,
@@ -90,7 +92,7 @@ def guided_sample(
             one.
     Raises: as `sample` and `optimize_logits`; ValueError if the checkpoint belongs to other settings or is damaged.
     """
-    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold)
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold, end_token, pad_token)
     process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator, reward=reward)
     settings = Optimization(estimator, num_steps, lr, kl_weight, num_samples, forgetting, max_grad_norm, early_stop)
     return generate(process, reward, tokens, settings, commit, checkpoint, callback, progress)
@@ -113,9 +115,9 @@ def generate(
     if checkpoint is not None:
         digest = fingerprint(tokens, process, settings, commit)
         file = Checkpoint.of(checkpoint, digest, process.generator, settings.estimator)
-    state = (file.load(tokens) if file else None) or GuidedState.start(tokens)
+    state = (file.load(tokens) if file else None) or GuidedState.start(process.limit(tokens))
     while state.round_index < num_rounds and not state.stopped and not process.is_done(state.tokens):
-        prior = process.prior(state.tokens)
+        prior = process.prior(state.tokens, state.round_index)
         try:
             frozen = ~process.masked(state.tokens)
             problem = Problem.of(prior, reward, state.tokens, frozen, track_best=commit == "best")
@@ -129,7 +131,7 @@ def generate(
         info = RoundInfo(state.round_index, num_rounds, after, clean, optimized)
         stopped = callback is not None and callback(info) is True
         if stopped:
-            after = torch.where(process.masked(after), clean, after)
+            after = process.completed(torch.where(process.masked(after), clean, after))
             info = dataclasses.replace(info, tokens=after)
         state = _next_state(state, process, prior, info, stopped=stopped, keep=settings.forgetting < 1)
         if file:
@@ -158,11 +160,16 @@ def _next_state(
     state: GuidedState, process: ReverseProcess, prior: Tensor, info: RoundInfo, *, stopped: bool, keep: bool
 ) -> GuidedState:
     optimized = info.optimized
-    revealed = process.revealed(state.tokens, info.tokens)
-    guided, log_prior = optimized.logits[revealed], torch.log_softmax(prior.to(optimized.logits.dtype)[revealed], -1)
-    zeros = torch.zeros(revealed.shape, dtype=guided.dtype, device=guided.device)
-    kl = zeros.masked_scatter(revealed, divergence(guided, log_prior).kl)
-    log_prob = zeros.masked_scatter(revealed, _log_prob(log_prior, info.clean[revealed]))
+    last = stopped or state.round_index + 1 == info.num_rounds
+    fixed, drawn = process.decided(state.tokens, info.tokens, last=last)
+    guided, log_prior = (
+        process.transition(logits[drawn], state.tokens[drawn], state.round_index, last=last)
+        for logits in (optimized.logits, prior.to(optimized.logits.dtype))
+    )
+    log_prior = torch.log_softmax(log_prior, -1)
+    zeros = torch.zeros(drawn.shape, dtype=guided.dtype, device=guided.device)
+    kl = zeros.masked_scatter(drawn, divergence(guided, log_prior).kl)
+    log_prob = zeros.masked_scatter(drawn, _log_prob(log_prior, info.tokens[drawn])) * fixed
     trace, masked = Trace(list(state.trace.rows)), float(process.masked(state.tokens).sum(-1).float().mean())
     for row in optimized.trace.rows:
         trace.append(round=state.round_index, masked=masked, **row)

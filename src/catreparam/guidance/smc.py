@@ -31,6 +31,8 @@ def smc(
     remask_sigma: float = 0.0,
     block_size: int | None = None,
     threshold: float | None = None,
+    end_token: int | None = None,
+    pad_token: int | None = None,
     condition: Condition | None = None,
     per_sequence: Collection[str] | None = None,
     temperature: float = 1.0,
@@ -59,12 +61,12 @@ def smc(
     weight = check_number("reward_weight", reward_weight, least=0.0)
     least = check_number("ess_threshold", ess_threshold, least=0.0, most=1.0)
     check_choice("select", select, ("best", "draw"))
-    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold)
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold, end_token, pad_token)
     process = ReverseProcess.start(
         denoiser, tokens, unmasking, condition, temperature, generator, reward=reward, per_sequence=per_sequence
     ).repeated(count)
     chunk = check_count("chunk_size", tokens.shape[0] * count or 1 if chunk_size is None else chunk_size)
-    batch, tokens = tokens.shape[0], tokens.repeat_interleave(count, 0)
+    batch, tokens = tokens.shape[0], process.limit(tokens.repeat_interleave(count, 0))
     log_weight = torch.zeros(batch, count, device=tokens.device)
     log_prob = torch.zeros(batch * count, device=tokens.device)
     evaluations, trace = Evaluations(), Trace()
@@ -76,7 +78,7 @@ def smc(
         after = process.step(tokens, clean, drawn, round_index)
         evaluations += Evaluations(count * process.evaluations_per_round, count)
         log_weight = log_weight + weight * (now if rewards is None else now - rewards).reshape(batch, count)
-        log_prob = log_prob + (drawn * process.revealed(tokens, after)).sum(-1)
+        log_prob = log_prob + (drawn * process.revealed(tokens, after, round_index)).sum(-1)
         ancestor, log_weight, effective = _resampled(log_weight, least * count, generator)
         tokens, rewards, log_prob = after[ancestor], now[ancestor], log_prob[ancestor]
         best = float(now.reshape(batch, count).amax(-1).mean())
@@ -99,9 +101,10 @@ def _proposals(
     for start in range(0, tokens.shape[0], chunk):
         rows = process.rows(start, start + chunk)
         given = tokens[start : start + chunk]
-        prior = rows.prior(given)
-        clean, drawn = draw_masked(prior, given, process.masked(given), process.generator)
-        parts.append((clean, drawn, reward_of(rows.bound(reward), clean, prior.shape[-1], f"in round {round_index}")))
+        prior = rows.prior(given, round_index)
+        clean, drawn = draw_masked(prior, given, rows.masked(given), process.generator)
+        where, left = f"in round {round_index}", rows.completed(clean)
+        parts.append((clean, drawn, reward_of(rows.bound(reward), left, prior.shape[-1], where)))
     clean, drawn, rewards = (torch.cat(part) for part in zip(*parts, strict=True))
     return clean, drawn, rewards
 

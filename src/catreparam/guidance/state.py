@@ -106,6 +106,8 @@ def fingerprint(tokens: Tensor, process: ReverseProcess, settings: Optimization,
     parts = [tokens, estimator, unmasking.num_rounds, unmasking.schedule, unmasking.remask_sigma, unmasking.order]
     parts += [process.denoiser, process.temperature, *numbers, commit]
     parts += [] if unmasking.block_size is unmasking.threshold is None else [unmasking.block_size, unmasking.threshold]
+    later = [unmasking.end_token, unmasking.pad_token, getattr(process.denoiser, "corruption", None)]
+    parts += later if any(part is not None for part in later) else []  # older files lack them
     parts += [part for key in sorted(process.condition) for part in (key, process.condition[key])]
     return hashlib.sha256(json.dumps([_readable(part) for part in parts]).encode()).hexdigest()
 

@@ -39,6 +39,8 @@ def svdd(
     remask_sigma: float = 0.0,
     block_size: int | None = None,
     threshold: float | None = None,
+    end_token: int | None = None,
+    pad_token: int | None = None,
     condition: Condition | None = None,
     temperature: float = 1.0,
     progress: Callable[[int, int], Any] | None = None,
@@ -62,9 +64,9 @@ def svdd(
     check_count("num_candidates", num_candidates)
     check_flag("lookahead", lookahead)
     weight = check_reward_weight(reward_weight)
-    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold)
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold, end_token, pad_token)
     process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator, reward=reward)
-    reward = process.bound(reward)
+    reward, tokens = process.bound(reward), process.limit(tokens)
     evaluations, trace = Evaluations(), Trace()
     log_prob = kl = torch.zeros(tokens.shape[0], device=tokens.device)
     rewards: Tensor | None = None
@@ -73,7 +75,7 @@ def svdd(
         if process.is_done(tokens):
             break
         if prior is None:
-            prior = process.prior(tokens)
+            prior = process.prior(tokens, round_index)
             evaluations += Evaluations(model=process.evaluations_per_round)
         look = lookahead and round_index + 1 < num_rounds
         evaluations += Evaluations(num_candidates * process.evaluations_per_round if look else 0, num_candidates)
@@ -108,9 +110,9 @@ def _propose(
     """One candidate for every sequence."""
     clean, drawn = draw_masked(prior, tokens, process.masked(tokens), process.generator)
     after = process.step(tokens, clean, drawn, round_index, prior=prior)
-    log_prob = (drawn * process.revealed(tokens, after)).sum(-1)
-    ahead = process.prior(after) if look else None
+    log_prob = (drawn * process.revealed(tokens, after, round_index)).sum(-1)
+    ahead = process.prior(after, round_index + 1) if look else None
     if ahead is not None:
         clean, _ = draw_masked(ahead, after, process.masked(after), process.generator)
-    value = reward_of(reward, clean, prior.shape[-1], f"in round {round_index}")
+    value = reward_of(reward, process.completed(clean), prior.shape[-1], f"in round {round_index}")
     return _Candidate(selection_scores(value, weight, process.generator), after, value, log_prob, ahead)

@@ -2,6 +2,7 @@
 
 from catreparam.masked_diffusion.adapters import from_masked_lm, from_mdlm
 from catreparam.masked_diffusion.conditions import Condition
+from catreparam.masked_diffusion.corruption import Corruption, Masked, Uniform
 from catreparam.masked_diffusion.denoiser import (
     ClassifierFree,
     Denoiser,
@@ -20,11 +21,14 @@ __all__ = [
     "MASK_SCHEDULES",
     "ClassifierFree",
     "Condition",
+    "Corruption",
     "Denoiser",
+    "Masked",
     "Proposal",
     "ReverseProcess",
     "Sample",
     "TableDenoiser",
+    "Uniform",
     "Unmasking",
     "as_denoiser",
     "carry_over",

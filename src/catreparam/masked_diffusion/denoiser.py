@@ -10,6 +10,7 @@ from torch import Tensor
 
 from catreparam.categorical import wide
 from catreparam.masked_diffusion.conditions import Condition, entries_for, names_of
+from catreparam.masked_diffusion.corruption import Corruption
 from catreparam.validation import check_count, check_number
 
 
@@ -23,7 +24,8 @@ class Denoiser(Protocol):
     vocab_size is the last axis of the logits, nothing else. A mask token inside it (BERT, RoBERTa) has a column of
     -inf; one outside it (mask_token == vocab_size, usually) has none.
 
-    Optional: `evaluations_per_call` (int, default 1), the model evaluations that a call costs a sequence.
+    Optional: `evaluations_per_call` (int, default 1), the model evaluations that a call costs a sequence; `corruption`,
+    what the model was trained to undo (`Masked`, or `Uniform`: then tokens are never masked; default masks).
 
     Fields:
         mask_token: the id of masked positions.
@@ -39,8 +41,8 @@ class Denoiser(Protocol):
 class FunctionDenoiser:
     """What `as_denoiser` returns."""
 
-    def __init__(self, function: Callable[..., Tensor], mask_token: int) -> None:
-        self.function, self.mask_token = function, mask_token
+    def __init__(self, function: Callable[..., Tensor], mask_token: int, corruption: Corruption | None = None) -> None:
+        self.function, self.mask_token, self.corruption = function, mask_token, corruption
         self.evaluations_per_call = 1
         self.__wrapped__ = function  # whose keyword arguments are the condition's
 
@@ -48,12 +50,19 @@ class FunctionDenoiser:
         return self.function(tokens, **condition)
 
 
-def as_denoiser(function: Callable[..., Tensor], *, mask_token: int, forbidden: Iterable[int] = ()) -> Denoiser:
+def as_denoiser(
+    function: Callable[..., Tensor],
+    *,
+    mask_token: int,
+    forbidden: Iterable[int] = (),
+    corruption: Corruption | None = None,
+) -> Denoiser:
     """A denoiser from any function (tokens [B, L], **condition) -> prior logits [B, L, vocab_size].
 
     `forbidden` tokens are never drawn: their columns become -inf. If the last axis counts the mask token, name it there
-    too, or use `from_masked_lm`. A function with an argument `masked_fraction` is handed that of every sequence [B], a
-    model with time conditioning say.
+    too, or use `from_masked_lm`. A model with time conditioning has an argument `masked_fraction`, that of every
+    sequence [B], or `noise_level`, that of the schedule before the round [B]; it is handed what it names.
+    `corruption` is what the model was trained to undo; None: masks. See `Uniform`.
 
     >>> denoiser = as_denoiser(lambda tokens: torch.zeros(*tokens.shape, 9), mask_token=9)
     >>> denoiser(torch.full((2, 4), 9)).shape
@@ -63,13 +72,13 @@ def as_denoiser(function: Callable[..., Tensor], *, mask_token: int, forbidden: 
         raise TypeError(f"a denoiser must be callable, got {function!r}")
     mask_token, forbidden = check_count("mask_token", mask_token, 0), checked_ids(forbidden)
     if not forbidden:
-        return FunctionDenoiser(function, mask_token)
+        return FunctionDenoiser(function, mask_token, corruption)
 
     @functools.wraps(function)
     def allowed(tokens: Tensor, **condition: Any) -> Tensor:
         return without_tokens(function(tokens, **condition), forbidden)
 
-    return FunctionDenoiser(allowed, mask_token)
+    return FunctionDenoiser(allowed, mask_token, corruption)
 
 
 class ClassifierFree:
@@ -79,8 +88,8 @@ class ClassifierFree:
         denoiser: the model, which takes the condition as keyword arguments.
         null_condition: replaces the condition's entries of the same name in the second evaluation; tensors of one row
             are expanded to the batch.
-        weight: a number, or a function of the unmasked fraction in [0, 1] (a tensor [B]) -> weight (a number or a
-            tensor [B]).
+        weight: a number, or a function of the unmasked fraction in [0, 1] (a tensor [B]; 1 where the corruption is no
+            mask) -> weight (a number or a tensor [B]).
 
     >>> def logits(tokens, bias):
     ...     return torch.zeros(*tokens.shape, 2) + torch.tensor([0.0, bias])
@@ -99,6 +108,7 @@ class ClassifierFree:
         self.denoiser, self.weight = denoiser, weight
         self.null_condition = dict(null_condition)
         self.mask_token = denoiser.mask_token
+        self.corruption = getattr(denoiser, "corruption", None)
         self.__wrapped__ = denoiser  # whose keyword arguments are the condition's
         self.evaluations_per_call = 2 * evaluations_per_call(denoiser)
 

@@ -158,8 +158,14 @@ def _takes_one(function: Any) -> bool:
 def reveal(
     score: Float[Tensor, "B L"], candidates: Bool[Tensor, "B L"], count: Int[Tensor, " B"]
 ) -> Bool[Tensor, "B L"]:
-    """The `count` candidates of the highest score, per sequence."""
-    ranked = score.float().masked_fill(~candidates, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    """The `count` candidates of the highest score, per sequence; those scored -inf come last."""
+    least = torch.finfo(torch.float32).min
+    ranked = (
+        score.float()
+        .clamp_min(least)
+        .masked_fill(~candidates, -torch.inf)
+        .argsort(dim=-1, descending=True, stable=True)
+    )
     places = torch.arange(score.shape[-1], device=score.device).expand_as(ranked)
     rank = torch.empty_like(ranked).scatter(-1, ranked, places)
     return candidates & (rank < count.unsqueeze(-1))

@@ -14,11 +14,13 @@ from catreparam.masked_diffusion.conditions import (
     Condition,
     check_condition,
     entries_for,
+    names_of,
     per_sequence_entries,
     picked,
 )
+from catreparam.masked_diffusion.corruption import Corruption, Masked
 from catreparam.masked_diffusion.denoiser import Denoiser, carry_over, evaluations_per_call, prior_of
-from catreparam.masked_diffusion.steps import Unmasking, reverse_step
+from catreparam.masked_diffusion.steps import Unmasking
 from catreparam.validation import check_generator, check_number
 
 
@@ -41,7 +43,7 @@ class ReverseProcess:
     >>> tokens = torch.tensor([[9, 9, 4, 9]])
     >>> process = ReverseProcess.start(denoiser, tokens, Unmasking(num_rounds=3))
     >>> for round_index in range(3):
-    ...     clean, log_prob = draw_tokens(process.prior(tokens))
+    ...     clean, log_prob = draw_tokens(process.prior(tokens, round_index))
     ...     tokens = process.step(tokens, clean, log_prob, round_index)
     >>> process.is_done(tokens), int(tokens[0, 2])
     (True, 4)
@@ -80,6 +82,7 @@ class ReverseProcess:
         if per_sequence is not None:
             per_sequence = per_sequence_entries(condition, tokens.shape[0], per_sequence)
         maskable = tokens == denoiser.mask_token
+        _corruption(denoiser).check(unmasking, denoiser.mask_token)
         unmasking.rounds_of_block(maskable)
         if tokens.numel() and not bool(maskable.any()):
             warnings.warn(
@@ -94,17 +97,33 @@ class ReverseProcess:
         """Model evaluations that `prior` costs a sequence."""
         return evaluations_per_call(self.denoiser)
 
+    @property
+    def corruption(self) -> Corruption:
+        """What the model was trained to undo."""
+        return _corruption(self.denoiser)
+
+    def limit(self, tokens: Int[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+        """The tokens of the first round: as they are given, or in uniform-state diffusion drawn where masked."""
+        return self.corruption.limit(tokens, self.maskable, self.generator)
+
     def masked(self, tokens: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
-        """Where tokens are masked."""
-        return tokens == self.denoiser.mask_token
+        """Where tokens are still to be decided: the masked ones, or in uniform-state diffusion all generated ones."""
+        return self.corruption.undecided(tokens, self.maskable)
 
     def is_done(self, tokens: Int[Tensor, "B L"]) -> bool:
         """Whether no later round can change anything: nothing is masked, and nothing will be."""
         return self.unmasking.remask_sigma == 0 and not bool(self.masked(tokens).any())
 
-    def prior(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L V"]:
-        """The denoiser's logits at the process's temperature, revealed tokens carried over; checked, no gradient."""
-        logits = prior_of(self.denoiser, tokens, self.condition, temperature=self.temperature)
+    def prior(self, tokens: Int[Tensor, "B L"], round_index: int = 0) -> Float[Tensor, "B L V"]:
+        """The denoiser's logits at the process's temperature, revealed tokens carried over; checked, no gradient.
+
+        A denoiser that takes a `noise_level` is told that of the schedule before the round.
+        """
+        condition = self.condition
+        if "noise_level" not in condition and "noise_level" in (names_of(self.denoiser) or ()):
+            level, _ = self.unmasking.noise_levels(min(round_index, self.unmasking.num_rounds - 1))
+            condition = {**condition, "noise_level": torch.full(tokens.shape[:1], level, device=tokens.device)}
+        logits = prior_of(self.denoiser, tokens, condition, temperature=self.temperature)
         _check_inside(tokens, logits.shape[-1], self.denoiser.mask_token)
         return carry_over(logits, tokens, ~self.masked(tokens))
 
@@ -128,28 +147,42 @@ class ReverseProcess:
         logits: Float[Tensor, "B L V"] | None = None,
     ) -> Int[Tensor, "B L"]:
         """The tokens after this round, see `reverse_step`; `prior` and the `logits` drawn from are for orders."""
-        return reverse_step(
-            tokens,
-            clean,
-            log_prob,
-            round_index=round_index,
-            unmasking=self.unmasking,
-            maskable=self.maskable,
-            mask_token=self.denoiser.mask_token,
-            generator=self.generator,
-            logits=prior if logits is None else logits,
-            prior=prior,
-            temperature=self.temperature,
-        )
+        settings = {"round_index": round_index, "unmasking": self.unmasking, "maskable": self.maskable}
+        settings |= {"generator": self.generator, "temperature": self.temperature}
+        settings |= {"logits": prior if logits is None else logits, "prior": prior}
+        return self.corruption.step(tokens, clean, log_prob, settings)
+
+    def completed(self, tokens: Int[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+        """Proposed tokens as they would be left: with padding behind the end of a text."""
+        return self.unmasking.ended(tokens, self.maskable)
+
+    def transition(
+        self, logits: Float[Tensor, "N V"], tokens: Int[Tensor, " N"], round_index: int, *, last: bool = False
+    ) -> Float[Tensor, "N V"]:
+        """Logits of what a round's step draws at single positions, see `Corruption`."""
+        before, after = self.unmasking.noise_levels(round_index)
+        return self.corruption.transition(logits, tokens, before, 0.0 if last else after)
 
     def window(self, tokens: Int[Tensor, "B L"], round_index: int) -> Bool[Tensor, "B L"]:
         """Where a round may reveal tokens: the masked positions, with blocks those of the present one."""
         masked = self.masked(tokens)
         return masked & self.unmasking.window(masked, self.maskable, round_index)
 
-    def revealed(self, before: Int[Tensor, "B L"], after: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
-        """Where a step has revealed tokens."""
-        return self.masked(before) & ~self.masked(after)
+    def decided(
+        self, before: Int[Tensor, "B L"], after: Int[Tensor, "B L"], *, last: bool
+    ) -> tuple[Bool[Tensor, "B L"], Bool[Tensor, "B L"]]:
+        """Where a step has fixed tokens, and where it has drawn any; not padding behind an end, which follows."""
+        fixed, drawn = self.corruption.decided(before, after, self.maskable, last=last)
+        if self.unmasking.end_token is None:
+            return fixed, drawn
+        free = ~self.unmasking.past_end(after, self.maskable)
+        return fixed & free, drawn & free
+
+    def revealed(
+        self, before: Int[Tensor, "B L"], after: Int[Tensor, "B L"], round_index: int = 0
+    ) -> Bool[Tensor, "B L"]:
+        """Where a round's step has drawn the final token."""
+        return self.decided(before, after, last=round_index + 1 >= self.unmasking.num_rounds)[0]
 
     def repeated(self, times: int) -> "ReverseProcess":
         """The process for `times` copies of every sequence, side by side, their part of the condition included."""
@@ -167,6 +200,10 @@ class ReverseProcess:
         belong = per_sequence_entries(self.condition, batch, self.per_sequence)
         condition = {key: picked(value, index) if key in belong else value for key, value in self.condition.items()}
         return replace(self, maskable=self.maskable[index], condition=condition, per_sequence=belong)
+
+
+def _corruption(denoiser: Denoiser) -> Corruption:
+    return getattr(denoiser, "corruption", None) or Masked(denoiser.mask_token)
 
 
 def _check_tokens(tokens: Tensor, denoiser: Denoiser) -> None:

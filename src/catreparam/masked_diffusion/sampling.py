@@ -43,6 +43,8 @@ def sample(
     remask_sigma: float = 0.0,
     block_size: int | None = None,
     threshold: float | None = None,
+    end_token: int | None = None,
+    pad_token: int | None = None,
     condition: Condition | None = None,
     temperature: float = 1.0,
     commit: str = "sample",
@@ -65,7 +67,7 @@ def sample(
     (4, True)
     """
     check_choice("commit", commit, ("sample", "argmax"))
-    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold)
+    unmasking = Unmasking(num_rounds, schedule, order, remask_sigma, block_size, threshold, end_token, pad_token)
     process = ReverseProcess.start(denoiser, tokens, unmasking, condition, temperature, generator)
     return run_process(process, tokens, callback, greedy=commit == "argmax")
 
@@ -78,15 +80,16 @@ def run_process(
     greedy: bool = False,
 ) -> Sample:
     """The loop of `sample`: all rounds of a process, each position drawn from the prior, or its most probable token."""
+    tokens = process.limit(tokens)
     log_prob, evaluations, vocab_size = torch.zeros(tokens.shape[0], device=tokens.device), 0, None
     for round_index in range(process.unmasking.num_rounds):
         if process.is_done(tokens):
             break
-        prior = process.prior(tokens)
+        prior = process.prior(tokens, round_index)
         masked = process.masked(tokens)
         clean, drawn = likeliest_tokens(prior) if greedy else draw_masked(prior, tokens, masked, process.generator)
         after = process.step(tokens, clean, drawn, round_index, prior=prior)
-        log_prob = log_prob + (drawn * process.revealed(tokens, after)).sum(-1)
+        log_prob = log_prob + (drawn * process.revealed(tokens, after, round_index)).sum(-1)
         tokens, vocab_size = after, prior.shape[-1]
         evaluations += process.evaluations_per_round
         if callback is not None:

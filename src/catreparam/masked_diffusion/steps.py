@@ -14,6 +14,7 @@ from catreparam.validation import check_choice, check_count, check_number
 MASK_SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1.0 - progress,
     "even": lambda progress: 1.0 - progress,
+    "floor": lambda progress: 1.0 - 0.999 * progress,
     "cosine": lambda progress: math.cos(math.pi / 2 * progress),
     "arccos": lambda progress: math.acos(progress) / (math.pi / 2),
 }
@@ -23,8 +24,8 @@ MASK_SCHEDULES: dict[str, Callable[[float], float]] = {
 def mask_fraction(schedule: str, progress: float) -> float:
     """The fraction of the maskable positions that is masked after the part `progress` of the rounds; from 1 down to 0.
 
-    linear and even: 1 - r. cosine: cos(pi r / 2), reveals little at the start. arccos: arccos(r) / (pi / 2), much in
-    the last rounds. Raises ValueError for an unknown schedule or a progress outside [0, 1].
+    linear and even: 1 - r. floor: 1 - 0.999 r. cosine: cos(pi r / 2), reveals little at the start. arccos:
+    arccos(r) / (pi / 2), much in the last rounds. Raises ValueError for an unknown schedule, a progress outside [0, 1].
 
     >>> [round(mask_fraction(name, 0.5), 3) for name in ("linear", "cosine", "arccos")]
     [0.5, 0.707, 0.667]
@@ -43,7 +44,8 @@ class Unmasking:
     Parameters:
         num_rounds: model evaluations.
         schedule: "linear", "cosine" or "arccos": the masked fraction over the rounds. "even" is linear with the same
-            number in every round, one more in the first where it does not divide (as LLaDA).
+            number in every round, one more in the first where it does not divide (as LLaDA). "floor" is linear down to
+            0.001, and reveals that part of what is still masked, rounded down: it may be none (as Dream).
         order: which masked positions are revealed. "ancestral": each independently, with the posterior's probability
             (their number varies). The others reveal exactly the schedule's number: "random", "confidence" (most
             probable drawn token first; see `confidence_order` for MaskGIT's noise), "model_confidence" (the same by the
@@ -56,6 +58,10 @@ class Unmasking:
             in an equal part of the rounds; later blocks are not touched. None: all at once.
         threshold: in (0, 1]: a round reveals all tokens of at least this probability, as they were drawn, and at least
             one, instead of the schedule's number; blocks follow when they can. Not for "ancestral". None: no threshold.
+        end_token: ends a text: once a step has revealed it, all generated positions behind it hold `pad_token`,
+            whatever they held, and are finished. Given tokens are kept, and an end among them ends nothing. Not with
+            remasking. The denoiser must allow it (`forbidden`). None: no token ends anything.
+        pad_token: what stands behind the end; None: the end token.
     """
 
     num_rounds: int = 20
@@ -64,6 +70,8 @@ class Unmasking:
     remask_sigma: float = 0.0
     block_size: int | None = None
     threshold: float | None = None
+    end_token: int | None = None
+    pad_token: int | None = None
 
     def __post_init__(self) -> None:
         check_count("num_rounds", self.num_rounds)
@@ -77,6 +85,33 @@ class Unmasking:
             check_number("threshold", self.threshold, above=0.0, most=1.0)
             if self.order == "ancestral":
                 raise ValueError('threshold chooses by probability, which order="ancestral" does not; choose another')
+
+        for name in ("end_token", "pad_token"):
+            if (token := getattr(self, name)) is not None:
+                check_count(name, token, 0)
+        if self.end_token is None and self.pad_token is not None:
+            raise ValueError(f"pad_token stands behind an end_token, of which there is none; got {self.pad_token}")
+        if self.end_token is not None and self.remask_sigma > 0:
+            raise ValueError("end_token ends a text for good, remask_sigma takes tokens back; choose one of them")
+
+    def noise_levels(self, round_index: int) -> tuple[float, float]:
+        """The masked fraction by the schedule before a round and after it."""
+        before, after = (mask_fraction(self.schedule, (round_index + done) / self.num_rounds) for done in (0, 1))
+        return before, after
+
+    def past_end(self, tokens: Int[Tensor, "B L"], maskable: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+        """The generated positions behind the first generated end token."""
+        if self.end_token is None:
+            return torch.zeros_like(maskable)
+        ends = (tokens == self.end_token) & maskable
+        return maskable & (ends.cumsum(-1) > ends.long())
+
+    def ended(self, tokens: Int[Tensor, "B L"], maskable: Bool[Tensor, "B L"]) -> Int[Tensor, "B L"]:
+        """The tokens, with padding behind the end."""
+        if self.end_token is None:
+            return tokens
+        pad = self.end_token if self.pad_token is None else self.pad_token
+        return tokens.masked_fill(self.past_end(tokens, maskable), pad)
 
     def rounds_of_block(self, maskable: Bool[Tensor, "B L"]) -> int:
         """The rounds that each block gets. Raises ValueError unless they divide among the blocks."""
@@ -132,7 +167,7 @@ def reverse_step(
     Reference: Wang et al. 2025 (ReMDM), https://arxiv.org/abs/2503.00307; Sahoo et al. 2024 (MDLM).
     """
     rounds, last = unmasking.rounds_of_block(maskable), round_index + 1 >= unmasking.num_rounds
-    everywhere, done = tokens == mask_token, round_index % rounds
+    everywhere, done, generated = tokens == mask_token, round_index % rounds, maskable
     maskable = unmasking.window(everywhere, maskable, round_index)
     masked = everywhere & maskable
     before = 1 - mask_fraction(unmasking.schedule, done / rounds)
@@ -152,10 +187,11 @@ def reverse_step(
     else:
         now = masked.sum(-1)
         count = _count(unmasking, masked, maskable, again, log_prob, done, rounds)
-        count = torch.minimum(count.clamp_min(0 if sigma > 0 else 1), now)
+        least = 0 if sigma > 0 or unmasking.schedule == "floor" else 1
+        count = torch.minimum(count.clamp_min(least), now)
         proposal = Proposal(clean, log_prob, (done + 1) / rounds, logits, prior, temperature, generator)
         shown = reveal(score(proposal), masked, count)
-    return torch.where(shown, clean, tokens).masked_fill(again, mask_token)
+    return unmasking.ended(torch.where(shown, clean, tokens).masked_fill(again, mask_token), generated)
 
 
 def _count(
@@ -165,10 +201,12 @@ def _count(
     if unmasking.threshold is not None:
         return (masked & (log_prob >= math.log(unmasking.threshold))).sum(-1)
     total = maskable.sum(-1)
+    if unmasking.schedule == "floor":
+        before, after = (mask_fraction("floor", (done + ended) / rounds) for ended in (0, 1))
+        return (masked.sum(-1) * (1 - after / before)).floor().long() + again.sum(-1)
     if unmasking.schedule == "even":
-        left = total - (total // rounds) * (done + 1) - (total % rounds).clamp_max(done + 1)
-    else:
-        left = (mask_fraction(unmasking.schedule, (done + 1) / rounds) * total - 1e-6).ceil().long()
+        return total // rounds + (done < total % rounds).long() + again.sum(-1)
+    left = (mask_fraction(unmasking.schedule, (done + 1) / rounds) * total - 1e-6).ceil().long()
     return masked.sum(-1) + again.sum(-1) - left
 
 
