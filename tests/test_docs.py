@@ -151,7 +151,7 @@ def paragraphs(page: Path) -> list[str]:
 # One fact, one place: whoever says it too links there
 SAID_ONCE = {
     "estimators.md#the-law-of-the-hard-sample": r"(?i)\blaw\b[^.]*\bdrifts?\b|\bdrifts?\b[^.]*\blaw\b",
-    "moe.md#which-experts-must-run": r"(?i)\bexperts?\b[^.|]*\b(not |un)chosen\b|\bchosen experts?\b[^.|]*\b(run|alone)\b",
+    "moe.md#which-experts-must-run": r"(?i)\bexperts?\b[^.|]*\b(not |un)chosen\b|\bchosen experts?\b[^.|]*\brun\b",
 }
 
 
