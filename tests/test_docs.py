@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from catreparam import ESTIMATORS
+from catreparam import ESTIMATORS, alpha_grid, redge_cov_surrogate, redge_surrogate
 
 ROOT = Path(__file__).parent.parent
 PROBLEM_WITH_PAGE = runpy.run_path(str(ROOT / "scripts" / "site" / "estimators.py"))["problem_with_page"]
@@ -160,6 +161,45 @@ def test_the_page_on_antibodies_shows_the_measured_table():
     (table,) = re.findall(r"(?:^\|.*\n)+", written, re.M)
     assert table.count("\n") == 14
     assert table in (ROOT / "docs" / "antibody.md").read_text(encoding="utf-8")
+
+
+def paragraphs(page: Path) -> list[str]:
+    """The paragraphs, list items and table rows of a page, each on a line."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    return [" ".join(part.split()) for part in re.split(r"\n\s*\n|\n(?=[|-])", prose)]
+
+
+# One fact, one place: whoever says it too links there
+SAID_ONCE = {
+    "estimators.md#the-law-of-the-hard-sample": r"(?i)\blaw\b[^.]*\bdrifts?\b|\bdrifts?\b[^.]*\blaw\b",
+    "moe.md#which-experts-must-run": r"(?i)\bexperts?\b[^.|]*\b(not |un)chosen\b|\bchosen experts?\b[^.|]*\brun\b",
+}
+
+
+@pytest.mark.parametrize("place", SAID_ONCE)
+def test_what_is_said_in_one_place_is_linked_to_from_the_others(place):
+    said, (home, anchor) = re.compile(SAID_ONCE[place]), place.split("#")
+    for page in PAGES:
+        if page.name != home and "results" not in page.parts:
+            alone = [text for text in paragraphs(page) if said.search(text) and f"#{anchor}" not in text]
+            assert alone == [], f"{page_id(page)}: link to {place}"
+
+
+@pytest.mark.parametrize("num_classes", [3, 10])
+def test_the_law_drifts_below_the_t1_that_the_page_names(num_classes):
+    text = " ".join((ROOT / "docs" / "estimators.md").read_text(encoding="utf-8").split())
+    assert "within 0.005 of softmax(logits) at t1 = 0.5 and above. Below 0.5 it drifts.**" in text
+    assert "That of `redge_cov` drifts below 0.7 already." in text
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(8, 1, num_classes, generator=generator)
+    half = torch.randn(8, 10_000, num_classes, generator=generator)
+
+    def distance(surrogate, t1: float) -> float:
+        law = surrogate(logits, noise=torch.cat([half, -half], 1), schedule=alpha_grid(4, t1)).mean(1)
+        return float((law - torch.softmax(logits[:, 0], -1)).abs().sum(-1).mean() / 2)
+
+    assert [distance(redge_surrogate, t1) < 0.005 for t1 in (0.4, 0.5, 0.7, 0.9)] == [False, True, True, True]
+    assert [distance(redge_cov_surrogate, t1) < 0.01 for t1 in (0.5, 0.7, 0.9)] == [False, True, True]
 
 
 def test_importing_the_package_needs_no_optional_dependency():
