@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import catreparam
+from catreparam.report.figures import colour_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -115,6 +116,35 @@ def test_moving_sliders_changes_what_is_shown(tmp_path):
     assert moved == linked
     assert moved["tv"] > 0.05  # the law of redge at t1 = 0.1 and two steps
     assert '<output data-for="t1">0.1</output>' in dom
+
+
+def test_the_address_follows_the_sliders_and_restores_them(tmp_path):
+    move = """
+      const root = document.getElementById("playground"), before = location.href;
+      for (const [name, value] of [["t1", 0.25], ["num_steps", 7], ["logit2", -1.5], ["seed", 3]]) {
+        const input = root.querySelector(`input[name="${name}"]`);
+        input.value = value;
+        input.dispatchEvent(new Event("input", { bubbles: true }));
+      }
+      document.body.dataset.address = location.hash;"""
+    moved, dom = open_page(tmp_path, "", move)
+    address = html.unescape(re.search(r'data-address="#([^"]*)"', dom)[1])
+    assert address == "method=redge&t1=0.25&num_steps=7&logits=1,0,-1.5&seed=3"
+    restored, _ = open_page(tmp_path, address)
+    assert restored == moved
+
+
+def test_an_address_without_settings_means_the_defaults(tmp_path):
+    back = """location.hash = "#seed=0"; dispatchEvent(new Event("hashchange"));"""
+    shown, _ = open_page(tmp_path, "t1=0.1&num_steps=2", back)
+    default, _ = open_page(tmp_path, "")
+    assert shown == default
+
+
+def test_estimators_have_their_colours_here_too(tmp_path):
+    for method in ("redge", "reinmax"):
+        _, dom = open_page(tmp_path, f"method={method}")
+        assert dom.count(f'fill="{colour_of(method)}"') == 6  # three classes, law and gradient
 
 
 def test_every_estimator_of_the_menu_runs_and_the_address_is_not_trusted(tmp_path):

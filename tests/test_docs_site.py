@@ -1,6 +1,7 @@
 """The tools that build the site: formulas, docstrings, the link checker."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,17 @@ def test_the_checker_names_what_is_wrong(tmp_path, body, problem):
     problems = load("check").find_problems(write(tmp_path, a=GOOD, b='<h2 id="part">B</h2>', c=body))
     assert len(problems) == 1
     assert problem in problems[0]
+
+
+def test_pages_with_one_title_and_words_that_search_does_not_find_are_problems(tmp_path):
+    title = "<title>A &amp; B</title><svg><title>bar</title></svg>"
+    write(tmp_path, a=title, b=title, c="<svg><title>bar</title></svg>")
+    (tmp_path / "search").mkdir()
+    hook = load("check")
+    entries = [{"location": page, "title": word, "text": ""} for word, page in hook.FOUND_BY.items() if word != "FAQ"]
+    index = tmp_path / "search" / "search_index.json"
+    index.write_text(json.dumps({"docs": entries}), encoding="utf-8")
+    assert hook.find_problems(tmp_path) == ["2 pages have the title 'A & B'", "search: 'FAQ' does not find faq.html"]
 
 
 def test_an_empty_folder_is_a_problem(tmp_path):

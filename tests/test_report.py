@@ -98,6 +98,20 @@ def test_markdown_shows_rounded_values_with_their_standard_errors():
     assert "| never ran |             – |     0 |" in text
 
 
+def test_a_column_without_a_value_is_left_out_of_its_part_alone():
+    columns = [Column("name", "name"), Column("one", "one", ".0f"), Column("two", "two", ".0f")]
+    rows = [
+        {"name": "a", "group": "first", "one": 1.0, "two": None},
+        {"name": "b", "group": "second", "one": 2.0, "two": 0.0},
+    ]
+    parts = dict(Table(columns, rows, group="group").parts())
+    assert [[column.key for column in part.columns] for part in parts.values()] == [
+        ["name", "one"],
+        ["name", "one", "two"],
+    ]
+    assert [column.key for column in Table(columns, rows[:1]).parts()[0][1].columns] == ["name", "one"]
+
+
 def test_a_pipe_cannot_break_a_markdown_table():
     row = next(line for line in to_markdown(make_report(NASTY)).splitlines() if line.startswith("| <script>"))
     assert len(re.findall(r"(?<!\\)\|", row)) == 4

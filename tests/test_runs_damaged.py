@@ -105,12 +105,31 @@ def test_a_worker_that_outlived_its_driver_keeps_the_folder(tmp_path):
         ["polynomial", "--powers", "2", "2"],
         ["law", "--seeds", "1", "1"],
         ["law", "--t1", "0.5", "0.5"],
+        ["sudoku", "--attempts", "-1"],
+        ["sudoku", "--levels", "easy", "easy"],
+        ["sudoku", "--priors", "none", "none"],
     ],
 )
 def test_values_are_checked_before_anything_is_written(tmp_path, options, capsys):
     assert main(["run", *options, "--folder", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["measure", "--objectives", "quadratic", "nonsense"],
+        ["measure", "--objectives", "quadratic", "quadratic"],
+        ["measure", "--num-draws", "1"],
+        ["measure", "--seed", str(2**64)],
+        ["tune", "--seed", str(2**64)],
+        ["tune", "--lr", "-1"],
+    ],
+)
+def test_values_are_checked_before_anything_is_measured(options, capsys):
+    assert main(options) == 2
+    assert capsys.readouterr().err.count("\n") == 1  # no line of progress
 
 
 def test_leftovers_of_killed_processes_are_removed_and_those_of_living_ones_kept(tmp_path):

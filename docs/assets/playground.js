@@ -4,7 +4,8 @@
 (function () {
   const NUM_DRAWS = 2000, SHOWN = 600, WEIGHTS = [1.5, 0.3, 0.8];
   const METHODS = ["redge", "exact_redge", "straight_through", "reinmax", "gumbel_softmax"];
-  const state = { method: "redge", t1: 0.5, num_steps: 4, temperature: 0.5, logits: [1, 0, -0.5], seed: 0 };
+  const DEFAULTS = { method: "redge", t1: 0.5, num_steps: 4, temperature: 0.5, logits: [1, 0, -0.5], seed: 0 };
+  const state = { ...DEFAULTS };
 
   /* ---- numbers ---- */
   function mulberry32(seed) {                       // uniform in [0, 1): 32-bit integer arithmetic, the same everywhere
@@ -112,14 +113,15 @@
   }
 
   /* ---- page ---- */
-  const COLOURS = ["#3f51b5", "#d2452d", "#2e8b57"];
+  const COLOURS = ["#56b4e9", "#e69f00", "#cc79a7"];    // of the classes: they show on white and on black
+  const METHOD_COLOURS = { redge: "#d55e00", exact_redge: "#7f7f7f", straight_through: "#cc79a7", reinmax: "#009e73", gumbel_softmax: "#8a63d2" };
   const svg = (body, w, h, label) => `<svg viewBox="0 0 ${w} ${h}" role="img" aria-label="${label}">${body}</svg>`;
 
   function triangle(points) {
     const corner = [[150, 14], [20, 240], [280, 240]];
     const at = (s) => [0, 1].map((axis) => s.reduce((t, v, k) => t + v * corner[k][axis], 0).toFixed(1));
-    const dots = points.map(([soft, hard]) => { const [x, y] = at(soft); return `<circle cx="${x}" cy="${y}" r="2.4" fill="${COLOURS[hard]}"/>`; });
-    const names = corner.map(([x, y], k) => `<text x="${x + (k === 0 ? 14 : 0)}" y="${y + (k ? 18 : 6)}" text-anchor="${k ? "middle" : "start"}">class ${k + 1}</text>`);
+    const dots = points.map(([soft, hard]) => { const [x, y] = at(soft); return `<circle cx="${x}" cy="${y}" r="2.6" fill="${COLOURS[hard]}"/>`; });
+    const names = corner.map(([x, y], k) => `<text x="${[x + 14, 4, 306][k]}" y="${y + (k ? 18 : 6)}" text-anchor="${k < 2 ? "start" : "end"}">class ${k + 1}</text>`);
     return svg(`<polygon points="${corner.map((c) => c.join(",")).join(" ")}"/>${dots.join("")}${names.join("")}`, 310, 265, "relaxed samples in the simplex");
   }
   function bars(groups, lowest, highest, label) {       // groups: [[name, value, colour, deviation?], …] for every class
@@ -128,7 +130,7 @@
     groups.forEach((group, k) => {
       group.forEach(([name, value, colour, deviation], j) => {
         const x = 22 + k * 96 + j * 38, height = Math.abs(value) * scale, y = value > 0 ? zero - height : zero;
-        body += `<rect x="${x}" y="${y.toFixed(2)}" width="32" height="${Math.max(height, 0.5).toFixed(2)}" fill="${colour}"><title>${name}: ${value.toFixed(4)}</title></rect>`;
+        body += `<rect x="${x}" y="${y.toFixed(2)}" width="32" height="${Math.max(height, 0.5).toFixed(2)}"${colour ? ` fill="${colour}"` : ' class="exact"'}><title>${name}: ${value.toFixed(4)}</title></rect>`;
         if (deviation) {
           const low = zero - (value - deviation) * scale, high = zero - (value + deviation) * scale;
           body += `<line class="whisker" x1="${x + 16}" x2="${x + 16}" y1="${Math.max(high, 4).toFixed(2)}" y2="${Math.min(low, 166).toFixed(2)}"/>`;
@@ -141,7 +143,8 @@
   }
 
   function render(root) {
-    const result = simulate(state), grey = "#8a8f98", blue = COLOURS[0];
+    const result = simulate(state), own = METHOD_COLOURS[state.method];
+    root.style.setProperty("--method", own);
     const uses = { t1: /redge/.test(state.method), num_steps: /redge/.test(state.method), temperature: state.method === "gumbel_softmax" };
     for (const [key, used] of Object.entries(uses)) root.querySelector(`[data-control="${key}"]`).hidden = !used;
     for (const input of root.querySelectorAll("input")) {
@@ -152,10 +155,10 @@
     root.querySelector("select").value = state.method;
     root.querySelector('[data-figure="samples"]').innerHTML = triangle(result.points);
     root.querySelector('[data-figure="law"]').innerHTML = bars(
-      [0, 1, 2].map((k) => [["softmax(logits)", result.p[k], grey], ["law of x", result.law[k], blue]]), 0, 1, "law of the hard sample");
+      [0, 1, 2].map((k) => [["softmax(logits)", result.p[k], ""], ["law of x", result.law[k], own]]), 0, 1, "law of the hard sample");
     const spread = Math.max(0.3, ...result.exact.map(Math.abs), ...result.gradient.map((g, k) => Math.abs(g) + result.deviation[k]));
     root.querySelector('[data-figure="gradient"]').innerHTML = bars(
-      [0, 1, 2].map((k) => [["exact", result.exact[k], grey], ["mean", result.gradient[k], blue, result.deviation[k]]]), -spread, spread, "gradient");
+      [0, 1, 2].map((k) => [["exact", result.exact[k], ""], ["mean", result.gradient[k], own, result.deviation[k]]]), -spread, spread, "gradient");
     const numbers = { p: result.p, law: result.law, tv: result.tv, gradient: result.gradient, deviation: result.deviation, exact: result.exact, counts: result.counts, mean_soft: result.meanSoft };
     root.querySelector('[data-figure="numbers"]').textContent =
       `Total variation between the law of x and softmax(logits): ${result.tv.toFixed(4)}. ` +
@@ -166,7 +169,14 @@
   function control(name, label, min, max, step) {
     return `<label data-control="${name}"><span>${label}</span><input type="range" name="${name}" min="${min}" max="${max}" step="${step}"><output data-for="${name}"></output></label>`;
   }
+  function writeAddress() {                         // every setting that is used, so that the address is a link to what is seen
+    const used = ["t1", "num_steps"].filter(() => /redge/.test(state.method));
+    if (state.method === "gumbel_softmax") used.push("temperature");
+    const parts = [["method", state.method], ...used.map((key) => [key, state[key]]), ["logits", state.logits.join(",")], ["seed", state.seed]];
+    history.replaceState(null, "", "#" + parts.map((part) => part.join("=")).join("&"));
+  }
   function readAddress() {
+    Object.assign(state, DEFAULTS, { logits: [...DEFAULTS.logits] });
     for (const [key, value] of new URLSearchParams(location.hash.slice(1))) {
       if (key === "method" && METHODS.includes(value)) state.method = value;
       if (key === "logits") { const v = value.split(",").map(Number); if (v.length === 3 && v.every(Number.isFinite)) state.logits = v; }
@@ -183,8 +193,8 @@
       control("t1", "t1", 0.1, 1, 0.05) + control("num_steps", "num_steps", 1, 20, 1) + control("temperature", "temperature", 0.1, 2, 0.05) +
       [0, 1, 2].map((k) => control(`logit${k}`, `logit ${k + 1}`, -4, 4, 0.1)).join("") + control("seed", "seed", 0, 20, 1) + "</div>" +
       '<div class="playground-figures"><figure><div data-figure="samples"></div><figcaption>Relaxed samples; the colour is the hard sample drawn.</figcaption></figure>' +
-      '<figure><div data-figure="law"></div><figcaption>Law: softmax(logits) grey, that of x blue.</figcaption></figure>' +
-      '<figure><div data-figure="gradient"></div><figcaption>Gradient of E[(w · x)³]: exact grey, mean of the estimator blue, whisker one deviation of a draw.</figcaption></figure></div>' +
+      '<figure><div data-figure="law"></div><figcaption>Law: softmax(logits) outlined, that of x filled.</figcaption></figure>' +
+      '<figure><div data-figure="gradient"></div><figcaption>Gradient of E[(w · x)³]: exact outlined, mean of the estimator filled, whisker one deviation of a draw.</figcaption></figure></div>' +
       '<p data-figure="numbers" aria-live="polite"></p>';
     root.addEventListener("input", (event) => {
       const { name, value } = event.target;
@@ -192,6 +202,7 @@
       else if (name.startsWith("logit")) state.logits[+name.slice(5)] = Number(value);
       else state[name] = Number(value);
       render(root);
+      writeAddress();
     });
     window.addEventListener("hashchange", () => { readAddress(); render(root); });
     render(root);

@@ -1,9 +1,13 @@
-"""Checks a built site: links and anchors lead somewhere, nothing is loaded from elsewhere, no formula is lost.
+"""Checks a built site: links lead somewhere, nothing is loaded from elsewhere, no formula is lost, search finds.
 
 python scripts/site/check.py site
 """
 
+import json
+import re
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -22,6 +26,16 @@ TAGS = frozenset(
     cc:work dc:date dc:format dc:type dc:creator dc:title cc:agent filter text-path textarea
     """.split()  # noqa: SIM905 (reads as a text)
 )
+# What newcomers look for, and the page that search must find by it
+FOUND_BY = {
+    "install": "install.html",
+    "citation": "references.html",
+    "FAQ": "faq.html",
+    "troubleshooting": "faq.html",
+    "playground": "playground.html",
+    "callback": "guides/guidance.html",
+    "logging": "integrations.html",
+}
 NOT_LOADED = {"canonical", "prev", "next", "sitemap"}  # values of <link rel=…> that name a page and load nothing
 
 
@@ -55,7 +69,30 @@ def find_problems(site: Path) -> list[str]:
                 problems.append(f"{name}: dead link {target}")
             elif file in pages and not _has_anchor(pages[file], unquote(parts.fragment)):
                 problems.append(f"{name}: no anchor {target}")
-    return problems
+    return (
+        problems
+        + problems_with_titles(page for path, page in pages.items() if path.name != "report.html")
+        + problems_with_search(site)
+    )
+
+
+def problems_with_titles(pages: Iterable["_Page"]) -> list[str]:
+    """Titles that several pages have: in a list of tabs or results nobody can tell them apart."""
+    titles = Counter(page.title.strip() for page in pages if page.title)
+    return [f"{count} pages have the title {title!r}" for title, count in titles.items() if count > 1]
+
+
+def problems_with_search(site: Path) -> list[str]:
+    """Words of FOUND_BY that are not on their page, as the search index has it."""
+    index = site / "search" / "search_index.json"
+    if not index.exists():
+        return []
+    texts: dict[str, str] = {}
+    for entry in json.loads(index.read_text(encoding="utf-8"))["docs"]:
+        page = entry["location"].partition("#")[0]
+        texts[page] = texts.get(page, "") + f" {entry['title']} {entry['text']}"
+    missing = [(w, page) for w, page in FOUND_BY.items() if not re.search(rf"(?i)\b{w}", texts.get(page, ""))]
+    return [f"search: {word!r} does not find {page}" for word, page in missing]
 
 
 class _Page(HTMLParser):
@@ -65,15 +102,23 @@ class _Page(HTMLParser):
         self.anchors: set[str] = set()
         self.tags: set[str] = set()
         self.unrendered = False
+        self.title, self._in_title = "", False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
+        self._in_title = tag == "title" and "svg" not in self.tags
         values = {key: value or "" for key, value in attrs}
         self.anchors |= {values[key] for key in ("id", "name") if key in values}
         self.unrendered |= "arithmatex" in values.get("class", "")
         if tag == "link" and values.get("rel") in NOT_LOADED:
             return
         self.links += [(tag, key, values[key]) for key in ("href", "src") if values.get(key)]
+
+    def handle_data(self, data: str) -> None:
+        self.title += data if self._in_title else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_title = False
 
 
 def _has_anchor(page: _Page, fragment: str) -> bool:

@@ -156,6 +156,8 @@ def tune(
     check_choice("criterion", criterion, CRITERIA)
     check_number("bias_weight", bias_weight, least=0.0)
     check_count("training_steps", training_steps)
+    check_number("learning_rate", learning_rate, above=0.0)
+    check_count("num_draws", num_draws, minimum=2)
     settings = [setting for entry in estimators for setting in expand(entry, search_space)]
     if not settings:
         raise ValueError("estimators must name at least one estimator, got none")

@@ -1,7 +1,7 @@
 """What a report holds: a table first, then facts, plots and pictures. Plain data, no formatting."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -51,13 +51,20 @@ class Table:
         return [key for pair in pairs for key in pair if key]
 
     def parts(self) -> list[tuple[str, "Table"]]:
-        """Headings and tables as people see them: one without heading unless the table is grouped."""
+        """Headings and tables as people see them: one without heading unless the table is grouped. A column that has
+        no value in a part is left out of it.
+        """
         if not self.group:
-            return [("", self)]
+            return [("", replace(self, columns=self._filled(self.rows)))]
         groups: dict[str, list[Mapping[str, Value]]] = {}
         for row in self.rows:
             groups.setdefault(str(row[self.group]), []).append(row)
-        return [(name, Table(self.columns, rows)) for name, rows in groups.items()]
+        return [(name, Table(self._filled(rows), rows)) for name, rows in groups.items()]
+
+    def _filled(self, rows: Sequence[Mapping[str, Value]]) -> list[Column]:
+        """The columns that say something of these rows; the first one stays."""
+        first, *others = self.columns
+        return [first, *(c for c in others if not rows or any(row.get(c.key) not in (None, "") for row in rows))]
 
     def is_text(self, column: Column) -> bool:
         """Whether the column holds words; numbers stand on the right."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from catreparam.estimators import ESTIMATORS
 from catreparam.estimators.joint import Objective
 from catreparam.experiments.gradients.objective_specs import build_objective
-from catreparam.experiments.runs.configs import command_of
+from catreparam.experiments.runs.configs import check_distinct, check_seeds, command_of
 from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs, samples_of
 from catreparam.experiments.runs.folder import Record, write_into
 from catreparam.experiments.runs.machine import describe_machine
@@ -75,15 +75,17 @@ class Config:
 def run(config: Config) -> Report:
     """Measures every estimator on every objective. Raises ValueError or TypeError for a bad config."""
     check_count("num_samples", config.num_samples)
+    check_count("num_draws", config.num_draws, 2)
+    check_seeds("seed", [config.seed])
+    check_distinct("objectives", config.objectives)
     check_number("logit_scale", config.logit_scale, least=0.0)
     specs = normalise_specs(config.estimators or tuple(ESTIMATORS))
     logits = draw_logits(config.num_variables, config.num_classes, config.logit_scale, config.seed)
+    sizes = {"num_variables": config.num_variables, "num_classes": config.num_classes}
+    objectives = {spec: build_objective(spec, **sizes, seed=config.seed) for spec in config.objectives}
     rows: list[Record] = []
     with show_progress() as progress:
-        for spec in config.objectives:
-            objective = build_objective(
-                spec, num_variables=config.num_variables, num_classes=config.num_classes, seed=config.seed
-            )
+        for spec, objective in objectives.items():
             generator = torch.Generator().manual_seed(config.seed)
             reference = reference_gradient(objective, logits, generator=generator)
             progress.start(spec, total=len(specs))

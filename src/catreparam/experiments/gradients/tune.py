@@ -13,7 +13,7 @@ import torch
 from catreparam.estimators import Estimator
 from catreparam.experiments.gradients.measure import Point, draw_logits, trade_off
 from catreparam.experiments.gradients.objective_specs import build_objective, load_logits
-from catreparam.experiments.runs.configs import command_of
+from catreparam.experiments.runs.configs import check_seeds, command_of
 from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
 from catreparam.experiments.runs.folder import Record, write_into
 from catreparam.experiments.runs.machine import describe_machine
@@ -85,6 +85,7 @@ class Config:
 
 def run(config: Config) -> Report:
     """Measures every setting and orders them. Raises ValueError or TypeError for a bad config."""
+    check_seeds("seed", [config.seed])
     specs = normalise_specs(config.estimators, searched=True)
     entries = [build_estimator(spec) if ":" in spec else spec.strip() for spec in specs]
     logits = draw_logits(config.num_variables, config.num_classes, config.logit_scale, config.seed)

@@ -36,6 +36,7 @@ CHUNK_VALUES = 2**21  # logits at a time
 NUM_CHUNKS = 20  # of every cell, for the halves and the standard errors
 FLOOR = 1e-7  # of logarithmic plots
 DISTANCES = {"total_variation": "Total variation", "wasserstein": "Wasserstein distance"}
+UNITS = {"total_variation": "total variation", "wasserstein": "Wasserstein distance (classes)"}
 NOTE = (
     "Columns are numbers of steps (denoiser evaluations). Distance between the law of the hard sample and "
     "softmax(logits): total variation, and the Wasserstein distance between class indices (cost |i - j|). Means over "
@@ -238,4 +239,4 @@ def _curves(config: Config, distance: str, t1: float, records: list[Record]) -> 
         points = _points(config, distance, spec, t1, records)
         curves.append(Curve(spec, list(points), [max(mean, error, FLOOR) for mean, error in points.values()]))
     note = "Values below their standard error are drawn at it: so low, a curve shows the noise of the measurement."
-    return Plot(f"{DISTANCES[distance]}, t1 = {t1:g}", "number of steps", "distance", curves, note, log_y=True)
+    return Plot(f"{DISTANCES[distance]}, t1 = {t1:g}", "number of steps", UNITS[distance], curves, note, log_y=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from catreparam.data.sudoku import CLUES, HELD_BACK_COUNT
+from catreparam.experiments.runs.configs import check_distinct
 from catreparam.experiments.runs.estimator_specs import normalise_specs, try_estimator
 from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.sudoku.priors import PRIORS, load_prior
@@ -71,7 +72,7 @@ class Config:
     def checked(self) -> "Config":
         """This config with estimators in one spelling. Raises ValueError or TypeError naming the bad value."""
         counts = ("num_puzzles", "num_rounds", "num_steps", "free_steps", "num_samples", "free_samples", "restarts")
-        for name in (*counts, "jobs"):
+        for name in (*counts, "attempts", "jobs"):
             check_count(name, getattr(self, name))
         if self.num_puzzles > HELD_BACK_COUNT:
             raise ValueError(f"num_puzzles must be at most {HELD_BACK_COUNT}, got {self.num_puzzles}")
@@ -80,8 +81,8 @@ class Config:
         check_number("kl_weight", self.kl_weight, least=0.0)
         check_choice("order", self.order, ("confidence", "ancestral"))
         check_choice("commit", self.commit, ("argmax", "sample", "best"))
-        if not self.priors or not self.levels:
-            raise ValueError("priors and levels must name at least one value each")
+        check_distinct("priors", self.priors)
+        check_distinct("levels", self.levels)
         for level in self.levels:
             check_choice("level", level, CLUES)
         for prior in self.priors:

@@ -68,7 +68,7 @@ def _plots(config: Config, records: Sequence[Record]) -> list[Plot]:
         x_label = "step" if prior in FREE else "round"
         if curves:
             title = f"{level}, {_about(prior)}"
-            plots.append(Plot(title, x_label, "violations of the argmax", curves, log_y=True))
+            plots.append(Plot(title, x_label, "violations of the argmax (number)", curves, log_y=True))
     return plots
 
 

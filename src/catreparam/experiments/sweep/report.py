@@ -174,7 +174,15 @@ def _sensitivity(sweep: Sweep, records: list[Record]) -> list[Plot]:
             title = "learning rate" if name == "lr" else name
             curves = curves if sweep.study.log_y else _without_worst(curves)
             plots.append(
-                Plot(f"Sensitivity to {title}", title, "validation", curves, note, log_x=log_x, log_y=sweep.study.log_y)
+                Plot(
+                    f"Sensitivity to {title}",
+                    title,
+                    f"validation {sweep.study.y_label}",
+                    curves,
+                    note,
+                    log_x=log_x,
+                    log_y=sweep.study.log_y,
+                )
             )
     return plots
 
@@ -202,7 +210,8 @@ def _history(sweep: Sweep, records: list[Record]) -> list[Plot]:
         if xs:
             curves.append(Curve(spec, xs, ys))
     note = "A flat end says that more trials would hardly help."
-    plot = Plot("Best so far", "search trial", "lowest validation value", curves, note, log_y=sweep.study.log_y)
+    lowest = f"lowest validation {sweep.study.y_label}"
+    plot = Plot("Best so far", "number of the search trial", lowest, curves, note, log_y=sweep.study.log_y)
     return [plot] if curves else []
 
 

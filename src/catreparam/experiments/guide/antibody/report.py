@@ -190,7 +190,8 @@ def _curves(config: Config, points: Sequence[Point]) -> list[Plot]:
                 bars = [] if None in halves else halves
                 curves.append(Curve(method, xs, ys, bars, points=len(mine) == 1))  # type: ignore[arg-type]
         if curves:
-            plots.append(Plot(f"{key.capitalize()} against KL", "KL to the prior, nats", key, curves))
+            y_label = UNITS[key][1] if key in UNITS else key
+            plots.append(Plot(f"{key.capitalize()} against KL", "KL to the prior, nats", y_label, curves))
     return plots
 
 
