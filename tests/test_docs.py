@@ -202,6 +202,17 @@ def test_the_law_drifts_below_the_t1_that_the_page_names(num_classes):
     assert [distance(redge_cov_surrogate, t1) < 0.01 for t1 in (0.5, 0.7, 0.9)] == [False, True, True]
 
 
+def test_the_page_on_guidance_shows_the_measured_orders():
+    with (ROOT / "docs/results/guidance-orders.csv").open(encoding="utf-8", newline="") as file:
+        gains = {(row["model"], row["rounds"], row["order"]): row["gain"] for row in csv.DictReader(file)}
+    table = re.findall(r"(?:^\|.*\n)+", section("guidance.md", "Which order"), re.M)[0]
+    columns = [("text", "4"), ("text", "12"), ("digits", "4"), ("digits", "12"), ("sudoku", "4"), ("sudoku", "12")]
+    for line in table.splitlines()[2:]:
+        order, *cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        assert cells == [gains[(*key, order.strip('`"'))] for key in [*columns, ("antibodies", "4")]]
+    assert table.count("\n") == 6
+
+
 def test_importing_the_package_needs_no_optional_dependency():
     optional = ("tyro", "rich", "matplotlib", "sklearn", "safetensors", "jax")
     code = f"import sys, catreparam; print([name for name in {optional} if name in sys.modules])"
