@@ -1,8 +1,10 @@
 """The README's and the docs' Python blocks run, every page is on the site, every estimator has a page and a figure."""
 
 import csv
+import json
 import re
 import runpy
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +92,25 @@ def test_the_evidence_shows_the_measured_tables(title, name, columns):
     assert shown.keys() & ESTIMATORS == measured.keys() & ESTIMATORS
     for estimator in shown.keys() & ESTIMATORS:
         assert shown[estimator] == [measured[estimator][column] for column in columns]
+
+
+def test_the_evidence_on_all_of_mnist_is_the_mean_of_its_runs():
+    lines = (ROOT / "docs/results/vae-mnist-48x2/final-run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    runs = [json.loads(line) for line in lines]
+    tests: dict[str, dict[int, float]] = {}
+    for run in runs:
+        if run["state"] == "complete":
+            tests.setdefault(run["estimator"], {})[run["number"]] = run["test"]
+    seeds = set.intersection(*map(set, tests.values()))
+    shown = re.findall(r"^\| (`.*?) \| +([\d.]+)(?: ±.*?)? \| ", section("evidence.md", "All of MNIST"), re.M)
+    assert len(shown) == len(tests) == 10
+    for name, value in shown:
+        spec = (
+            name.replace("`", "")
+            .replace(", 10 noises", ":num_noises=10")
+            .replace(", weight 0", ":second_order_weight=0")
+        )
+        assert float(value) == round(statistics.fmean(tests[spec][seed] for seed in seeds), 2)
 
 
 SUDOKU = {  # the tables of the page, by title and heading: folder, group of each column, and what is counted
