@@ -119,7 +119,8 @@ def check_features(name: str, features: Any, size: int, axis: int = -1) -> None:
         raise TypeError(f"{name} must be a floating torch.Tensor, got {found}")
     check_dense(name, features)
     if features.ndim < -axis or features.shape[axis] != size:
-        raise ValueError(f"{name} must have size {size} on axis {axis}, got shape {tuple(features.shape)}")
+        where = "" if axis == -1 else f" on axis {axis}"
+        raise ValueError(f"{name} must have size {size}{where}, got shape {tuple(features.shape)}")
 
 
 def check_mask(mask: Any, logits: Tensor, name: str = "mask") -> None:
