@@ -1,15 +1,18 @@
 """The README's and the docs' Python blocks run, every page is on the site, every estimator has a page and a figure."""
 
 import csv
+import json
 import re
 import runpy
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from catreparam import ESTIMATORS
+from catreparam import ESTIMATORS, alpha_grid, redge_cov_surrogate, redge_surrogate
 
 ROOT = Path(__file__).parent.parent
 PROBLEM_WITH_PAGE = runpy.run_path(str(ROOT / "scripts" / "site" / "estimators.py"))["problem_with_page"]
@@ -91,6 +94,25 @@ def test_the_evidence_shows_the_measured_tables(title, name, columns):
         assert shown[estimator] == [measured[estimator][column] for column in columns]
 
 
+def test_the_evidence_on_all_of_mnist_is_the_mean_of_its_runs():
+    lines = (ROOT / "docs/results/vae-mnist-48x2/final-run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    runs = [json.loads(line) for line in lines]
+    tests: dict[str, dict[int, float]] = {}
+    for run in runs:
+        if run["state"] == "complete":
+            tests.setdefault(run["estimator"], {})[run["number"]] = run["test"]
+    seeds = set.intersection(*map(set, tests.values()))
+    shown = re.findall(r"^\| (`.*?) \| +([\d.]+)(?: ±.*?)? \| ", section("evidence.md", "All of MNIST"), re.M)
+    assert len(shown) == len(tests) == 10
+    for name, value in shown:
+        spec = (
+            name.replace("`", "")
+            .replace(", 10 noises", ":num_noises=10")
+            .replace(", weight 0", ":second_order_weight=0")
+        )
+        assert float(value) == round(statistics.fmean(tests[spec][seed] for seed in seeds), 2)
+
+
 SUDOKU = {  # the tables of the page, by title and heading: folder, group of each column, and what is counted
     ("Without a prior", "estimator"): [
         ("no-prior", group, "solved_argmax")
@@ -139,6 +161,45 @@ def test_the_page_on_antibodies_shows_the_measured_table():
     (table,) = re.findall(r"(?:^\|.*\n)+", written, re.M)
     assert table.count("\n") == 14
     assert table in (ROOT / "docs" / "antibody.md").read_text(encoding="utf-8")
+
+
+def paragraphs(page: Path) -> list[str]:
+    """The paragraphs, list items and table rows of a page, each on a line."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    return [" ".join(part.split()) for part in re.split(r"\n\s*\n|\n(?=[|-])", prose)]
+
+
+# One fact, one place: whoever says it too links there
+SAID_ONCE = {
+    "estimators.md#the-law-of-the-hard-sample": r"(?i)\blaw\b[^.]*\bdrifts?\b|\bdrifts?\b[^.]*\blaw\b",
+    "moe.md#which-experts-must-run": r"(?i)\bexperts?\b[^.|]*\b(not |un)chosen\b|\bchosen experts?\b[^.|]*\brun\b",
+}
+
+
+@pytest.mark.parametrize("place", SAID_ONCE)
+def test_what_is_said_in_one_place_is_linked_to_from_the_others(place):
+    said, (home, anchor) = re.compile(SAID_ONCE[place]), place.split("#")
+    for page in PAGES:
+        if page.name != home and "results" not in page.parts:
+            alone = [text for text in paragraphs(page) if said.search(text) and f"#{anchor}" not in text]
+            assert alone == [], f"{page_id(page)}: link to {place}"
+
+
+@pytest.mark.parametrize("num_classes", [3, 10])
+def test_the_law_drifts_below_the_t1_that_the_page_names(num_classes):
+    text = " ".join((ROOT / "docs" / "estimators.md").read_text(encoding="utf-8").split())
+    assert "within 0.005 of softmax(logits) at t1 = 0.5 and above. Below 0.5 it drifts.**" in text
+    assert "That of `redge_cov` drifts below 0.7 already." in text
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(8, 1, num_classes, generator=generator)
+    half = torch.randn(8, 10_000, num_classes, generator=generator)
+
+    def distance(surrogate, t1: float) -> float:
+        law = surrogate(logits, noise=torch.cat([half, -half], 1), schedule=alpha_grid(4, t1)).mean(1)
+        return float((law - torch.softmax(logits[:, 0], -1)).abs().sum(-1).mean() / 2)
+
+    assert [distance(redge_surrogate, t1) < 0.005 for t1 in (0.4, 0.5, 0.7, 0.9)] == [False, True, True, True]
+    assert [distance(redge_cov_surrogate, t1) < 0.01 for t1 in (0.5, 0.7, 0.9)] == [False, True, True]
 
 
 def test_importing_the_package_needs_no_optional_dependency():

@@ -69,6 +69,25 @@ def test_the_gradient_of_one_uniform_choice_is_straight_throughs():
     assert torch.allclose(found[0], wanted[0], atol=1e-5)
 
 
+@pytest.mark.parametrize("run_all", [True, False], ids=["all experts run", "chosen experts run"])
+def test_an_expert_that_does_not_run_counts_as_a_slope_of_zero(run_all):
+    """The table under "Which experts must run?" of docs/guides/moe.md."""
+    module = router(k=1, gates="uniform", estimator="straight_through")
+    outputs, upstream = torch.randn(4, 6, 5, 3, generator=seeded(4)), torch.randn(4, 6, 3, generator=seeded(5))
+    routing = module(TOKENS, generator=seeded())
+    if run_all:
+        mixed, counted = (routing.weights.unsqueeze(-1) * outputs).sum(-2), torch.ones(4, 6, 5)
+    else:  # dispatched: the others' outputs are never made
+        chosen = routing.experts.unsqueeze(-1).expand(-1, -1, -1, 3)
+        mixed = (routing.weights.gather(-1, routing.experts).unsqueeze(-1) * outputs.gather(-2, chosen)).sum(-2)
+        counted = (routing.weights > 0).float()
+    found = torch.autograd.grad((mixed * upstream).sum(), module.projection.weight)[0]
+    slopes = (outputs * upstream.unsqueeze(-2)).sum(-1)
+    logits = module.projection(TOKENS)
+    through = covariance_product(torch.softmax(logits, -1), slopes * counted)
+    assert torch.allclose(found, torch.autograd.grad(logits, module.projection.weight, through)[0], atol=1e-5)
+
+
 def test_without_an_estimator_only_the_gates_get_a_gradient():
     upstream = torch.randn(4, 6, 5, generator=seeded(3))
     for k, some in ((1, False), (2, True)):
