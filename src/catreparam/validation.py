@@ -88,11 +88,7 @@ def check_logits(logits: Any, dim: int = -1) -> None:
         raise TypeError(f"logits must be a floating tensor, got {logits.dtype}; call logits.float()")
     if is_lost_fake(logits):
         raise ValueError("logits are fake and their mode is not active; call inside `with fake_mode:`")
-    if logits.is_nested:
-        raise TypeError(
-            "logits must be a plain tensor, got a nested one; pass its rows, logits.values() of a jagged one or "
-            "torch.cat(logits.unbind()) of a strided one, or pad it"
-        )
+    check_dense("logits", logits)
     if logits.ndim == 0:
         raise ValueError("logits must have a class axis, got a 0-dimensional tensor; pass shape [*batch, num_classes]")
     if not is_whole(dim):
@@ -103,6 +99,28 @@ def check_logits(logits: Any, dim: int = -1) -> None:
         )
     if logits.shape[dim] == 0:
         raise ValueError(f"num_classes must be at least 1, got logits of shape {tuple(logits.shape)} with dim={dim}")
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """Raises TypeError for a nested or sparse tensor."""
+    if tensor.is_nested:
+        raise TypeError(
+            f"{name} must be a plain tensor, got a nested one; pass its rows, {name}.values() of a jagged one or "
+            f"torch.cat({name}.unbind()) of a strided one, or pad it"
+        )
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}; pass {name}.to_dense()")
+
+
+def check_features(name: str, features: Any, size: int, axis: int = -1) -> None:
+    """Raises TypeError or ValueError unless `features` is a plain floating tensor with `size` entries along `axis`."""
+    if not isinstance(features, Tensor) or not features.is_floating_point():
+        found = features.dtype if isinstance(features, Tensor) else type(features).__name__
+        raise TypeError(f"{name} must be a floating torch.Tensor, got {found}")
+    check_dense(name, features)
+    if features.ndim < -axis or features.shape[axis] != size:
+        where = "" if axis == -1 else f" on axis {axis}"
+        raise ValueError(f"{name} must have size {size}{where}, got shape {tuple(features.shape)}")
 
 
 def check_mask(mask: Any, logits: Tensor, name: str = "mask") -> None:
@@ -134,6 +152,7 @@ def _check_boolean(mask: Any, name: str, meaning: str) -> None:
         raise TypeError(f"{name} must be a boolean torch.Tensor (True = {meaning}), got {type(mask).__name__}")
     if mask.dtype != torch.bool:
         raise TypeError(f"{name} must be boolean (True = {meaning}), got {mask.dtype}; compare it, e.g. {name} > 0")
+    check_dense(name, mask)
 
 
 def check_rows(logits: Tensor) -> bool:

@@ -18,7 +18,7 @@ from catreparam.distributions.categorical import ReparameterizedCategorical, cla
 from catreparam.distributions.pyro_methods import PyroMethods
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler
-from catreparam.validation import has_values
+from catreparam.validation import check_dense, has_values
 
 
 class ReparameterizedBernoulli(PyroMethods):
@@ -173,7 +173,9 @@ def _parameter(name: str, value: Any) -> Tensor:
     if isinstance(value, Real):
         return torch.full((), float(value))
     if not isinstance(value, Tensor) or not value.is_floating_point():
-        raise TypeError(f"{name} must be a floating torch.Tensor or a number, got {value!r}; use torch.tensor(...)")
+        found = value.dtype if isinstance(value, Tensor) else repr(value)
+        raise TypeError(f"{name} must be a floating torch.Tensor or a number, got {found}; use torch.tensor(...)")
+    check_dense(name, value)
     return value
 
 

@@ -29,7 +29,7 @@ from catreparam.estimators.sampling import (
     draw,
     sampling_estimator,
 )
-from catreparam.validation import check_generator, check_logits, check_number, check_rows, has_values
+from catreparam.validation import check_dense, check_generator, check_logits, check_number, check_rows, has_values
 
 
 class ReparameterizedCategorical(PyroMethods):
@@ -243,6 +243,7 @@ def _log(probs: Any, validate: bool) -> Tensor:
     if not isinstance(probs, Tensor) or probs.is_complex():
         found = probs.dtype if isinstance(probs, Tensor) else type(probs).__name__
         raise TypeError(f"probs must be a floating torch.Tensor, got {found}; wrap it in torch.as_tensor(...)")
+    check_dense("probs", probs)
     probs = probs if probs.is_floating_point() else probs.to(torch.get_default_dtype())
     if validate and has_values(probs) and not bool((probs >= 0).all()):
         raise ValueError("probs must not be negative or NaN; pass logits=... if these are log-probabilities")

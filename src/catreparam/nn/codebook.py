@@ -12,7 +12,7 @@ from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
 from catreparam.nn.usage import UsageStatistics, in_backward, num_processes
 from catreparam.schedules import Schedule
-from catreparam.validation import check_count, check_generator, check_number, has_values
+from catreparam.validation import check_count, check_features, check_generator, check_number, has_values
 
 ROWS_PER_CODE = 64  # so many features a code are enough for k-means
 
@@ -104,8 +104,7 @@ class VectorQuantizer(UsageStatistics):
 
     def forward(self, x: Float[Tensor, "*batch dim"], *, generator: Generator | None = None) -> Quantized:
         """Codes for features, drawn while training, the nearest in eval mode."""
-        if x.shape[-1] != self.codebook.shape[1]:
-            raise ValueError(f"features must have size {self.codebook.shape[1]}, got shape {tuple(x.shape)}")
+        check_features("features", x, self.codebook.shape[1])
         check_generator(generator, x.device)
         cares = self.usage is not None and (self.kmeans_steps or self.replace_after)
         if self.training and cares and not in_backward():

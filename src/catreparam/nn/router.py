@@ -6,7 +6,7 @@ from torch import Generator, Tensor, nn
 from catreparam.arguments import hands_on
 from catreparam.estimators.sampling import Sampler
 from catreparam.nn.routing import RoutesTokens, Routing, jittered
-from catreparam.validation import check_count, check_counted, check_number
+from catreparam.validation import check_count, check_counted, check_features, check_number
 
 
 class TopKRouter(RoutesTokens, nn.Module):
@@ -99,8 +99,7 @@ class TopKRouter(RoutesTokens, nn.Module):
         generator: Generator | None = None,
     ) -> Routing:
         """Routes tokens. False in `token_mask`: padding (weight 0, not counted); in `expert_mask`: forbidden expert."""
-        if tokens.shape[-1] != self.projection.in_features:
-            raise ValueError(f"tokens must have size {self.projection.in_features}, got shape {tuple(tokens.shape)}")
+        check_features("tokens", tokens, self.projection.in_features)
         if token_mask is not None:
             check_counted(token_mask, tokens, "token_mask")
             tokens = tokens.masked_fill(~token_mask.unsqueeze(-1), 0.0)  # whatever the padding holds, NaN too

@@ -15,7 +15,7 @@ from catreparam.estimators.sampling import Sampler, sampling_estimator
 from catreparam.kernels.tracing import refuse_script
 from catreparam.nn.usage import perplexity_of, share_of
 from catreparam.schedules import ConstantSchedule, ExponentialSchedule, Schedule
-from catreparam.validation import check_count, check_counted, check_rows
+from catreparam.validation import check_count, check_counted, check_features, check_rows
 
 # Methods whose `temperature` is a relaxation's: they get the module's annealed one. Others keep their own settings.
 _RELAXATIONS = tuple(
@@ -89,7 +89,7 @@ class GumbelVectorQuantizer(nn.Module):
             check_count(name, size)
         if vq_dim % groups:
             raise ValueError(f"vq_dim must be a multiple of groups={groups}, got {vq_dim}")
-        self.groups, self.num_vars = groups, num_vars
+        self.dim, self.groups, self.num_vars = dim, groups, num_vars
         self.combine_groups, self.time_first = combine_groups, time_first
         self.temperature = temp if isinstance(temp, Schedule) else _temperature_schedule(temp)
         self.estimator, self.hard = sampling_estimator(estimator), hard
@@ -116,6 +116,7 @@ class GumbelVectorQuantizer(nn.Module):
         self, x: Float[Tensor, "*batch n m"], produce_targets: bool = False, *, generator: Generator | None = None
     ) -> dict[str, Any]:
         """Quantises x [*batch, time, dim] ([*batch, dim, time] unless time_first) into "x", laid out alike."""
+        check_features("x", x, self.dim, -1 if self.time_first else -2)
         x = x if self.time_first else x.transpose(-1, -2)
         # [*batch, time, groups, num_vars]
         logits = wide(self.weight_proj(x).unflatten(-1, (self.groups, self.num_vars)))
@@ -209,7 +210,7 @@ class Wav2Vec2GumbelVectorQuantizer(nn.Module):
         self.codevectors = nn.Parameter(nn.init.uniform_(torch.empty(size)))
         after_encoder = getattr(config, "model_type", None) == "unispeech-sat"  # it quantises what the encoder gives
         dim = config.hidden_size if after_encoder else config.conv_dim[-1]
-        self.weight_proj = _projection(dim, self.num_groups * self.num_vars)
+        self.dim, self.weight_proj = dim, _projection(dim, self.num_groups * self.num_vars)
         self.temperature: float = 2
 
     def forward(
@@ -224,6 +225,7 @@ class Wav2Vec2GumbelVectorQuantizer(nn.Module):
         The perplexity is the sum over the groups, each at least 1: that of a mask with nothing in it. An unused
         codevector adds nothing to it and gets no gradient from it.
         """
+        check_features("hidden_states", hidden_states, self.dim)
         logits = wide(self.weight_proj(hidden_states).unflatten(-1, (self.num_groups, self.num_vars)))
         if self.training:
             codes, counted = _draw(self.estimator, logits, self.temperature, True, generator), torch.softmax(logits, -1)
