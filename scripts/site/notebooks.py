@@ -14,6 +14,7 @@ import io
 import json
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def run(notebook: Path) -> str:
     about = f"*The notebook `notebooks/{notebook.name}`, run by `python scripts/site/notebooks.py {notebook.stem}`.*"
     names: dict[str, Any] = {"__name__": "notebook"}
     parts = [title[1], about]
-    with pictures.plt.rc_context(pictures.LOOK):
+    with pictures.plt.rc_context(pictures.LOOK), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "FigureCanvasAgg is non-interactive")  # plt.show(), for those who run it
         for kind, text in rest:
             parts += [text] if kind == "markdown" else [f"```py\n{text}\n```", *_given(text, names, notebook, pictures)]
     return "\n\n".join(parts) + "\n"
