@@ -15,6 +15,8 @@ from catreparam.cli import main
 from catreparam.experiments.runs.configs import check_seeds
 from catreparam.experiments.runs.estimator_specs import normalise_specs
 from catreparam.experiments.runs.folder import RunFolder, RunFolderError, WriteFailed, open_run_folder
+from catreparam.experiments.runs.records import checked_json
+from catreparam.experiments.sweep.plan import LINES
 from catreparam.report import writer
 
 DAMAGE = runpy.run_path(str(Path(__file__).parent.parent / "scripts" / "damage.py"))
@@ -114,6 +116,23 @@ def test_values_are_checked_before_anything_is_written(tmp_path, options, capsys
     assert main(["run", *options, "--folder", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_point_of_a_sweep_has_numbers_where_the_space_is_a_range():
+    point = {"lr": 1e-3, "t1": 0.5, "other": "of another version"}
+    trial = {"phase": "search", "estimator": "redge", "number": 0, "point": point, "state": "pruned"}
+    for good in (
+        trial,
+        {**trial, "state": "complete", "validation": 1.0},
+        {**trial, "estimator": "of another version"},
+    ):
+        checked_json(LINES, json.dumps(good))
+    for key in ("lr", "t1"):
+        for wrong in ("word", None, True):
+            for ended in ({}, {"state": "complete", "validation": 1.0}):
+                bad = json.dumps({**trial, **ended, "point": {**point, key: wrong}})
+                with pytest.raises(ValueError, match=f"{key} of the point must be a number, got {wrong!r}"):
+                    checked_json(LINES, bad)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from annotated_types import Len
 from pydantic import AfterValidator, Discriminator, Tag, TypeAdapter
 from typing_extensions import NotRequired, TypedDict
 
-from catreparam.estimators.facts import Space
+from catreparam.estimators.facts import ESTIMATORS, Range, Space, facts_of
 from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.runs.records import Count, Number, line
 from catreparam.experiments.sweep.config import SweepConfig
@@ -30,6 +30,17 @@ def _of_one_length(curves: dict[str, list[float]]) -> dict[str, list[float]]:
     if "step" not in curves or len({len(values) for values in curves.values()}) > 1:
         raise ValueError("the curves must have a step and be of one length")
     return curves
+
+
+def _with_numbers(trial: Record) -> Record:
+    """A trial whose point has numbers wherever the space is a range."""
+    name = trial["estimator"].partition(":")[0]
+    space = facts_of(name).search if name in ESTIMATORS else {}  # another version may have had others
+    for key, value in trial["point"].items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number and (key == "lr" or isinstance(space.get(key), Range)):
+            raise ValueError(f"{key} of the point must be a number, got {value!r}")
+    return trial
 
 
 @line
@@ -81,8 +92,8 @@ class Final(TypedDict):
 
 LINES = TypeAdapter(
     Annotated[
-        Annotated[Trial, Tag("search")]
-        | Annotated[Complete, Tag("search complete")]
+        Annotated[Annotated[Trial, AfterValidator(_with_numbers)], Tag("search")]
+        | Annotated[Annotated[Complete, AfterValidator(_with_numbers)], Tag("search complete")]
         | Annotated[Diverging, Tag("final")]
         | Annotated[Final, Tag("final complete")],
         Discriminator(_kind),
