@@ -129,6 +129,32 @@ def test_a_lazily_negated_view_is_read_with_its_sign():
     assert catreparam.redge(logits.requires_grad_()).tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
+class NegatedLazily(torch.autograd.Function):
+    """The identity, whose gradient comes as a view that is negated when it is read."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        return torch._neg_view(-gradients[0])
+
+
+@pytest.mark.parametrize("name", ["straight_through", "redge", "redge_cov", "exact_redge", "reinmax", "gumbel_softmax"])
+def test_a_lazily_negated_gradient_is_read_with_its_sign(name):
+    """On the path of a plain call (with the node where it is built), and on torch's."""
+    logits, weights = torch.randn(4, 5, generator=seeded()).requires_grad_(), torch.randn(4, 5, generator=seeded())
+
+    def gradient(lazily):
+        x = catreparam.ESTIMATORS[name](logits, generator=seeded())
+        return torch.autograd.grad(((NegatedLazily.apply(x) if lazily else x) * weights).sum(), logits)[0]
+
+    assert torch.equal(gradient(lazily=True), gradient(lazily=False))
+    with dispatch.using("torch"):
+        assert torch.equal(gradient(lazily=True), gradient(lazily=False))
+
+
 @pytest.mark.skipif(not library.BUILT, reason="the kernels were not built")
 def test_forgotten_settings_give_back_their_memory():
     def forget_all():

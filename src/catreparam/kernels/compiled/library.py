@@ -88,8 +88,8 @@ def backward(
     kept: "Room | None" = None,
 ) -> Tensor:
     """The gradient with respect to logits of what `forward` returned for the same arguments."""
-    if upstream.dtype != logits.dtype or not upstream.is_contiguous():
-        upstream = upstream.to(logits.dtype).contiguous()
+    if upstream.dtype != logits.dtype or not upstream.is_contiguous() or upstream.is_neg():
+        upstream = upstream.resolve_neg().to(logits.dtype).contiguous()
     return _run(setting, logits, upstream, seed, noise, x, kept)[0]
 
 

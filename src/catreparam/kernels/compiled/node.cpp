@@ -114,7 +114,7 @@ struct CategoricalSampleBackward : Node {
     if (at::GradMode::is_enabled() || !upstream.has_storage()) return {naive(logits, upstream)};  // or a batch under vmap
     at::AutoDispatchBelowADInplaceOrView below;
     const Tensor at = logits.contiguous();
-    upstream = upstream.to(at.scalar_type()).contiguous();
+    upstream = upstream.resolve_neg().to(at.scalar_type()).contiguous();
     Tensor gradient = at::empty(at.sizes(), at.options());
     const int32_t flags = run_kernel(job, at::get_num_threads(), seed, at.data_ptr(), kept ? kept->data() : nullptr,
                                      gradient.data_ptr(), nullptr, nullptr, upstream.data_ptr());

@@ -66,7 +66,7 @@ def forward(
     seed: int64 scalar on the device of logits, so that nothing waits for the device. `noise` (float32, [*batch,
     num_classes] or [num_noises, *batch, num_classes]) and `x` (float32, one-hot) replace what is drawn from it.
     """
-    logits = logits.contiguous()
+    logits = logits.resolve_neg().contiguous()
     out, flag = torch.empty_like(logits), torch.zeros((), dtype=torch.int32, device=logits.device)
     tiles = _tiles(logits.shape)
     if tiles.programs:
@@ -89,7 +89,7 @@ def backward(
     x: Tensor | None = None,
 ) -> Tensor:
     """The gradient with respect to logits of what `forward` returned for the same arguments."""
-    logits, upstream = logits.contiguous(), upstream.to(logits.dtype).contiguous()
+    logits, upstream = (tensor.resolve_neg().to(logits.dtype).contiguous() for tensor in (logits, upstream))
     out = torch.empty_like(logits)
     tiles = _tiles(logits.shape)
     if tiles.programs:
