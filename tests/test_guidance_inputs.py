@@ -3,6 +3,7 @@
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -274,4 +275,22 @@ def test_rewards_may_write_into_their_argument(estimator, commit):
     for tokens in free:
         assert found(lambda x: x.mul_(2) @ weights @ torch.ones(3), tokens) == found(
             lambda x: (2 * x) @ weights @ torch.ones(3), tokens
+        )
+
+
+@pytest.mark.parametrize("answer", [True, torch.tensor(True), torch.tensor([True]), np.bool_(True), 1])
+def test_any_true_answer_of_a_callback_stops(answer):
+    rounds, steps, rest = [], [], {"estimator": "reinmax"}
+    denoiser = as_denoiser(lambda tokens: torch.zeros(*tokens.shape, 3), mask_token=3)
+    reward = lambda x: x[..., 0].sum(-1)  # noqa: E731
+    guided_sample(denoiser, reward, torch.full((1, 4), 3), callback=lambda info: rounds.append(info) or answer, **rest)
+    optimize_logits(torch.zeros(1, 4, 3), reward, callback=lambda info: steps.append(info) or answer, **rest)
+    assert len(rounds) == len(steps) == 1
+
+
+@pytest.mark.parametrize("answer", [0.93, "yes", torch.tensor([True, True]), (None, None)])
+def test_an_answer_of_a_callback_that_is_no_bool_is_an_error(answer):
+    with pytest.raises(TypeError, match="what a callback returns must be True or False, got"):
+        optimize_logits(
+            torch.zeros(1, 4, 3), lambda x: x[..., 0].sum(-1), estimator="reinmax", callback=lambda info: answer
         )

@@ -53,3 +53,17 @@ def test_tune_prints_the_best_setting_as_code_that_can_be_pasted(tmp_path, capsy
     assert "(logits" in printed
     assert "lambda_reinmax:weight=0.25" in printed
     assert (tmp_path / "table.csv").exists()
+
+
+@pytest.mark.parametrize("command", [["tune", "--objective"], ["measure", "--objectives"]])
+def test_an_objective_that_fails_is_one_line_with_the_x_it_saw(command, tmp_path, monkeypatch, capsys):
+    (tmp_path / "their_losses.py").write_text(
+        "import torch\n\n\ndef budget(x):\n    return (x @ torch.ones(7)).sum(-1)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main([*command, "their_losses:budget"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "objective 'their_losses:budget' failed on x of shape" in said
+    assert "Set --num-variables" in said
+    assert "Traceback" not in said

@@ -16,7 +16,7 @@ from catreparam.guidance.optimize import Optimization, OptimizedLogits, Schedule
 from catreparam.guidance.problem import Problem
 from catreparam.guidance.rewards import Reward, RewardError
 from catreparam.guidance.state import Checkpoint, GuidedState, fingerprint
-from catreparam.guidance.stopping import Annealed, EarlyStop
+from catreparam.guidance.stopping import Annealed, EarlyStop, asks_to_stop
 from catreparam.guidance.trace import Evaluations, Generation, Trace, reward_of
 from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking
 from catreparam.masked_diffusion.orders import Order
@@ -135,7 +135,7 @@ def generate(
         clean, log_prob = _propose(optimized, commit, process, state.tokens)
         after = process.step(state.tokens, clean, log_prob, state.round_index, prior=prior, logits=optimized.logits)
         info = RoundInfo(state.round_index, num_rounds, after, clean, optimized)
-        stopped = callback is not None and callback(info) is True
+        stopped = callback is not None and asks_to_stop(callback(info))
         if stopped:
             after = process.completed(torch.where(process.masked(after), clean, after))
             info = dataclasses.replace(info, tokens=after)

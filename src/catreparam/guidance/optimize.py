@@ -14,7 +14,7 @@ from catreparam.estimators.expectation import expectation
 from catreparam.guidance.inference_mode import with_gradients
 from catreparam.guidance.problem import Problem
 from catreparam.guidance.rewards import Reward
-from catreparam.guidance.stopping import Annealed, EarlyStop, Stopper
+from catreparam.guidance.stopping import Annealed, EarlyStop, Stopper, asks_to_stop
 from catreparam.guidance.trace import Evaluations, Trace
 from catreparam.validation import check_count, check_flag, check_generator, check_logits, check_number, check_rows
 
@@ -195,7 +195,7 @@ def optimize(
         tilt.grad, info = _gradient(problem, settings, tilt, step, generator)
         numbers = torch.stack([info.reward, info.kl, info.entropy, info.gradient_norm]).double().mean(-1).tolist()
         trace.append(step=step, **dict(zip(("reward", "kl", "entropy", "gradient_norm"), numbers, strict=True)))
-        stop = callback is not None and callback(info) is True
+        stop = callback is not None and asks_to_stop(callback(info))
         stop = stopper.update(info.reward, info.kl * settings.kl_weight) or stop
         adam.step()
         tilt.grad = None  # as large as the logits

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from catreparam.validation import check_count, check_number
+from catreparam.validation import check_count, check_flag, check_number
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,15 @@ class EarlyStop:
         if self.patience is not None:
             check_count("patience", self.patience)
         check_number("min_improvement", self.min_improvement, least=0.0)
+
+
+def asks_to_stop(answer: Any) -> bool:
+    """What a callback's answer means: None goes on, a bool, torch's and NumPy's too, says it. TypeError otherwise."""
+    if answer is None:
+        return False
+    if isinstance(answer, Tensor) and answer.numel() == 1:
+        answer = answer.item()
+    return check_flag("what a callback returns", answer)
 
 
 class Annealed:

@@ -37,7 +37,8 @@ class Evaluations:
 class Trace:
     """Rows of numbers, one per optimisation step (or round); means over the batch.
 
-    Keys of `optimize_logits`: step, reward, kl, entropy, gradient_norm (kl and entropy summed over positions);
+    Keys of `optimize_logits`: step, reward, kl, entropy, gradient_norm (kl and entropy summed over all
+    masked positions, where `Generation.kl` adds up those of the reveals alone);
     `guided_sample` adds round and masked. `column("reward")` is ready to plot.
 
     Fields:

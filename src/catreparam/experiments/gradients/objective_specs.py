@@ -1,5 +1,6 @@
 """Objectives and logits as users name them: built in, `module:function` of their own, or a file of logits."""
 
+import functools
 import importlib
 import sys
 from collections.abc import Callable
@@ -25,7 +26,19 @@ def build_objective(spec: str, *, num_variables: int, num_classes: int, seed: in
                 f"unknown objective {spec!r}. Choose from: {', '.join(OBJECTIVES)}; or give your own as module:function"
             )
         return make_objective(spec, num_variables=num_variables, num_classes=num_classes, seed=seed)
-    return cast(Objective, _function("objective", spec))
+    function = _function("objective", spec)
+
+    @functools.wraps(function)
+    def objective(x: Tensor) -> Any:
+        try:
+            return function(x)
+        except Exception as error:
+            raise ValueError(
+                f"objective {spec!r} failed on x of shape {tuple(x.shape)}, {x.dtype}: {error}. Set --num-variables "
+                "and --num-classes, or (tune) --logits; make constants in the dtype of x, by x.new_tensor say"
+            ) from error
+
+    return cast(Objective, objective)
 
 
 def load_logits(spec: str) -> Tensor:
