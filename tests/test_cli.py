@@ -102,7 +102,7 @@ def test_every_option_has_a_text(words):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("tune --learning-rate=-1 --criterion training", "learning rate"),
+        ("tune --learning-rate=-1 --criterion training", "learning_rate must be greater than 0"),
         ("run vae --seed x", "seeds"),
         ("run sudoku --seeds x", "seed"),
         ("guide --estimators regde", "Did you mean 'redge'"),
