@@ -72,9 +72,14 @@ def test_eps_warns_that_it_does_nothing():
         catreparam.gumbel_softmax(LOGITS, eps=1e-6)
 
 
-def test_made_estimators_know_temperature_only():
-    with pytest.raises(ValueError, match=r"unknown hyperparameter of gumbel_softmax 'tau'; use temperature"):
-        catreparam.make_estimator("gumbel_softmax", tau=0.5)
+def test_made_estimators_know_tau_where_the_function_does():
+    logits = torch.randn(4, 5, generator=seeded())
+    by_tau = catreparam.make_estimator("gumbel_softmax", tau=0.7, hard=False)
+    assert torch.equal(
+        by_tau(logits, generator=seeded()), catreparam.gumbel_softmax(logits, tau=0.7, hard=False, generator=seeded())
+    )
+    with pytest.raises(ValueError, match=r"unknown hyperparameter of gumbel_rao 'tau'; use temperature"):
+        catreparam.make_estimator("gumbel_rao", tau=0.5)
 
 
 @pytest.mark.parametrize("path", ["naive", "torch", "compiled"])
