@@ -95,7 +95,7 @@ reproduce: $(LIGHT)
 reproduce-more: $(LIGHT)
 	$(BIN)/python scripts/reproduce.py --more
 
-# The VAE at the size of the paper: all of MNIST, then Fashion-MNIST (some five hours on two cores)
+# The VAE at the size of the paper: all of MNIST, then Fashion-MNIST (hours on two cores)
 reproduce-paper: $(LIGHT)
 	$(BIN)/catreparam data mnist
 	$(BIN)/catreparam data fashion_mnist

@@ -39,17 +39,8 @@ from catreparam.objectives.residues import RESIDUES, net_charge
 from catreparam.objectives.sudoku import sudoku_penalty
 
 ORDERS = (
-    *(
-        "ancestral",
-        "random",
-        "confidence",
-        "confidence + 1",
-        "confidence + 4.5",
-        "model_confidence",
-        "entropy",
-        "margin",
-    ),
-    "left_to_right",
+    *("ancestral", "random", "confidence", "confidence + 1", "confidence + 4.5", "model_confidence"),
+    *("entropy", "margin", "left_to_right"),
 )
 LETTERS = " abcdefghijklmnopqrstuvwxyz"
 LENGTH = 32

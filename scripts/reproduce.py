@@ -36,6 +36,7 @@ FULL_SIZE_ESTIMATORS = (
     "straight_through gumbel_softmax gumbel_rao:num_noises=10 reinmax redge redge_cov reindge "
     "exact_redge:second_order_weight=0 exact_redge lambda_reinmax"
 )
+FULL_SIZE_SETTINGS = "vae-mnist-48x2/search-run"
 FULL_SIZE_SEARCH = "--num-trials 8 --search-seeds 1000 --lr-range 5e-4 3e-3 --vae.num-epochs 20"
 RIVALS = ("straight_through", "gumbel_softmax", "gumbel_rao:num_noises=10", "reinmax", "redge", OURS)
 
@@ -51,7 +52,7 @@ class Study:
     seeds: str = "--seeds 0 1 2"
     title: str = ""
     settings_of: str = ""
-    """The study whose hyperparameters it takes, if not its own."""
+    """The folder of docs/results whose hyperparameters it takes, if not its own."""
     asked_by: str = ""
     """The option that asks for it, "more" or "paper"; "": none is needed."""
 
@@ -110,9 +111,11 @@ STUDIES = {
     "vae-reinmax-4x24": vae(24, 4, "relu"),
     # Does the order last?
     "vae-48x2-longer": longer("vae-48x2", 80, 48, 2, "leaky_relu"),
-    "vae-mnist-48x2": full_size("mnist", FULL_SIZE_ESTIMATORS, 60, search=FULL_SIZE_SEARCH),
+    "vae-mnist-48x2": full_size(
+        "mnist", FULL_SIZE_ESTIMATORS, 60, search=FULL_SIZE_SEARCH, settings_of=FULL_SIZE_SETTINGS
+    ),
     # Does the order carry over?
-    "vae-fashion-48x2": full_size("fashion_mnist", FIVE, 50, settings_of="vae-mnist-48x2"),
+    "vae-fashion-48x2": full_size("fashion_mnist", FIVE, 50, settings_of=FULL_SIZE_SETTINGS),
 }
 VAES = ("vae-48x2", "vae-reinmax-8x4", "vae-reinmax-4x24")
 EPOCHS = (10, 20, 30, 40, 50, 80)  # what the longer studies are compared after

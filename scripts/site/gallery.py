@@ -7,17 +7,18 @@ All examples together run for a quarter of an hour on one core.
 """
 
 import argparse
-import importlib.util
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[2]
+pictures = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("pictures.py"))))
 PRINTED = ROOT / "docs" / "results" / "examples"
 NUMBER = re.compile(r"-?\d+\.?\d*")
 
@@ -67,17 +68,16 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=list(CHARTS), help="of examples")
     parser.add_argument("--run", action="store_true", help="run the examples first")
     given = parser.parse_args()
-    pictures = _module("pictures")
     for name in given.names:
         if given.run:
             command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             (PRINTED / f"{name}.txt").write_text(done.stdout, encoding="utf-8")
         with pictures.plt.rc_context(pictures.LOOK):
-            draw(name, CHARTS[name], pictures)
+            draw(name, CHARTS[name])
 
 
-def draw(name: str, chart: Chart, pictures: Any) -> None:
+def draw(name: str, chart: Chart) -> None:
     """Writes one SVG."""
     head, rows = table((PRINTED / f"{name}.txt").read_text(encoding="utf-8"))
     rows = [row for row in rows if chart.keep(label_of(row, chart))]
@@ -124,15 +124,6 @@ def numbers(cell: str) -> list[float]:
 def estimator_in(label: str, methods: tuple[str, ...]) -> str:
     """The longest name of a method that a label has in it."""
     return max((name for name in methods if re.search(rf"\b{name}\b", label)), key=len, default="")
-
-
-def _module(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":

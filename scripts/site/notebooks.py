@@ -9,16 +9,18 @@ made by `plt.subplots(num="NAME")` goes to docs/images/<notebook>-NAME.svg; what
 
 import ast
 import contextlib
-import importlib.util
 import io
 import json
 import re
+import runpy
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+pictures = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("pictures.py"))))
 PAGES = ROOT / "docs" / "notebooks"
 
 
@@ -42,7 +44,6 @@ def cells(notebook: Path) -> list[tuple[str, str]]:
 
 def run(notebook: Path) -> str:
     """The page of a notebook: its cells, each with what it gave."""
-    pictures = _pictures()
     title, *rest = cells(notebook)
     about = f"*The notebook `notebooks/{notebook.name}`, run by `python scripts/site/notebooks.py {notebook.stem}`.*"
     names: dict[str, Any] = {"__name__": "notebook"}
@@ -50,11 +51,11 @@ def run(notebook: Path) -> str:
     with pictures.plt.rc_context(pictures.LOOK), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "FigureCanvasAgg is non-interactive")  # plt.show(), for those who run it
         for kind, text in rest:
-            parts += [text] if kind == "markdown" else [f"```py\n{text}\n```", *_given(text, names, notebook, pictures)]
+            parts += [text] if kind == "markdown" else [f"```py\n{text}\n```", *_given(text, names, notebook)]
     return "\n\n".join(parts) + "\n"
 
 
-def _given(text: str, names: dict[str, Any], notebook: Path, pictures: Any) -> list[str]:
+def _given(text: str, names: dict[str, Any], notebook: Path) -> list[str]:
     """What a cell prints, the value of its last line, and its figures, as Markdown."""
     body, last = ast.parse(text), None
     if isinstance(body.body[-1], ast.Expr) and not text.rstrip().endswith(";"):
@@ -71,15 +72,6 @@ def _given(text: str, names: dict[str, Any], notebook: Path, pictures: Any) -> l
         target = pictures.target_of(page_of(notebook.stem), name)
         shown.append(f"![{pictures.save(name, target)}](../images/{target.name})")
     return shown
-
-
-def _pictures() -> Any:
-    spec = importlib.util.spec_from_file_location("pictures", Path(__file__).with_name("pictures.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 if __name__ == "__main__":
