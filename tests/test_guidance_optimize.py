@@ -7,7 +7,7 @@ import torch
 
 from catreparam import kl, make_estimator
 from catreparam.guidance import Annealed, EarlyStop, optimize_logits
-from catreparam.guidance.optimize import divergence
+from catreparam.guidance.update import divergence
 from guidance_bed import LINEAR_WEIGHTS, linear_reward, pair_reward
 from methods import seeded
 

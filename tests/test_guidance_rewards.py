@@ -7,7 +7,15 @@ import torch
 
 from catreparam import make_estimator
 from catreparam.estimators import fewest_samples
-from catreparam.guidance import BlackBoxError, BlackBoxReward, EarlyStop, codebook_embed, on_images, optimize_logits
+from catreparam.guidance import (
+    BlackBoxError,
+    BlackBoxReward,
+    EarlyStop,
+    codebook_embed,
+    embedding,
+    on_images,
+    optimize_logits,
+)
 from guidance_bed import linear_reward
 from methods import seeded
 
@@ -135,9 +143,11 @@ def soft(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, 7, generator=seeded(), dtype=torch.double).softmax(-1).requires_grad_()
 
 
+@pytest.mark.parametrize("few", [0, 32])
 @pytest.mark.parametrize("make", [one_hot, soft])
 @pytest.mark.parametrize("shape", [(4,), (2, 5), (0, 3)])
-def test_codebook_embed_is_the_product_with_its_gradients(make, shape):
+def test_codebook_embed_is_the_product_with_its_gradients(make, shape, few, monkeypatch):
+    monkeypatch.setattr(embedding, "FEW", few)
     x = make(*shape)
     codebook = torch.randn(7, 3, generator=seeded(1), dtype=torch.double, requires_grad=True)
     upstream = torch.randn(*shape, 3, generator=seeded(2), dtype=torch.double)
@@ -151,7 +161,8 @@ def test_codebook_embed_is_the_product_with_its_gradients(make, shape):
         assert torch.allclose(left, right, atol=1e-12)
 
 
-def test_codebook_embed_looks_hard_samples_up():
+def test_codebook_embed_looks_hard_samples_up(monkeypatch):
+    monkeypatch.setattr(embedding, "FEW", 0)
     codebook = torch.randn(7, 3, dtype=torch.double)
     assert "Lookup" in type(codebook_embed(one_hot(4), codebook).grad_fn).__name__
     assert "Lookup" not in type(codebook_embed(soft(4), codebook).grad_fn).__name__

@@ -9,8 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from catreparam.guidance.placing import Placed
-from catreparam.guidance.rewards import Reward, is_hard
+from catreparam.guidance.rewards import Reward, hot_tokens
+from catreparam.kernels.compiled.library import spacious
+from catreparam.kernels.tracing import is_batched
 from catreparam.validation import check_count, inside_transform
+
+FEW = 32  # codes up to which the product itself is as fast as a lookup
 
 
 def codebook_embed(
@@ -37,7 +41,8 @@ def codebook_embed(
     if (placed := Placed.of(x)) is not None:  # the frozen rows of x need neither a look nor a gradient
         frozen, free = codebook[placed.tokens].flatten(0, 1), codebook_embed(placed.rows, codebook).flatten(0, 1)
         return frozen.index_copy(0, placed.places.flatten(), free).unflatten(0, placed.tokens.shape)
-    return _Lookup.apply(x, codebook) if is_hard(x) else x @ codebook
+    hot = None if x.shape[-1] <= FEW else hot_tokens(x)
+    return x @ codebook if hot is None else _Lookup.apply(x, codebook, hot)
 
 
 def on_embeddings(score: Callable[..., Tensor], codebook: Float[Tensor, "num_codes dim"]) -> Reward:
@@ -87,19 +92,25 @@ def _named_as(score: Callable[..., Any], reward: Reward) -> Reward:
 
 
 class _Lookup(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, codebook: Tensor) -> Tensor:
-        index = x.argmax(-1)
-        ctx.save_for_backward(index, codebook)
-        return codebook[index]
+    """codebook[hot], with the gradients of x @ codebook."""
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def forward(ctx: Any, x: Tensor, codebook: Tensor, hot: Tensor) -> Tensor:
+        ctx.save_for_backward(hot, codebook)
+        return codebook[hot]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (upstream,) = gradients
-        index, codebook = ctx.saved_tensors
-        for_x = upstream @ codebook.T if ctx.needs_input_grad[0] else None
+        hot, codebook = ctx.saved_tensors
+        for_x = None
+        if ctx.needs_input_grad[0] and (torch.is_grad_enabled() or is_batched(upstream)):
+            for_x = upstream @ codebook.T
+        elif ctx.needs_input_grad[0]:
+            room = spacious((*upstream.shape[:-1], codebook.shape[0]), upstream)
+            for_x = torch.matmul(upstream, codebook.T, out=room)
         for_codebook = None
         if ctx.needs_input_grad[1]:
             rows = upstream.reshape(-1, codebook.shape[1])
-            for_codebook = torch.zeros_like(codebook).index_add(0, index.flatten(), rows)
-        return for_x, for_codebook
+            for_codebook = torch.zeros_like(codebook).index_add(0, hot.flatten(), rows)
+        return for_x, for_codebook, None

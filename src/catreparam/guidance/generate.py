@@ -12,12 +12,13 @@ from torch import Generator, Tensor
 
 from catreparam.arguments import hands_on
 from catreparam.guidance.inference_mode import with_gradients
-from catreparam.guidance.optimize import Optimization, OptimizedLogits, Schedule, divergence, optimize
+from catreparam.guidance.optimize import Optimization, OptimizedLogits, Schedule, optimize
 from catreparam.guidance.problem import Problem
 from catreparam.guidance.rewards import Reward, RewardError
 from catreparam.guidance.state import Checkpoint, GuidedState, fingerprint
 from catreparam.guidance.stopping import Annealed, EarlyStop, asks_to_stop
 from catreparam.guidance.trace import Evaluations, Generation, Trace, reward_of
+from catreparam.guidance.update import divergence
 from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking
 from catreparam.masked_diffusion.orders import Order
 from catreparam.masked_diffusion.process import is_masked
@@ -182,7 +183,7 @@ def _next_state(
     return GuidedState(
         round_index=state.round_index + 1,
         tokens=info.tokens,
-        tilt=_kept_tilt(state, process, optimized) if keep else None,
+        tilt=_kept_tilt(state, process, optimized) if keep and not last else None,
         kl=state.kl + kl.sum(-1).float(),
         prior_log_prob=state.prior_log_prob + log_prob.sum(-1).float(),
         trace=trace,

@@ -9,46 +9,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from catreparam.arguments import hands_on
-from catreparam.categorical import finite
 from catreparam.estimators.expectation import expectation
 from catreparam.guidance.inference_mode import with_gradients
 from catreparam.guidance.problem import Problem
 from catreparam.guidance.rewards import Reward
 from catreparam.guidance.stopping import Annealed, EarlyStop, Stopper, asks_to_stop
 from catreparam.guidance.trace import Evaluations, Trace
+from catreparam.guidance.update import update_of
 from catreparam.validation import check_count, check_flag, check_generator, check_logits, check_number, check_rows
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """KL(q || prior) and entropy of q [*batch] in nats, and the gradient of the KL in q's logits [*batch, V]."""
-
-    kl: Tensor
-    entropy: Tensor
-    gradient: Tensor
-
-
-def divergence(logits: Float[Tensor, "*batch V"], log_prior: Float[Tensor, "*batch V"]) -> Divergence:
-    """Divergence of q = softmax(logits) from the prior, whose impossible tokens (-inf) must be impossible in q too.
-
-    The gradient is q * (log q - log prior - KL), zero at impossible tokens (no 0 * inf).
-    """
-    log_q = log_softmax(logits)
-    q = log_q.exp()
-    ratio = finite(log_q)
-    entropy = -(q * ratio).sum(-1)
-    ratio = ratio.sub_(finite(log_prior))
-    kl = (q * ratio).sum(-1)
-    gradient = q.mul_(ratio.sub_(kl.unsqueeze(-1)))
-    return Divergence(kl, entropy, gradient)
-
-
-def log_softmax(logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
-    """torch.log_softmax over the last axis, without gradient; few classes are laid out first: much faster on CPUs."""
-    if logits.shape[-1] > 32:
-        return torch.log_softmax(logits, -1)
-    return torch.log_softmax(logits.movedim(-1, 0).contiguous(), 0).movedim(0, -1)
-
 
 Schedule = float | Callable[[float], float]  # a number, or a function of the part of the steps done, in [0, 1)
 
@@ -187,30 +155,42 @@ def optimize(
     generator: Generator | None = None,
 ) -> OptimizedLogits:
     """The loop of `optimize_logits`."""
-    tilt = problem.initial_tilt(warm_start, settings.forgetting)
-    adam = torch.optim.Adam([tilt])  # its learning rate is set in every step
+    update = update_of(problem.initial_logits(warm_start, settings.forgetting), problem.log_prior, problem.active)
     trace, stopper = Trace(), Stopper(settings.early_stop)
+
+    def present() -> Tensor:
+        return problem.full_logits(update.logits.clone())
+
     for step in range(settings.num_steps if problem.log_prior.numel() else 0):
-        adam.param_groups[0]["lr"] = settings.lr_at(step / settings.num_steps)
-        tilt.grad, info = _gradient(problem, settings, tilt, step, generator)
-        numbers = torch.stack([info.reward, info.kl, info.entropy, info.gradient_norm]).double().mean(-1).tolist()
+        lr = settings.lr_at(step / settings.num_steps)
+        loss, gradient = _reward_gradient(problem, settings, update.logits, step, generator)
+        most = settings.max_grad_norm
+        at_once = callback is None and most is None  # nobody has to look in between
+        seen = (
+            update.step(gradient, settings.kl_weight, lr)
+            if at_once
+            else update.add_divergence(gradient, settings.kl_weight)
+        )
+        problem.check_gradient(seen.is_finite, step)
+        numbers = torch.stack([-loss, seen.kl, seen.entropy, seen.norm]).double().mean(-1).tolist()
         trace.append(step=step, **dict(zip(("reward", "kl", "entropy", "gradient_norm"), numbers, strict=True)))
-        stop = callback is not None and asks_to_stop(callback(info))
-        stop = stopper.update(info.reward, info.kl * settings.kl_weight) or stop
-        adam.step()
-        tilt.grad = None  # as large as the logits
+        stop = stopper.update(-loss, seen.kl * settings.kl_weight)
+        if callback is not None:
+            info = StepInfo(step, -loss, seen.kl, seen.entropy, seen.norm, present)
+            stop = asks_to_stop(callback(info)) or stop
+        if not at_once:
+            update.move(gradient, lr, None if most is None else most / seen.norm.clamp_min(most))
         if stop:
             break
-    tilt, best = tilt.detach(), (problem.best_tokens, problem.best_reward)
-    return OptimizedLogits(problem.full_logits(tilt), problem.full_tilt(tilt), trace, problem.evaluations, *best)
+    logits, best = update.logits.detach(), (problem.best_tokens, problem.best_reward)
+    return OptimizedLogits(problem.full_logits(logits), problem.full_tilt(logits), trace, problem.evaluations, *best)
 
 
-def _gradient(
-    problem: Problem, settings: Optimization, tilt: Tensor, step: int, generator: Generator | None
-) -> tuple[Tensor, StepInfo]:
-    """The (clipped) gradient of the objective in the tilt [B, M, V], and what the step saw."""
+def _reward_gradient(
+    problem: Problem, settings: Optimization, logits: Tensor, step: int, generator: Generator | None
+) -> tuple[Tensor, Tensor]:
+    """-reward [B], and the estimator's gradient of its expectation in the logits [B, M, V]."""
     with torch.enable_grad():
-        logits = problem.log_prior + tilt
         loss = expectation(
             problem.loss,
             logits,
@@ -218,14 +198,4 @@ def _gradient(
             num_samples=settings.num_samples,
             generator=generator,
         )
-        gradient = problem.gradient(loss, tilt, step)
-    apart = divergence(logits.detach(), problem.log_prior)
-    gradient.add_(apart.gradient, alpha=settings.kl_weight)
-    if problem.active is not None:
-        gradient.mul_(problem.active)
-    norm = torch.linalg.vector_norm(gradient, dim=(1, 2))
-    if (max_grad_norm := settings.max_grad_norm) is not None:
-        gradient.mul_((max_grad_norm / norm.clamp_min(max_grad_norm)).reshape(-1, 1, 1))
-    return gradient, StepInfo(
-        step, -loss.detach(), apart.kl.sum(-1), apart.entropy.sum(-1), norm, lambda: problem.full_logits(tilt)
-    )
+        return loss.detach(), problem.gradient(loss, logits, step)

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from catreparam.kernels.compiled.library import spacious
 from catreparam.masked_diffusion import one_hot_tokens
 from catreparam.validation import inside_transform
 
@@ -79,7 +80,7 @@ class Canvas:
 
     def _frozen(self, rows: Tensor) -> Tensor:
         """One-hot tokens everywhere, as if nothing was to be placed."""
-        zeros = torch.zeros(*self.tokens.shape, rows.shape[-1], dtype=rows.dtype, device=rows.device)
+        zeros = spacious((*self.tokens.shape, rows.shape[-1]), rows).zero_()
         return zeros.scatter_(-1, self.tokens.unsqueeze(-1), 1.0)
 
 

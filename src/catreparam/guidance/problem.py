@@ -10,6 +10,7 @@ from catreparam.categorical import wide
 from catreparam.guidance.placing import Canvas, put_rows, take_rows
 from catreparam.guidance.rewards import Reward, RewardError, check_rewards, is_hard
 from catreparam.guidance.trace import Evaluations, pick
+from catreparam.kernels.compiled.library import spacious
 from catreparam.masked_diffusion import carry_over
 from catreparam.validation import inside_transform
 
@@ -54,10 +55,10 @@ class Problem:
         if self.canvas is not None:
             self.active = take_rows(self.active, self.canvas.places)
 
-    def initial_tilt(self, warm_start: Tensor | None, forgetting: float) -> Tensor:
-        """(1 - forgetting) * warm_start at the free rows, or zero; a leaf that requires a gradient."""
+    def initial_logits(self, warm_start: Tensor | None, forgetting: float) -> Tensor:
+        """The log prior plus (1 - forgetting) * warm_start at the free rows; a leaf that requires a gradient."""
         if warm_start is None:
-            return torch.zeros_like(self.log_prior).requires_grad_()
+            return spacious(self.log_prior.shape, self.log_prior).copy_(self.log_prior).requires_grad_()
         if warm_start.shape != self.shape:
             raise ValueError(
                 f"warm_start must have the shape of prior_logits {tuple(self.shape)}, got {tuple(warm_start.shape)}"
@@ -65,7 +66,7 @@ class Problem:
         rows = warm_start.detach()
         if self.canvas is not None:
             rows = take_rows(rows, self.canvas.places)
-        return ((1 - forgetting) * rows.to(self.log_prior)).requires_grad_()
+        return (self.log_prior + (1 - forgetting) * rows.to(self.log_prior)).requires_grad_()
 
     def loss(self, rows: Tensor) -> Tensor:
         """-reward of the whole sequences [B] for free rows [B, M, V]."""
@@ -82,31 +83,36 @@ class Problem:
             self.best_tokens, self.best_reward = pick(better, (tokens, values), (self.best_tokens, self.best_reward))
         return -rewards
 
-    def gradient(self, loss: Tensor, tilt: Tensor, step: int) -> Tensor:
-        """The gradient of the summed loss. Raises RewardError if either is not finite, or if there is no gradient."""
-        check_rewards(-loss, tilt.shape[0], f"at step {step}")
+    def gradient(self, loss: Tensor, logits: Tensor, step: int) -> Tensor:
+        """The gradient of the summed loss. Raises RewardError if a loss is not finite, or if there is no gradient."""
+        check_rewards(-loss, logits.shape[0], f"at step {step}")
         if not loss.requires_grad:
             raise RewardError(
                 "the reward does not depend on x differentiably (detached, or built from argmax?); wrap a reward "
                 "without gradient as BlackBoxReward and use a score-function estimator (rloo, reinforce, arsm)"
             )
-        (gradient,) = torch.autograd.grad(loss.sum(), tilt)
-        if not bool(torch.isfinite(gradient.sum())):
+        return torch.autograd.grad(loss.sum(), logits)[0].contiguous()
+
+    def check_gradient(self, finite: bool, step: int) -> None:
+        """Raises RewardError unless the gradient of a step was finite."""
+        if not finite:
             raise RewardError(f"the gradient of the reward is not finite at step {step}; check the reward's derivative")
-        return gradient
 
-    def full_tilt(self, tilt: Tensor) -> Tensor:
-        """[B, L, V], zero at frozen positions."""
+    def full_tilt(self, logits: Tensor) -> Tensor:
+        """[B, L, V], logits - log prior: zero at frozen positions, and at tokens that are impossible."""
+        rows = logits.detach()
+        tilt = torch.sub(rows, self.log_prior, out=spacious(rows.shape, rows))
+        tilt.nan_to_num_(0.0, posinf=torch.inf, neginf=-torch.inf)  # -inf - -inf
         if self.canvas is None:
-            return tilt.detach()
-        return put_rows(tilt.new_zeros(self.shape), self.canvas.places, tilt.detach())
+            return tilt
+        return put_rows(spacious(self.shape, tilt).zero_(), self.canvas.places, tilt)
 
-    def full_logits(self, tilt: Tensor) -> Tensor:
-        """[B, L, V]: log prior and tilt at free positions, the token alone at frozen ones."""
-        rows = self.log_prior + tilt.detach()
+    def full_logits(self, logits: Tensor) -> Tensor:
+        """[B, L, V]: those of the free positions, the token alone at frozen ones."""
+        rows = logits.detach()
         if self.canvas is None:
             return rows
-        alone = rows.new_full(self.shape, -torch.inf).scatter_(-1, self.canvas.tokens.unsqueeze(-1), 0.0)
+        alone = spacious(self.shape, rows).fill_(-torch.inf).scatter_(-1, self.canvas.tokens.unsqueeze(-1), 0.0)
         return put_rows(alone, self.canvas.places, rows)
 
     def _tokens(self, rows: Tensor) -> Tensor:

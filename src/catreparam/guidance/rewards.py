@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from catreparam.kernels.compiled import library
+from catreparam.kernels.compiled import update as compiled
 from catreparam.validation import inside_transform
 
 
@@ -68,6 +70,14 @@ def is_hard(x: Tensor) -> bool:
         return True
     x = x.detach()
     return bool((x.amax(-1) == 1).all()) and int(x.count_nonzero()) == x.numel() // x.shape[-1]
+
+
+def hot_tokens(x: Float[Tensor, "*batch V"]) -> Int[Tensor, "*batch"] | None:
+    """x.argmax(-1) if every row of x is exactly one-hot, else None. Not inside torch.func transforms."""
+    x = x.detach()
+    if compiled.serves(x):
+        return library.hot_classes(x)
+    return x.argmax(-1) if is_hard(x) else None
 
 
 def check_rewards(rewards: Any, batch: int, where: str) -> Tensor:

@@ -1,7 +1,7 @@
 """What a guided generation reports: tokens, rows to plot, counted evaluations; and how candidates are picked."""
 
 import math
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,7 +30,9 @@ class Evaluations:
     reward_gradient: int = 0
 
     def __add__(self, other: "Evaluations") -> "Evaluations":
-        return Evaluations(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+        return Evaluations(
+            self.model + other.model, self.reward + other.reward, self.reward_gradient + other.reward_gradient
+        )
 
 
 @dataclass

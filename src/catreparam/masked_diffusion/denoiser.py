@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from catreparam.categorical import wide
+from catreparam.kernels.compiled.library import spacious
 from catreparam.masked_diffusion.conditions import Condition, entries_for, names_of
 from catreparam.masked_diffusion.corruption import Corruption
 from catreparam.validation import check_count, check_number
@@ -130,7 +131,16 @@ def carry_over(prior_logits: Float[Tensor, "B L V"], tokens: Int[Tensor, "B L"],
     """Prior logits whose frozen positions allow only their token: 0 there, -inf elsewhere in the row."""
     index = tokens.masked_fill(~frozen, 0).unsqueeze(-1)
     at_index = prior_logits.gather(-1, index).masked_fill(frozen.unsqueeze(-1), 0.0)
-    return prior_logits.masked_fill(frozen.unsqueeze(-1), -torch.inf).scatter_(-1, index, at_index)
+    everywhere = frozen.unsqueeze(-1)
+    if prior_logits.device.type != "cpu" or prior_logits.requires_grad:
+        return prior_logits.masked_fill(everywhere, -torch.inf).scatter_(-1, index, at_index)
+    out = spacious(prior_logits.shape, prior_logits)
+    if 2 * int(frozen.sum()) > frozen.numel():
+        free = (~frozen).flatten().nonzero().squeeze(-1)
+        out.fill_(-torch.inf).flatten(0, -2).index_copy_(0, free, prior_logits.flatten(0, -2).index_select(0, free))
+    else:
+        out.copy_(prior_logits).masked_fill_(everywhere, -torch.inf)
+    return out.scatter_(-1, index, at_index)
 
 
 def prior_of(

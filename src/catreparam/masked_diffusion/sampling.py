@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from catreparam.categorical import draw_exponential_like
+from catreparam.kernels.compiled.library import spacious
 from catreparam.masked_diffusion.conditions import Condition
 from catreparam.masked_diffusion.denoiser import Denoiser
 from catreparam.masked_diffusion.orders import Order
@@ -129,4 +130,5 @@ def one_hot_tokens(tokens: Int[Tensor, "B L"], vocab_size: int) -> Float[Tensor,
     """x [B, L, vocab_size] in float32. Raises ValueError for tokens outside the vocabulary (masked ones, say)."""
     if tokens.numel() and int(tokens.max()) >= vocab_size:
         raise ValueError(f"tokens must lie in [0, {vocab_size}), got {int(tokens.max())}")
-    return torch.zeros(*tokens.shape, vocab_size, device=tokens.device).scatter_(-1, tokens.unsqueeze(-1), 1.0)
+    zeros = spacious((*tokens.shape, vocab_size), torch.empty(0, device=tokens.device)).zero_()
+    return zeros.scatter_(-1, tokens.unsqueeze(-1), 1.0)

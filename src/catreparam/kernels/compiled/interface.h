@@ -6,7 +6,7 @@
 
 namespace catreparam {
 
-constexpr int32_t kVersion = 4;
+constexpr int32_t kVersion = 5;
 
 // How a sample is drawn and differentiated: `Rule` in methods.py.
 enum Rule : int32_t { kDirect = 0, kGumbel = 1, kChain = 2, kMatched = 3, kSweep = 4 };
@@ -35,5 +35,21 @@ using Run = int32_t (*)(const void*, int32_t, uint64_t, const void*, float*, voi
 constexpr uint64_t kLargestSeed = (uint64_t{1} << 63) - 1;
 constexpr int64_t kSmallRoom = 1 << 15;
 constexpr uint64_t kMostSpare = 8;
+
+// A step of guidance after the reward's gradient, on float32 rows [rows, classes] of sequences of `rows_of_sequence` each.
+enum UpdatePass : int32_t { kAddDivergence = 1, kMove = 2 };
+
+struct Update {
+  int32_t passes;          // kAddDivergence: the KL's gradient, weighted, is added to `gradient`; kMove: Adam moves the logits
+  int32_t fresh;           // not 0: Adam's first step, its moments count as 0
+  int64_t rows, classes, rows_of_sequence;
+  float kl_weight;
+  float beta1, beta2, epsilon, step_size, root;  // of Adam; lr / (1 - beta1^t), and 1 / sqrt(1 - beta2^t)
+  const float* log_prior;
+  const uint8_t* active;   // [rows], 0: the gradient there is 0; null: active all
+  const float* clip;       // [sequences], factors of the gradient when Adam sees it; null: 1
+  float *logits, *gradient, *first, *second;
+  float *kl, *entropy, *square;  // [rows], out, of kAddDivergence; square: of the gradient's norm
+};
 
 }  // namespace catreparam

@@ -17,7 +17,7 @@ from catreparam.kernels.methods import Rule
 from catreparam.kernels.plan import plan_of
 from catreparam.kernels.settings import Setting
 
-VERSION = 4
+VERSION = 5
 RULES = frozenset({Rule.DIRECT, Rule.GUMBEL, Rule.CHAIN, Rule.MATCHED, Rule.SWEEP})
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 INVALID = 7  # NaN, +inf, a row that allows nothing
@@ -173,6 +173,31 @@ def replay(setting: Setting, shape: Sequence[int], seed: int) -> Tensor:
     return torch.cat([out, -out])[: setting.num_noises] if setting.method.rule == Rule.SWEEP else out[0]
 
 
+def update(call: ctypes.Structure) -> bool:
+    """A step of guidance, see `update.Update`; False if a gradient was not finite."""
+    flags = _library.catreparam_update(ctypes.byref(call), torch.get_num_threads())
+    if flags & NO_MEMORY:
+        raise MemoryError(f"no memory for the scratch of {call.classes} classes")
+    return not flags
+
+
+def hot_classes(x: Tensor) -> Tensor | None:
+    """x.argmax(-1) of float32 rows in memory one after the other, if each is exactly one-hot; else None."""
+    hot = torch.empty(x.shape[:-1], dtype=torch.int64, device="cpu")
+    not_hard = _library.catreparam_find_hot(
+        x.data_ptr(), hot.numel(), x.shape[-1], torch.get_num_threads(), hot.data_ptr()
+    )
+    return None if not_hard else hot
+
+
+def spacious(shape: Sequence[int], like: Tensor) -> Tensor:
+    """torch.empty of this shape, in large pages where it is large: fresh ones cost more than filling them."""
+    out = torch.empty(shape, dtype=like.dtype, device=like.device)
+    if BUILT and out.is_cpu:
+        _library.catreparam_ask_for_large_pages(out.data_ptr(), out.nbytes)
+    return out
+
+
 def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
     """One block of Philox4x32-10: four words from a counter of four and a key of two."""
     words = (ctypes.c_uint32 * 4)()
@@ -252,6 +277,9 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.catreparam_kept_floats.restype = long
     library.catreparam_kept_floats.argtypes = [pointer]
     library.catreparam_run.argtypes = [pointer, number, ctypes.c_uint64, *[pointer] * 6]
+    library.catreparam_update.argtypes = [pointer, number]
+    library.catreparam_find_hot.argtypes = [pointer, long, long, number, pointer]
+    library.catreparam_ask_for_large_pages.argtypes = [pointer, long]
     library.catreparam_replay.argtypes = [pointer, long, long, number, ctypes.c_uint64, pointer]
     return library
 

@@ -102,10 +102,7 @@ struct CategoricalSampleBackward : Node {
 
   std::string name() const override { return "CategoricalSampleBackward"; }
 
-  void release_variables() override {
-    rows.reset_data();
-    kept.reset();
-  }
+  void release_variables() override { rows.reset_data(), kept.reset(); }
 
   variable_list apply(variable_list&& upstreams) override {
     Tensor upstream = std::move(upstreams[0]);
@@ -115,7 +112,9 @@ struct CategoricalSampleBackward : Node {
     at::AutoDispatchBelowADInplaceOrView below;
     const Tensor at = logits.contiguous();
     upstream = upstream.resolve_neg().to(at.scalar_type()).contiguous();
-    Tensor gradient = at::empty(at.sizes(), at.options());
+    // An upstream gradient that nobody else holds makes room for this one: fresh pages cost more than filling them.
+    const bool is_ours = upstream.use_count() == 1 && upstream.storage().use_count() == 1;
+    const Tensor gradient = is_ours ? upstream : at::empty(at.sizes(), at.options());
     const int32_t flags = run_kernel(job, at::get_num_threads(), seed, at.data_ptr(), kept ? kept->data() : nullptr,
                                      gradient.data_ptr(), nullptr, nullptr, upstream.data_ptr());
     TORCH_CHECK_WITH(OutOfMemoryError, !(flags & kFlagNoMemory), "no memory for the scratch of ", at.size(-1), " classes");

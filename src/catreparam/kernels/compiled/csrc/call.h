@@ -67,6 +67,8 @@ struct Kernels {
   int32_t (*forward)(const Call&, int64_t begin, int64_t end, void* scratch);
   void (*backward)(const Call&, int64_t begin, int64_t end, void* scratch);
   void (*replay)(const Call&, int64_t begin, int64_t end, void* scratch);
+  int32_t (*update)(const Update&, int64_t begin, int64_t end, void* scratch);
+  bool (*find_hot)(const float* x, int64_t classes, int64_t begin, int64_t end, int64_t* hot);
   void (*philox)(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]);
 };
 

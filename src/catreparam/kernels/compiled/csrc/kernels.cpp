@@ -1,6 +1,7 @@
 // The kernels for one instruction set: this file is compiled several times, with CATREPARAM_KERNELS naming the result.
 #include "pair_passes.h"
 #include "sweep.h"
+#include "update.h"
 
 namespace catreparam {
 namespace {
@@ -127,6 +128,7 @@ void philox_block(const uint32_t counter[4], const uint32_t key[2], uint32_t wor
 
 extern const Kernels CATREPARAM_JOIN(kernels_, CATREPARAM_KERNELS);
 const Kernels CATREPARAM_JOIN(kernels_, CATREPARAM_KERNELS) = {
-    CATREPARAM_TEXT(CATREPARAM_KERNELS), scratch_bytes, kept_floats, forward, backward, replay, philox_block};
+    CATREPARAM_TEXT(CATREPARAM_KERNELS), scratch_bytes, kept_floats, forward, backward, replay, update_rows, find_hot,
+    philox_block};
 
 }  // namespace catreparam

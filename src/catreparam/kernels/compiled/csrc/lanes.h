@@ -79,21 +79,27 @@ INLINE bool any(vi mask) {
 }
 #endif
 
-INLINE float sum_of_lanes(vf a) {  // a fixed tree: the same for every vector
-  float part[W];
-  std::memcpy(part, &a, sizeof part);
-  for (int half = W / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) part[i] += part[i + half];
-  return part[0];
+// Lane i beside lane i ^ S.
+template <int S, int... I>
+INLINE vf neighbours(vf a, std::integer_sequence<int, I...>) { return __builtin_shufflevector(a, a, (I ^ S)...); }
+
+template <int S>
+INLINE float sum_by_halves(vf a) {
+  a += neighbours<S>(a, std::make_integer_sequence<int, W>());
+  if constexpr (S > 1) return sum_by_halves<S / 2>(a);
+  return a[0];
 }
 
-INLINE float top_of_lanes(vf a) {
-  float part[W];
-  std::memcpy(part, &a, sizeof part);
-  for (int half = W / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) part[i] = part[i] > part[i + half] ? part[i] : part[i + half];
-  return part[0];
+template <int S>
+INLINE float top_by_halves(vf a) {
+  const vf other = neighbours<S>(a, std::make_integer_sequence<int, W>());
+  a = a > other ? a : other;
+  if constexpr (S > 1) return top_by_halves<S / 2>(a);
+  return a[0];
 }
+
+INLINE float sum_of_lanes(vf a) { return sum_by_halves<W / 2>(a); }  // a fixed tree: the same for every vector
+INLINE float top_of_lanes(vf a) { return top_by_halves<W / 2>(a); }
 
 // 2^y to 1e-7 relative; below 2^-126 (and at -inf) exactly 0: no denormals arise. Above 2^127 it is 2^127; NaN stays.
 INLINE vf exp2_lanes(vf y) {

@@ -129,6 +129,24 @@ int32_t run(Task& task, int threads) {
   return task.flags.load();
 }
 
+// Rows dealt out in chunks to functions of (first, one behind the last) that return flags.
+template <typename Work>
+int32_t for_rows(int64_t rows, double cost, int threads, Work work) {
+  if ((double)rows * cost < kHandOver + kHandOverPerThread * threads) threads = 1;
+  struct Shared {
+    Work work;
+    const int64_t rows, each;
+    std::atomic<int32_t> flags{0};
+  } shared{work, rows, (int64_t)(kChunk / cost) + 1};
+  const auto take = [](void* context, int64_t chunk) {
+    Shared& all = *static_cast<Shared*>(context);
+    const int64_t begin = chunk * all.each, end = begin + all.each < all.rows ? begin + all.each : all.rows;
+    if (const int32_t flags = all.work(begin, end)) all.flags.fetch_or(flags);
+  };
+  Pool::run((rows + shared.each - 1) / shared.each, threads, take, &shared);
+  return shared.flags.load();
+}
+
 }  // namespace
 }  // namespace catreparam
 
@@ -221,3 +239,20 @@ EXPORT int32_t catreparam_replay(const CatreparamPlan* plan, int64_t rows, int64
   task.call.out = out;
   return run(task, threads);
 }
+
+// Flags: kFlagNan if a gradient was not finite.
+EXPORT int32_t catreparam_update(const Update* update, int32_t threads) {
+  return for_rows(update->rows, 20.0 + 1.5 * (double)update->classes, threads, [update](int64_t begin, int64_t end) {
+    char* memory = scratch.get((update->classes + 128) * 4);
+    return memory ? active->update(*update, begin, end, memory) : (int32_t)kFlagNoMemory;
+  });
+}
+
+// The class of every row of x [rows, classes] into `hot`. Not 0 if a row is not exactly one-hot.
+EXPORT int32_t catreparam_find_hot(const float* x, int64_t rows, int64_t classes, int32_t threads, int64_t* hot) {
+  return for_rows(rows, 10.0 + 0.3 * (double)classes, threads, [=](int64_t begin, int64_t end) {
+    return (int32_t)!active->find_hot(x, classes, begin, end, hot);
+  });
+}
+
+EXPORT void catreparam_ask_for_large_pages(void* memory, int64_t bytes) { ask_for_large_pages(memory, bytes); }
