@@ -6,33 +6,37 @@ import triton
 import triton.language as tl
 
 from catreparam.kernels.triton.rows import (
-    centred,
     covariance,
     matched_variance,
     over_classes,
     read_gumbel,
-    read_logits,
     read_normal,
+    read_rows,
     read_sample,
+    read_seed,
     run_chain,
     softmax,
     softmax_at,
     tile_elements,
+    valid_or_nan,
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed_ptr"])
 def backward_kernel(
     logits_ptr, upstream_ptr, noise_ptr, x_ptr, seed_ptr, plan_ptr, out_ptr, rows, classes, temperature, weight,
     RULE: tl.constexpr, TEMPERED: tl.constexpr, EVALUATIONS: tl.constexpr, INTERVALS: tl.constexpr,
     FROM_ZERO: tl.constexpr, NOISES: tl.constexpr, SECOND: tl.constexpr,
     GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """out [rows, classes] = the gradient with respect to logits. RULE: name of a `Rule`. SECOND: weight is not 0."""
+    """out [rows, classes] = the gradient with respect to logits, NaN in rows that are not valid.
+
+    RULE: name of a `Rule`. SECOND: weight is not 0. seed_ptr: a number, or its place on the device.
+    """
     element, exists = tile_elements(rows, classes, ROWS, CLASSES)
-    logits = centred(read_logits(logits_ptr, element, exists, classes, CLASSES))
+    logits, kinds = read_rows(logits_ptr, element, exists, classes, CLASSES)
     upstream = tl.load(upstream_ptr + element, mask=exists, other=0.0).to(tl.float32)
-    seed = tl.load(seed_ptr)
+    seed = read_seed(seed_ptr)
     if RULE == "GUMBEL":
         noise = read_gumbel(noise_ptr, seed, element, exists, GIVEN_NOISE)
         gradient = covariance(softmax_at(logits + noise, temperature), upstream) / temperature
@@ -67,7 +71,7 @@ def backward_kernel(
             gradient = 2.0 * covariance(middle, upstream) - 0.5 * covariance(probs, upstream)
         else:
             gradient = _direct(probs, upstream, x, weight, SECOND)
-    tl.store(out_ptr + element, gradient.to(out_ptr.dtype.element_ty), mask=exists)
+    tl.store(out_ptr + element, valid_or_nan(gradient, kinds).to(out_ptr.dtype.element_ty), mask=exists)
 
 
 @triton.jit

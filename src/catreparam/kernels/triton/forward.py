@@ -7,33 +7,35 @@ import triton
 import triton.language as tl
 
 from catreparam.kernels.triton.rows import (
-    centred,
     matched_variance,
     one_hot_of_largest,
-    over_classes,
     read_gumbel,
-    read_logits,
     read_normal,
+    read_rows,
     read_sample,
+    read_seed,
     run_to_sample,
     softmax,
     softmax_at,
     tile_elements,
+    valid_or_nan,
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed_ptr"])
 def forward_kernel(
     logits_ptr, noise_ptr, x_ptr, seed_ptr, plan_ptr, out_ptr, flag_ptr, rows, classes, evaluations, temperature,
     RULE: tl.constexpr, NOISES: tl.constexpr, HARD: tl.constexpr,
     GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
-    """out [rows, classes] = the sample; flag [1] = 1 if a row is invalid. RULE: name of a `Rule`."""
+    """out [rows, classes] = the sample, NaN in rows that are not valid. RULE: name of a `Rule`.
+
+    flag [4]: 1 at the kinds of the rows that are not valid. seed_ptr: a number, or its place on the device.
+    """
     element, exists = tile_elements(rows, classes, ROWS, CLASSES)
-    logits = read_logits(logits_ptr, element, exists, classes, CLASSES)
-    _flag_invalid(flag_ptr, logits)
-    logits = centred(logits)
-    seed = tl.load(seed_ptr)
+    logits, kinds = read_rows(logits_ptr, element, exists, classes, CLASSES)
+    tl.store(flag_ptr + kinds, 1, mask=kinds != 1)  # whoever writes writes the same
+    seed = read_seed(seed_ptr)
     if RULE == "GUMBEL":
         noise = read_gumbel(noise_ptr, seed, element, exists, GIVEN_NOISE)
         perturbed = logits + noise
@@ -57,29 +59,21 @@ def forward_kernel(
         if RULE == "SWEEP" and not HARD:
             last = tl.load(plan_ptr + 8 * (evaluations - 1))
             out = _mean_soft(logits, out, last, noise_ptr, seed, element, exists, rows * classes, NOISES, GIVEN_NOISE)
-    tl.store(out_ptr + element, out.to(out_ptr.dtype.element_ty), mask=exists)
+    tl.store(out_ptr + element, valid_or_nan(out, kinds).to(out_ptr.dtype.element_ty), mask=exists)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed_ptr"])
 def replay_kernel(
     noise_out_ptr, seed_ptr, rows, classes, stream, GUMBEL: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr
 ):
     """noise_out [rows, classes] = the noise of a stream."""
     element, exists = tile_elements(rows, classes, ROWS, CLASSES)
-    seed = tl.load(seed_ptr)
+    seed = read_seed(seed_ptr)
     if GUMBEL:
         noise = read_gumbel(noise_out_ptr, seed, element, exists, False)
     else:
         noise = read_normal(noise_out_ptr, seed, element, exists, stream, 0, False)
     tl.store(noise_out_ptr + element, noise, mask=exists)
-
-
-@triton.jit
-def _flag_invalid(flag_ptr, logits):
-    wrong = (logits != logits) | (logits == float("inf"))
-    empty = over_classes((logits > float("-inf")).to(tl.int32)) == 0  # NaN is neither above nor equal
-    if tl.sum(wrong.to(tl.int32)) + tl.sum(empty.to(tl.int32)) > 0:
-        tl.atomic_max(flag_ptr, 1)
 
 
 @triton.jit

@@ -59,32 +59,39 @@ def why_not(setting: Setting, logits: Tensor, num_classes: int) -> str:
 
 
 def forward(
-    setting: Setting, logits: Tensor, seed: Tensor, noise: Tensor | None = None, x: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """The sample for rows [*batch, num_classes] of a dtype in DTYPES, and an int32 flag: 1 if a row is invalid.
+    setting: Setting,
+    logits: Tensor,
+    seed: int | Tensor,
+    noise: Tensor | None = None,
+    x: Tensor | None = None,
+    flags: Tensor | None = None,
+) -> Tensor:
+    """The sample for rows [*batch, num_classes] of a dtype in DTYPES; NaN in rows that hold NaN or +inf or no class.
 
-    seed: int64 scalar on the device of logits, so that nothing waits for the device. `noise` (float32, [*batch,
-    num_classes] or [num_noises, *batch, num_classes]) and `x` (float32, one-hot) replace what is drawn from it.
+    seed: a number of at least 2^31, or an int64 scalar on the device of logits. `noise` (float32, [*batch, num_classes]
+    or [num_noises, *batch, num_classes]) and `x` (float32, one-hot) replace what is drawn from it. `flags` (int32, [4]
+    or more): gets 1 at the places that `catreparam.pending` has for what is wrong with rows.
     """
     logits = logits.resolve_neg().contiguous()
-    out, flag = torch.empty_like(logits), torch.zeros((), dtype=torch.int32, device=logits.device)
+    out = torch.empty_like(logits)
+    flags = torch.empty(4, dtype=torch.int32, device=logits.device) if flags is None else flags
     tiles = _tiles(logits.shape)
     if tiles.programs:
         with _on(logits):
             _forward_kernels().forward_kernel[(tiles.programs,)](
-                logits, _given(noise, logits), _given(x, logits), seed, _table(setting, logits), out, flag,
+                logits, _given(noise, logits), _given(x, logits), seed, _table(setting, logits), out, flags,
                 tiles.rows, tiles.classes, _softmaxes(setting), setting.temperature,
                 RULE=_name(setting), NOISES=setting.num_noises, HARD=setting.hard,
                 GIVEN_NOISE=noise is not None, GIVEN_X=x is not None, **tiles.shape,
             )  # fmt: skip
-    return out, flag
+    return out
 
 
 def backward(
     setting: Setting,
     logits: Tensor,
     upstream: Tensor,
-    seed: Tensor,
+    seed: int | Tensor,
     noise: Tensor | None = None,
     x: Tensor | None = None,
 ) -> Tensor:
@@ -105,7 +112,7 @@ def backward(
     return out
 
 
-def replay(setting: Setting, like: Tensor, seed: Tensor) -> Tensor:
+def replay(setting: Setting, like: Tensor, seed: int | Tensor) -> Tensor:
     """The noise that `forward` makes from this seed: float32 [*like.shape], or [num_noises, ...] for a sweep."""
     tiles = _tiles(like.shape)
     streams = (setting.num_noises + 1) // 2
@@ -165,7 +172,8 @@ def _numbers(lambdas: tuple[float, ...], solver: str, device: torch.device) -> T
     """The evaluations of a plan, eight numbers each, then its intervals, as one float32 tensor."""
     evaluations, intervals = plan_of(lambdas, solver)
     numbers = [number for row in (*evaluations, *intervals) for number in row]
-    return torch.tensor(numbers, dtype=torch.float32).to(device)
+    pinned = device.type == "cuda"  # memory that a device reads by itself
+    return torch.tensor(numbers, dtype=torch.float32, device="cpu", pin_memory=pinned).to(device, non_blocking=True)
 
 
 def _table(setting: Setting, logits: Tensor) -> Tensor:

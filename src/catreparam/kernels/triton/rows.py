@@ -32,6 +32,27 @@ def read_logits(logits_ptr, element, exists, classes, CLASSES: tl.constexpr):
 
 
 @triton.jit
+def read_rows(logits_ptr, element, exists, classes, CLASSES: tl.constexpr):
+    """Logits with the largest of every row at 0, and what kinds the rows are."""
+    logits = read_logits(logits_ptr, element, exists, classes, CLASSES)
+    return centred(logits), kinds_of_rows(logits)
+
+
+@triton.jit
+def kinds_of_rows(logits):
+    """[ROWS, 1]: what a row is, as `catreparam.pending` counts: 0 allows no class, 1 is valid, 2 has +inf, 3 NaN."""
+    kind = tl.where(logits > float("-inf"), 1, 0)  # NaN is neither above nor equal
+    kind = tl.where(logits == float("inf"), 2, kind)
+    return tl.max(tl.where(logits != logits, 3, kind), 1, keep_dims=True)
+
+
+@triton.jit
+def valid_or_nan(out, kinds):
+    """What is given back, NaN in rows that are not valid."""
+    return tl.where(kinds == 1, out, float("nan"))
+
+
+@triton.jit
 def over_classes(tile):
     """Sums along the row, [ROWS, 1]."""
     return tl.sum(tile, 1, keep_dims=True)
@@ -64,6 +85,14 @@ def covariance(probs, vector):
 
 
 # --- random numbers: one Philox4x32-10 block per element and stream, whatever the tiles ---
+
+
+@triton.jit
+def read_seed(seed):
+    """The seed, a number or the place of one on the device."""
+    if seed.dtype.is_ptr():
+        seed = tl.load(seed)
+    return seed
 
 
 @triton.jit
