@@ -1,11 +1,15 @@
 """The pass behind a step of guidance: compiled and in torch the same; hard samples found; memory handed on."""
 
+import copy
+import dataclasses
 import math
+import pickle
 
 import pytest
 import torch
 
 from catreparam import make_estimator
+from catreparam.guidance import optimize_logits
 from catreparam.guidance.rewards import hot_tokens, is_hard
 from catreparam.guidance.update import TorchUpdate, update_of
 from catreparam.kernels.compiled import library, node
@@ -166,3 +170,12 @@ def test_an_upstream_gradient_that_is_kept_is_not_written_over(name, shape):
     alone, held = gradient(None), gradient(kept.append)
     assert torch.equal(alone, held)
     assert torch.equal(kept[0], weights)
+
+
+def test_a_result_is_copied_with_a_tilt_that_nobody_has_asked_for():
+    found = optimize_logits(torch.zeros(1, 2, 3), lambda x: x[..., 0].sum(-1), estimator="straight_through")
+    copies = [copy.deepcopy(found), pickle.loads(pickle.dumps(found)), dataclasses.replace(found, best_reward=None)]
+    for other in copies:
+        assert torch.equal(other.tilt, found.tilt)
+        assert torch.equal(other.logits, found.logits)
+    assert "tilt=tensor" in repr(found)

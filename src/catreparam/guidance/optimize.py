@@ -1,7 +1,8 @@
 """Optimise the logits of a factorised distribution against a reward and the KL divergence to a prior."""
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -94,6 +95,26 @@ class OptimizedLogits:
     best_reward: Tensor | None = None
 
 
+class _Optimized(OptimizedLogits):
+    """With a tilt that is made when it is first asked for: it is as large as the logits."""
+
+    @staticmethod
+    def of(problem: Problem, rows: Tensor, trace: Trace) -> "_Optimized":
+        """The result for logits [B, M, V] of the free rows."""
+        found = object.__new__(_Optimized)
+        vars(found).update(logits=problem.full_logits(rows), trace=trace, evaluations=problem.evaluations)
+        vars(found).update(best_tokens=problem.best_tokens, best_reward=problem.best_reward)
+        vars(found).update(_make_tilt=functools.partial(problem.full_tilt, rows))
+        return found
+
+    @functools.cached_property
+    def tilt(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return vars(self).pop("_make_tilt")()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OptimizedLogits, tuple(getattr(self, part.name) for part in fields(OptimizedLogits))
+
+
 @with_gradients
 @hands_on
 def optimize_logits(
@@ -182,8 +203,7 @@ def optimize(
             update.move(gradient, lr, None if most is None else most / seen.norm.clamp_min(most))
         if stop:
             break
-    logits, best = update.logits.detach(), (problem.best_tokens, problem.best_reward)
-    return OptimizedLogits(problem.full_logits(logits), problem.full_tilt(logits), trace, problem.evaluations, *best)
+    return _Optimized.of(problem, update.logits.detach(), trace)
 
 
 def _reward_gradient(
