@@ -78,18 +78,28 @@ def peak_tensors(sampler: Sampler, shape: tuple[int, ...], num_steps: int) -> fl
         with sampler.on_its_path():
             sampler.draw(logits, num_steps).backward(upstream)
         return (torch.cuda.max_memory_allocated() - before) / (4 * logits.numel())
+
+    def both() -> None:
+        with sampler.on_its_path():
+            sampler.draw(logits, num_steps).backward(upstream)
+
+    return peak_bytes(both) / (4 * logits.numel())
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most that torch held on the CPU at a time of what `run` allocated."""
     library._spare.clear()  # what earlier calls left would not be counted
     if node.MODULE is not None:
         node.MODULE.forget()
-    with sampler.on_its_path(), torch.profiler.profile(profile_memory=True) as profile:
-        sampler.draw(logits, num_steps).backward(upstream)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        run()
     held, peak = 0, 0
     events: Any = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
     for event in events:  # in the order in which they happened
         if event.name() == "[memory]":
             held += event.nbytes()
             peak = max(peak, held)
-    return peak / (4 * logits.numel())
+    return peak
 
 
 def find_samplers() -> tuple[list[Sampler], list[str]]:

@@ -29,6 +29,7 @@ from catreparam.experiments.bench.samplers import (
     peak_tensors,
 )
 from catreparam.experiments.bench.scaling import Case, Scaling, exponent_table, fits, make_plot, scalings
+from catreparam.experiments.bench.steps import measure_steps
 from catreparam.experiments.runs.configs import options
 from catreparam.experiments.runs.folder import Record, write_into
 from catreparam.experiments.runs.machine import describe_machine
@@ -71,6 +72,8 @@ class Config:
     """Only these, as the table names them ("redge (compiled)") or without the path ("redge"); all if none is given."""
     curves: bool = True
     """Cost against logits (1e3 to 1e8), rows, classes (2 to 100,000) and steps (1 to 32), with fitted exponents."""
+    steps: bool = False
+    """Whole steps instead: of guidance, beside loops with other samplers, and of training a VAE."""
     quick: bool = False
     """Under a minute: small shapes, few rounds, short curves."""
     folder: Path | None = None
@@ -85,6 +88,8 @@ def run(config: Config) -> Report:
     if config.quick:
         shapes = {name: shape for name, shape in shapes.items() if math.prod(shape) < LARGE / 4}
         rounds = min(rounds, 7)
+    if config.steps:
+        return _run_steps(config)
     found, missing = find_samplers()
     samplers = _wanted(found, config.samplers)
     wrong = {sampler.label: error for sampler in samplers if not (error := parity_error(sampler)) < TOLERANCE}
@@ -100,12 +105,7 @@ def run(config: Config) -> Report:
         table=Table(COLUMNS, rows, f"{NOTE} Not timed here: {', '.join(missing)}." if missing else NOTE, group="shape"),
         plots=[plot for _, plot in plots],
         appendix={"Fitted exponents": exponent_table(plots)} if plots else {},
-        facts={
-            "machine": describe_machine(),
-            "load": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
-            "autograd node": node.UNAVAILABLE or "built",
-            "missing": ", ".join(missing) or "nothing",
-        },
+        facts=_facts(missing),
         command="catreparam bench " + options(asdict(config), asdict(Config())),
         warning=f"NOT TIMED, gradients differ from the naive twin's: {wrong}" if wrong else "",
     )
@@ -113,6 +113,28 @@ def run(config: Config) -> Report:
     if config.folder:
         _write_numbers(config.folder, report, rows, wrong, plots)
     return report
+
+
+def _run_steps(config: Config) -> Report:
+    with show_progress() as progress:
+        table = measure_steps(config.quick, min(config.rounds, 7) if config.quick else config.rounds, progress)
+    report = Report(
+        title="Speed of whole steps",
+        summary="Steps of guidance and of training, in turn.",
+        table=table,
+        facts=_facts(find_samplers()[1]),
+        command="catreparam bench " + options(asdict(config), asdict(Config())),
+    )
+    return write_into(config.folder, report)
+
+
+def _facts(missing: Sequence[str]) -> dict[str, str]:
+    return {
+        "machine": describe_machine(),
+        "load": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown",
+        "autograd node": node.UNAVAILABLE or "built",
+        "missing": ", ".join(missing) or "nothing",
+    }
 
 
 def _rows(

@@ -16,7 +16,7 @@
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/csrc/utils/object_ptr.h>
 
-#include "interface.h"
+#include "memory.h"
 
 #include <memory>
 #include <mutex>
@@ -34,58 +34,13 @@ using torch::autograd::variable_list;
 using catreparam::kFlagNoMemory;
 using catreparam::kInvalid;
 using catreparam::kLargestSeed;
+using catreparam::nobody_holds;
+using catreparam::Room;
 
 catreparam::Run run_kernel = nullptr;
 PyObject* make_owner = nullptr;       // (setting, rows) -> (setting, job), whose address and kept_floats count, or None
 PyObject* check_rows = nullptr;       // rows -> raises the right error, unless validation is off
 PyObject* naive_gradient = nullptr;   // (owner, rows, upstream, seed) -> the gradient by the naive twin, differentiable
-
-// What forward leaves for backward; `library.Room` does the same in Python, by the same rules. Memory beyond kSmall is
-// handed out again: fresh pages cost more than filling them.
-class Room {
- public:
-  explicit Room(int64_t floats) {
-    if (floats > kSmall) {
-      std::lock_guard<std::mutex> lock(mutex());
-      auto& free = spare()[floats];
-      if (!free.empty()) {
-        memory_ = std::move(free.back());
-        free.pop_back();
-        return;
-      }
-    }
-    memory_ = at::empty({floats}, at::kFloat);
-  }
-  ~Room() {
-    const int64_t floats = memory_.numel();
-    if (floats <= kSmall) return;
-    std::lock_guard<std::mutex> lock(mutex());
-    if (spare().size() > kMostSpare) spare().clear();
-    auto& free = spare()[floats];
-    if (free.size() < kMostSpare) free.push_back(std::move(memory_));
-  }
-  Room(const Room&) = delete;
-  Room& operator=(const Room&) = delete;
-  float* data() const { return memory_.data_ptr<float>(); }
-
-  static void forget_spare() {
-    std::lock_guard<std::mutex> lock(mutex());
-    spare().clear();
-  }
-
- private:
-  static constexpr int64_t kSmall = catreparam::kSmallRoom;
-  static constexpr size_t kMostSpare = catreparam::kMostSpare;
-  static std::unordered_map<int64_t, std::vector<Tensor>>& spare() {  // never destroyed: nodes may outlive statics
-    static auto* const rooms = new std::unordered_map<int64_t, std::vector<Tensor>>;
-    return *rooms;
-  }
-  static std::mutex& mutex() {
-    static auto* const it = new std::mutex;
-    return *it;
-  }
-  Tensor memory_;
-};
 
 [[noreturn]] void throw_python_error() {
   python_error error;
@@ -112,9 +67,8 @@ struct CategoricalSampleBackward : Node {
     at::AutoDispatchBelowADInplaceOrView below;
     const Tensor at = logits.contiguous();
     upstream = upstream.resolve_neg().to(at.scalar_type()).contiguous();
-    // An upstream gradient that nobody else holds makes room for this one: fresh pages cost more than filling them.
-    const bool is_ours = upstream.use_count() == 1 && upstream.storage().use_count() == 1;
-    const Tensor gradient = is_ours ? upstream : at::empty(at.sizes(), at.options());
+    // An upstream gradient that nobody holds makes room for this one: fresh pages cost more than filling them.
+    const Tensor gradient = nobody_holds(upstream) ? upstream : at::empty(at.sizes(), at.options());
     const int32_t flags = run_kernel(job, at::get_num_threads(), seed, at.data_ptr(), kept ? kept->data() : nullptr,
                                      gradient.data_ptr(), nullptr, nullptr, upstream.data_ptr());
     TORCH_CHECK_WITH(OutOfMemoryError, !(flags & kFlagNoMemory), "no memory for the scratch of ", at.size(-1), " classes");
