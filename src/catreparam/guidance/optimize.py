@@ -177,28 +177,22 @@ def optimize(
 ) -> OptimizedLogits:
     """The loop of `optimize_logits`."""
     update = update_of(problem.initial_logits(warm_start, settings.forgetting), problem.log_prior, problem.active)
-    trace, stopper = Trace(), Stopper(settings.early_stop)
+    trace, stopper = Trace(), settings.early_stop and Stopper(settings.early_stop)
 
     def present() -> Tensor:
         return problem.full_logits(update.logits.clone())
 
     for step in range(settings.num_steps if problem.log_prior.numel() else 0):
-        lr = settings.lr_at(step / settings.num_steps)
-        loss, gradient = _reward_gradient(problem, settings, update.logits, step, generator)
-        most = settings.max_grad_norm
+        lr, weight, most = settings.lr_at(step / settings.num_steps), settings.kl_weight, settings.max_grad_norm
+        rewards, gradient = _reward_gradient(problem, settings, update.logits, step, generator)
         at_once = callback is None and most is None  # nobody has to look in between
-        seen = (
-            update.step(gradient, settings.kl_weight, lr)
-            if at_once
-            else update.add_divergence(gradient, settings.kl_weight)
-        )
-        problem.check_gradient(seen.is_finite, step)
-        numbers = torch.stack([-loss, seen.kl, seen.entropy, seen.norm]).double().mean(-1).tolist()
+        seen = update.step(gradient, weight, lr) if at_once else update.add_divergence(gradient, weight)
+        numbers = torch.stack([rewards, seen.kl, seen.entropy, seen.norm]).double().mean(-1).tolist()
+        problem.check_step(rewards, numbers[0], seen.is_finite, step)
         trace.append(step=step, **dict(zip(("reward", "kl", "entropy", "gradient_norm"), numbers, strict=True)))
-        stop = stopper.update(-loss, seen.kl * settings.kl_weight)
+        stop = stopper is not None and stopper.update(rewards, seen.kl * weight)
         if callback is not None:
-            info = StepInfo(step, -loss, seen.kl, seen.entropy, seen.norm, present)
-            stop = asks_to_stop(callback(info)) or stop
+            stop = asks_to_stop(callback(StepInfo(step, rewards, seen.kl, seen.entropy, seen.norm, present))) or stop
         if not at_once:
             update.move(gradient, lr, None if most is None else most / seen.norm.clamp_min(most))
         if stop:
@@ -209,7 +203,7 @@ def optimize(
 def _reward_gradient(
     problem: Problem, settings: Optimization, logits: Tensor, step: int, generator: Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """-reward [B], and the estimator's gradient of its expectation in the logits [B, M, V]."""
+    """Rewards [B], and the estimator's gradient of -their expectation in the logits [B, M, V]."""
     with torch.enable_grad():
         loss = expectation(
             problem.loss,
@@ -218,4 +212,4 @@ def _reward_gradient(
             num_samples=settings.num_samples,
             generator=generator,
         )
-        return loss.detach(), problem.gradient(loss, logits, step)
+        return -loss.detach(), problem.gradient(loss, logits)

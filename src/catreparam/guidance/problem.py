@@ -1,5 +1,6 @@
 """The optimisation problem behind `optimize_logits`: only the rows of free positions are worked on."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,19 +84,20 @@ class Problem:
             self.best_tokens, self.best_reward = pick(better, (tokens, values), (self.best_tokens, self.best_reward))
         return -rewards
 
-    def gradient(self, loss: Tensor, logits: Tensor, step: int) -> Tensor:
-        """The gradient of the summed loss. Raises RewardError if a loss is not finite, or if there is no gradient."""
-        check_rewards(-loss, logits.shape[0], f"at step {step}")
+    def gradient(self, loss: Tensor, logits: Tensor) -> Tensor:
+        """The gradient of the summed loss. Raises RewardError if there is none."""
         if not loss.requires_grad:
             raise RewardError(
                 "the reward does not depend on x differentiably (detached, or built from argmax?); wrap a reward "
                 "without gradient as BlackBoxReward and use a score-function estimator (rloo, reinforce, arsm)"
             )
-        return torch.autograd.grad(loss.sum(), logits)[0].contiguous()
+        return torch.autograd.grad(loss, logits, torch.ones_like(loss))[0].contiguous()
 
-    def check_gradient(self, finite: bool, step: int) -> None:
-        """Raises RewardError unless the gradient of a step was finite."""
-        if not finite:
+    def check_step(self, rewards: Tensor, mean: float, is_finite: bool, step: int) -> None:
+        """Raises RewardError unless the rewards [B] of this mean and their gradient were finite."""
+        if not math.isfinite(mean):
+            check_rewards(rewards, self.shape[0], f"at step {step}")
+        if not is_finite:
             raise RewardError(f"the gradient of the reward is not finite at step {step}; check the reward's derivative")
 
     def full_tilt(self, logits: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ class Annealed:
 class Stopper:
     """The state behind an EarlyStop."""
 
-    def __init__(self, rule: EarlyStop | None) -> None:
+    def __init__(self, rule: EarlyStop) -> None:
         self.rule = rule
         self.reached: Tensor | bool = False
         self.best, self.waited = -math.inf, 0
@@ -75,8 +75,6 @@ class Stopper:
     def update(self, reward: Tensor, penalty: Tensor) -> bool:
         """Takes in one step's rewards and penalties [B]; whether to stop."""
         rule = self.rule
-        if rule is None:
-            return False
         if rule.target is not None:
             self.reached = (reward >= rule.target) | self.reached
             if bool(self.reached.all()):
