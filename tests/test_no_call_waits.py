@@ -6,7 +6,7 @@ import torch
 import catreparam as c
 from catreparam.distributions import ReparameterizedBernoulli, ReparameterizedCategorical
 from catreparam.guidance import BlackBoxReward, RewardError, optimize_logits
-from catreparam.nn import CategoricalBottleneck, GumbelVectorQuantizer, TopKRouter
+from catreparam.nn import CategoricalBottleneck, GumbelVectorQuantizer, TopKRouter, VectorQuantizer
 from devices import ReadBacks, as_device
 from methods import ALL, loss_of, seeded
 
@@ -101,6 +101,38 @@ def test_no_module_reads_a_value_back(name, training, device):
     assert tensor_of(poisoned)[1].isnan().all()
     with pytest.raises(ValueError, match="NaN"):
         c.check_pending()
+
+
+def test_a_quantizer_reads_at_its_start_alone(device):
+    quantizer = VectorQuantizer(4, num_codes=8, replace_after=2, generator=seeded())
+    for batch in range(2):  # the start, and a look whether it counted
+        quantizer(torch.randn(50, 4, generator=seeded(batch)), generator=seeded(1))
+    with ReadBacks():
+        for batch in range(5):
+            quantizer(torch.randn(50, 4, generator=seeded(batch)), generator=seeded(1))
+    quantizer.load_state_dict(quantizer.state_dict())
+    with ReadBacks(allowed=True) as reads:
+        quantizer(torch.randn(50, 4, generator=seeded()), generator=seeded(1))
+    assert reads.count == 1
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_dead_codes_go_to_different_whole_features(broken, device):
+    quantizer = VectorQuantizer(2, num_codes=6, kmeans_steps=0, replace_after=1, generator=seeded())
+    before, features = quantizer.codebook.detach().clone(), torch.arange(20.0).reshape(10, 2)
+    features[::2] = torch.nan if broken else features[::2]
+    quantizer.idle.copy_(torch.tensor([0, 1, 5, 0, 1, 1]))
+    quantizer._care_for_codebook(features, seeded())
+    after = quantizer.codebook.detach()
+    assert torch.equal(after[[0, 3]], before[[0, 3]])
+    found = [tuple(row) for row in after[[1, 2, 4, 5]].tolist()]
+    assert set(found) <= {tuple(row) for row in features[torch.isfinite(features).all(-1)].tolist()}
+    assert len(set(found)) == 4
+    assert quantizer.idle.tolist() == [0] * 6
+    quantizer._care_for_codebook(torch.full((3, 2), torch.nan), seeded())
+    quantizer.idle.fill_(9)
+    quantizer._care_for_codebook(torch.full((3, 2), torch.nan), seeded())
+    assert torch.equal(quantizer.codebook.detach(), after)
 
 
 def test_a_router_with_too_few_experts_says_so_later(device):

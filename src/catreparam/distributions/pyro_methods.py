@@ -55,7 +55,8 @@ class PyroMethods(Distribution):
     def _checked(self, value: Any) -> torch.Tensor:
         """A value as `log_prob` computes with it, once it lies in the support."""
         if self._validate_args and isinstance(value, torch.Tensor) and defers(value.device):
-            demand(value, self.support.check, f"value must lie in the support of {type(self).__name__}")
+            support: Any = self.support
+            demand(value, support.check, f"value must lie in the support of {type(self).__name__}")
         elif self._validate_args and not (isinstance(value, torch.Tensor) and not has_values(value)):
             self._validate_sample(value)
         value = torch.as_tensor(value)
