@@ -67,7 +67,10 @@ def is_fx_tracing() -> bool:
 def check_logits(logits: Any, dim: int = -1) -> None:
     """Raises TypeError or ValueError unless `logits` is a floating tensor with at least one class along `dim`."""
     if not isinstance(logits, Tensor):
-        raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}; wrap it in torch.as_tensor(...)")
+        remedy = (
+            "the objective comes first: (objective, logits)" if callable(logits) else "wrap it in torch.as_tensor(...)"
+        )
+        raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}; {remedy}")
     if not logits.is_floating_point():
         raise TypeError(f"logits must be a floating tensor, got {logits.dtype}; call logits.float()")
     if is_lost_fake(logits):
