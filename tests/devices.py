@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from catreparam import pending
 from catreparam.kernels import dispatch
@@ -54,3 +55,46 @@ def as_device(path="naive"):
     finally:
         del pending.LAYERS["cpu"]
         pending._of, pending.REST = before
+
+
+class ReadBacks(TorchDispatchMode):
+    """Inside, operations after which the host knows a value of a tensor are counted, or an error unless `allowed`."""
+
+    READS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "nonzero_static", "equal", "masked_select")
+    READS += ("_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave")
+    METHODS = ("tolist", "numpy", "cpu")  # of the CPU's tensors, which no mode sees
+
+    def __init__(self, *, allowed=False):
+        super().__init__()
+        self.allowed, self.count, self.plain = allowed, 0, {}
+
+    def __enter__(self):
+        self.plain = {name: getattr(torch.Tensor, name) for name in self.METHODS}
+        for name in self.METHODS:
+            setattr(torch.Tensor, name, self.counting(name))
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        for name, method in self.plain.items():
+            setattr(torch.Tensor, name, method)
+        super().__exit__(*error)
+
+    def counting(self, name):
+        def method(tensor, *arguments, **keywords):
+            self.met(name)
+            return self.plain[name](tensor, *arguments, **keywords)
+
+        return method
+
+    def met(self, name):
+        self.count += 1
+        if not self.allowed:
+            raise AssertionError(f"{name} reads a value back")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
+        masks = [index for index in indices if index is not None and index.dtype in (torch.bool, torch.uint8)]
+        if name in self.READS or masks:
+            self.met(func)
+        return func(*args, **(kwargs or {}))

@@ -72,7 +72,7 @@ def test_compiled_and_torch_move_logits_alike(shape, how, instruction_set):
     torch.testing.assert_close(found, wanted, rtol=0.0, atol=1e-4)  # Adam divides by small gradients
     assert torch.equal(torch.isneginf(found), torch.isneginf(problem(shape)[1]))
     for here, there in zip(seen_here, seen, strict=True):  # KL, entropy, norm, whether finite, gradient
-        for left, right in zip(here, there, strict=False):
+        for left, right in zip(map(torch.as_tensor, here), map(torch.as_tensor, there), strict=False):
             torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-4)
 
 

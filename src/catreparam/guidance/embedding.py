@@ -12,6 +12,7 @@ from catreparam.guidance.placing import Placed
 from catreparam.guidance.rewards import Reward, hot_tokens
 from catreparam.kernels.compiled.library import spacious
 from catreparam.kernels.tracing import is_batched
+from catreparam.pending import waits
 from catreparam.validation import check_count, inside_transform
 
 FEW = 32  # codes up to which the product itself is as fast as a lookup
@@ -22,7 +23,8 @@ def codebook_embed(
 ) -> Float[Tensor, "*batch dim"]:
     """x @ codebook. For hard x the rows are looked up, and the backward pass is grad @ codebook.T.
 
-    Same value and gradients (for x and codebook) as the product; relaxed x take the product itself.
+    Same value and gradients (for x and codebook) as the product. Relaxed x take the product itself, and so do all on a
+    CUDA device, which a look at x would wait for.
     Cost:   a pass over x forward; backward one tensor of the size of x. x itself is not kept.
     Raises: ValueError if the last axis of x does not fit the codebook.
 
@@ -41,7 +43,7 @@ def codebook_embed(
     if (placed := Placed.of(x)) is not None:  # the frozen rows of x need neither a look nor a gradient
         frozen, free = codebook[placed.tokens].flatten(0, 1), codebook_embed(placed.rows, codebook).flatten(0, 1)
         return frozen.index_copy(0, placed.places.flatten(), free).unflatten(0, placed.tokens.shape)
-    hot = None if x.shape[-1] <= FEW else hot_tokens(x)
+    hot = None if x.shape[-1] <= FEW or waits(x.device) else hot_tokens(x)
     return x @ codebook if hot is None else _Lookup.apply(x, codebook, hot)
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from catreparam.arguments import hands_on
+from catreparam.estimators import fewest_samples
 from catreparam.estimators.expectation import expectation
 from catreparam.guidance.inference_mode import with_gradients
 from catreparam.guidance.problem import Problem
@@ -30,14 +31,17 @@ class Optimization:
     num_steps: int = 20
     lr: Schedule = 0.5
     kl_weight: float = 1.0
-    num_samples: int = 1
+    num_samples: int | None = None
     forgetting: float = 0.0
     max_grad_norm: float | None = None
     early_stop: EarlyStop | None = None
 
     def __post_init__(self) -> None:
         check_count("num_steps", self.num_steps, 0)
-        check_count("num_samples", self.num_samples)
+        if self.num_samples is None and not isinstance(self.estimator, Annealed):  # else every step decides
+            object.__setattr__(self, "num_samples", fewest_samples(self.estimator))
+        if self.num_samples is not None:
+            check_count("num_samples", self.num_samples)
         check_number("kl_weight", self.kl_weight, least=0.0)
         check_number("forgetting", self.forgetting, least=0.0, most=1.0)
         if self.max_grad_norm is not None:
@@ -103,7 +107,7 @@ class _Optimized(OptimizedLogits):
         """The result for logits [B, M, V] of the free rows."""
         found = object.__new__(_Optimized)
         vars(found).update(logits=problem.full_logits(rows), trace=trace, evaluations=problem.evaluations)
-        vars(found).update(best_tokens=problem.best_tokens, best_reward=problem.best_reward)
+        vars(found).update(zip(("best_tokens", "best_reward"), problem.best(), strict=True))
         vars(found).update(_make_tilt=functools.partial(problem.full_tilt, rows))
         return found
 
@@ -125,7 +129,7 @@ def optimize_logits(
     num_steps: int = 20,
     lr: Schedule = 0.5,
     kl_weight: float = 1.0,
-    num_samples: int = 1,
+    num_samples: int | None = None,
     tokens: Int[Tensor, "B L"] | None = None,
     frozen: Bool[Tensor, "B L"] | None = None,
     warm_start: Float[Tensor, "B L V"] | None = None,
@@ -140,15 +144,16 @@ def optimize_logits(
 
     The logits start at the prior's plus (1 - forgetting) * `warm_start`, the tilt of an earlier call. The gradient of
     the expectation is the estimator's (a name, a made estimator, a function as `catreparam.expectation` takes it, or
-    `Annealed`), from `num_samples` draws a step; that of the KL is exact. Tokens that the prior forbids (-inf) stay
-    impossible.
+    `Annealed`), from `num_samples` draws a step (None: the least that it takes); that of the KL is exact. Tokens that
+    the prior forbids (-inf) stay impossible.
 
     `frozen` positions (True) hold their entry of `tokens`; they cost nothing. `tokens` alone freezes every position
     whose entry lies in [0, V) (in a vocabulary with the mask token inside, give `frozen` too). `max_grad_norm` clips
     the gradient of every sequence. `lr` may be a function of the part of the steps done. `callback(info)` stops the
     loop by returning True.
 
-    Cost:   per step num_samples evaluations of the reward (and gradients), about ten passes over [B, L, V].
+    Cost:   per step num_samples evaluations of the reward (and gradients), about ten passes over [B, L, V]. A CUDA
+            device is waited for once, at the end; in every step with `early_stop`, or a callback that reads values.
     Raises: ValueError or TypeError for bad shapes and settings, naming the value; for a NaN or infinite reward or
             gradient, naming the step; BlackBoxError when the estimator differentiates a BlackBoxReward.
 
@@ -177,7 +182,7 @@ def optimize(
 ) -> OptimizedLogits:
     """The loop of `optimize_logits`."""
     update = update_of(problem.initial_logits(warm_start, settings.forgetting), problem.log_prior, problem.active)
-    trace, stopper = Trace(), settings.early_stop and Stopper(settings.early_stop)
+    numbers, stopper = list[Tensor](), settings.early_stop and Stopper(settings.early_stop)
 
     def present() -> Tensor:
         return problem.full_logits(update.logits.clone())
@@ -187,9 +192,8 @@ def optimize(
         rewards, gradient = _reward_gradient(problem, settings, update.logits, step, generator)
         at_once = callback is None and most is None  # nobody has to look in between
         seen = update.step(gradient, weight, lr) if at_once else update.add_divergence(gradient, weight)
-        numbers = torch.stack([rewards, seen.kl, seen.entropy, seen.norm]).double().mean(-1).tolist()
-        problem.check_step(rewards, numbers[0], seen.is_finite, step)
-        trace.append(step=step, **dict(zip(("reward", "kl", "entropy", "gradient_norm"), numbers, strict=True)))
+        numbers.append(torch.stack([rewards, seen.kl, seen.entropy, seen.norm]).double().mean(-1))
+        problem.check_step(rewards, seen.is_finite, step)
         stop = stopper is not None and stopper.update(rewards, seen.kl * weight)
         if callback is not None:
             stop = asks_to_stop(callback(StepInfo(step, rewards, seen.kl, seen.entropy, seen.norm, present))) or stop
@@ -197,7 +201,15 @@ def optimize(
             update.move(gradient, lr, None if most is None else most / seen.norm.clamp_min(most))
         if stop:
             break
-    return _Optimized.of(problem, update.logits.detach(), trace)
+    problem.check_finite()
+    return _Optimized.of(problem, update.logits.detach(), _trace_of(numbers))
+
+
+def _trace_of(numbers: list[Tensor]) -> Trace:
+    """The trace of the steps' numbers [4], read back at once."""
+    rows = torch.stack(numbers).tolist() if numbers else []
+    keys = ("reward", "kl", "entropy", "gradient_norm")
+    return Trace([{"step": step, **dict(zip(keys, row, strict=True))} for step, row in enumerate(rows)])
 
 
 def _reward_gradient(

@@ -1,7 +1,8 @@
 """The optimisation problem behind `optimize_logits`: only the rows of free positions are worked on."""
 
 import math
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,11 +10,14 @@ from torch import Tensor
 
 from catreparam.categorical import wide
 from catreparam.guidance.placing import Canvas, put_rows, take_rows
-from catreparam.guidance.rewards import Reward, RewardError, check_rewards, is_hard
+from catreparam.guidance.rewards import FINITE, Reward, RewardError, check_reward_shape, check_rewards, hardness
 from catreparam.guidance.trace import Evaluations, pick
 from catreparam.kernels.compiled.library import spacious
 from catreparam.masked_diffusion import carry_over
+from catreparam.pending import check_pending, defers, waits
 from catreparam.validation import inside_transform
+
+NO_GRADIENT = "the gradient of the reward is not finite at step {}; check the reward's derivative"
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Problem:
     evaluations: Evaluations = Evaluations()  # noqa: RUF009 (frozen)
     best_tokens: Tensor | None = None
     best_reward: Tensor | None = None
+    finite: list[Tensor] = field(default_factory=list)  # a step: of reward and gradient, unread
     active: Tensor | None = None  # [B, M, 1], where the tilt may move; None: everywhere
 
     @classmethod
@@ -74,12 +79,15 @@ class Problem:
         x = rows if self.canvas is None else self.canvas.complete(rows)
         self.evaluations += Evaluations(reward=1, reward_gradient=int(x.requires_grad))
         # Before the reward, which may write into x. Under vmap ("exact") nothing can be kept.
-        tokens = self._tokens(rows) if self.track_best and not inside_transform() and is_hard(rows) else None
+        tokens = hard = None
+        if self.track_best and not inside_transform() and rows.numel():
+            hard = hardness(rows)
+            tokens = self._tokens(rows) if waits(rows.device) or bool(hard) else None
         rewards = self.reward(x)
         if not isinstance(rewards, Tensor) or rewards.shape != (rows.shape[0],) or not rewards.is_floating_point():
-            check_rewards(rewards, rows.shape[0], "")
-        if tokens is not None:
-            values = rewards.detach().clone()
+            check_reward_shape(rewards, rows.shape[0])
+        if tokens is not None and hard is not None:
+            values = torch.where(hard, rewards.detach(), -torch.inf)
             better = values > (-torch.inf if self.best_reward is None else self.best_reward)
             self.best_tokens, self.best_reward = pick(better, (tokens, values), (self.best_tokens, self.best_reward))
         return -rewards
@@ -93,12 +101,38 @@ class Problem:
             )
         return torch.autograd.grad(loss, logits, torch.ones_like(loss))[0].contiguous()
 
-    def check_step(self, rewards: Tensor, mean: float, is_finite: bool, step: int) -> None:
-        """Raises RewardError unless the rewards [B] of this mean and their gradient were finite."""
-        if not math.isfinite(mean):
+    def check_step(self, rewards: Tensor, finite: Tensor | bool, step: int) -> None:
+        """Raises RewardError unless the rewards [B] and their gradient were finite.
+
+        On a device where reading waits, `check_finite` raises that.
+        """
+        if defers(rewards.device):
+            self.finite.append(torch.stack((torch.isfinite(rewards).all(), torch.as_tensor(finite))))
+            return
+        if not math.isfinite(float(rewards.sum())):
             check_rewards(rewards, self.shape[0], f"at step {step}")
-        if not is_finite:
-            raise RewardError(f"the gradient of the reward is not finite at step {step}; check the reward's derivative")
+        if not finite:
+            raise RewardError(NO_GRADIENT.format(step))
+
+    def check_finite(self) -> None:
+        """Reads back what `check_step` did not: raises RewardError for the first reward or gradient not finite."""
+        read: list[list[bool]] = torch.stack(self.finite).tolist() if self.finite else []
+        step = next((step for step, finite in enumerate(read) if not all(finite)), None)
+        if step is None:
+            return
+        if not bool(self.log_prior.isnan().any()):
+            with suppress(ValueError):  # what came of it: logits that hold NaN
+                check_pending(self.log_prior.device)
+            if read[step][0]:
+                raise RewardError(NO_GRADIENT.format(step))
+            raise RewardError(f"the reward returned a number that is not finite at step {step}; {FINITE}")
+        check_pending(self.log_prior.device)
+
+    def best(self) -> tuple[Tensor | None, Tensor | None]:
+        """The best tokens and their rewards; None if no hard sample was evaluated."""
+        if self.best_reward is None or not bool((self.best_reward > -torch.inf).any()):
+            return None, None
+        return self.best_tokens, self.best_reward
 
     def full_tilt(self, logits: Tensor) -> Tensor:
         """[B, L, V], logits - log prior: zero at frozen positions, and at tokens that are impossible."""

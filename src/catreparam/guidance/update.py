@@ -54,7 +54,7 @@ class TorchUpdate:
 
     def add_divergence(self, gradient: Tensor, kl_weight: float) -> Seen:
         """Adds the KL's gradient, weighted, to that of the reward [B, M, V], in place; 0 where nothing may move."""
-        is_finite = bool(torch.isfinite(gradient.sum()))
+        is_finite = torch.isfinite(gradient.sum())
         apart = divergence(self.logits.detach(), self.log_prior)
         gradient.add_(apart.gradient, alpha=kl_weight)
         if self.active is not None:

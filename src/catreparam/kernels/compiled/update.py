@@ -41,7 +41,7 @@ class Seen(NamedTuple):
     kl: Tensor
     entropy: Tensor
     norm: Tensor
-    is_finite: bool
+    is_finite: Tensor | bool
 
 
 class Update:
