@@ -94,16 +94,19 @@ def test_the_evidence_shows_the_measured_tables(title, name, columns):
         assert shown[estimator] == [measured[estimator][column] for column in columns]
 
 
-def test_the_evidence_on_all_of_mnist_is_the_mean_of_its_runs():
-    lines = (ROOT / "docs/results/vae-mnist-48x2/final-run/metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    runs = [json.loads(line) for line in lines]
+@pytest.mark.parametrize(
+    ("title", "folder", "count"), [("All of MNIST", "mnist", 10), ("Fashion-MNIST", "fashion", 5)]
+)
+def test_the_evidence_at_full_size_is_the_mean_of_its_runs(title, folder, count):
+    path = ROOT / f"docs/results/vae-{folder}-48x2/final-run/metrics.jsonl"
+    runs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     tests: dict[str, dict[int, float]] = {}
     for run in runs:
         if run["state"] == "complete":
             tests.setdefault(run["estimator"], {})[run["number"]] = run["test"]
     seeds = set.intersection(*map(set, tests.values()))
-    shown = re.findall(r"^\| (`.*?) \| +([\d.]+)(?: ±.*?)? \| ", section("evidence.md", "All of MNIST"), re.M)
-    assert len(shown) == len(tests) == 10
+    shown = re.findall(r"^\| (`.*?) \| +([\d.]+)(?: ±.*?)? \| ", section("evidence.md", title), re.M)
+    assert len(shown) == len(tests) == count
     for name, value in shown:
         spec = (
             name.replace("`", "")
