@@ -277,7 +277,7 @@ if not triton_launch.UNAVAILABLE:
     import triton
     import triton.language as tl
 
-    from catreparam.kernels.triton.rows import exponential
+    from catreparam.kernels.triton.noise import exponential
 
     @triton.jit
     def exponentials(word_ptr, more_ptr, out_ptr, count, SIZE: tl.constexpr):

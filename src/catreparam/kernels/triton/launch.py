@@ -67,7 +67,7 @@ def forward(
     num_classes] or [num_noises, *batch, num_classes]) and `x` (float32, one-hot) replace what is drawn from it.
     """
     logits = logits.resolve_neg().contiguous()
-    out, flag = torch.empty_like(logits), torch.zeros((), dtype=torch.int32, device=logits.device)
+    out, flag = torch.empty_like(logits), torch.zeros(4, dtype=torch.int32, device=logits.device)
     tiles = _tiles(logits.shape)
     if tiles.programs:
         with _on(logits):
@@ -77,7 +77,7 @@ def forward(
                 RULE=_name(setting), NOISES=setting.num_noises, HARD=setting.hard,
                 GIVEN_NOISE=noise is not None, GIVEN_X=x is not None, **tiles.shape,
             )  # fmt: skip
-    return out, flag
+    return out, flag.any()
 
 
 def backward(
