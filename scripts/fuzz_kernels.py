@@ -141,7 +141,7 @@ def run(problem: Problem) -> tuple[Tensor, Tensor]:
         return value, library.backward(setting, logits, problem.upstream, 0, noise, x, kept)
     if problem.path == "triton":
         seed = torch.tensor(0)
-        value, _ = launch.forward(setting, logits, seed, noise, x)
+        value = launch.forward(setting, logits, seed, noise, x)
         return value, launch.backward(setting, logits, problem.upstream, seed, noise, x)
     leaf = logits.clone().requires_grad_()
     value = torch_path.surrogate(setting, centred(leaf), noise=noise if setting.method.needs_noise else None, x=x)

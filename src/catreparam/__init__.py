@@ -8,7 +8,7 @@ from catreparam.categorical import attach_gradient, draw_one_hot, entropy, kl, k
 from catreparam.estimators import *  # noqa: F403
 from catreparam.gradients import GradientStats, exact_gradient, measure, tune
 from catreparam.noise_schedule import NoiseSchedule, alpha_grid, lambda_grid, make_schedule, quadratic_grid
-from catreparam.validation import set_validation
+from catreparam.pending import check_pending, set_validation
 
 __version__ = "0.1.0"
 
@@ -17,6 +17,7 @@ __all__ = [
     "NoiseSchedule",
     "alpha_grid",
     "attach_gradient",
+    "check_pending",
     "draw_one_hot",
     "entropy",
     "exact_gradient",

@@ -1,8 +1,7 @@
 """Checks on what callers pass in: every message names the value and the remedy."""
 
 import math
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
@@ -12,32 +11,17 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 from torch.nn import Parameter
 
+from catreparam import pending
+from catreparam.pending import set_validation as set_validation
 from catreparam.threads import PARTS, SERIAL
 
 SMALLEST, LARGEST = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
 USUAL = 1000.0  # logits up to here keep four digits of the noise that is added to them
-_enabled = os.environ.get("CATREPARAM_VALIDATION", "1") != "0"
-
-
-def set_validation(enabled: bool) -> None:
-    """Turns the data-dependent checks (NaN, +inf, rows with nothing allowed) on or off for this process.
-
-    They read one value back from the device per call. They skip themselves where no value can be read: inside
-    `torch.compile`, `torch.export`, `torch.jit.trace`, `make_fx`, `torch.vmap` and `torch.func` transforms, and for
-    meta and fake tensors. At the start they are on, unless the environment variable CATREPARAM_VALIDATION is 0. Checks
-    of types, shapes and hyperparameters are always on.
-
-    >>> set_validation(True)
-    """
-    global _enabled
-    if not isinstance(enabled, bool):
-        raise TypeError(f"enabled must be True or False, got {enabled!r}")
-    _enabled = enabled
 
 
 def values_are_checked(tensor: Tensor) -> bool:
-    """Whether the data-dependent checks run on `tensor`: they are on, and its values can be read."""
-    return _enabled and has_values(tensor)
+    """Whether the data-dependent checks run on `tensor`: they are on, and its values can be read or written down."""
+    return pending.mode is not False and has_values(tensor)
 
 
 def has_values(tensor: Tensor) -> bool:
@@ -156,23 +140,38 @@ def _check_boolean(mask: Any, name: str, meaning: str) -> None:
 
 
 def check_rows(logits: Tensor) -> bool:
-    """Raises ValueError if a row (last axis) holds NaN or +inf or allows no class. One value read from the device.
+    """Raises ValueError if a row (last axis) holds NaN or +inf or allows no class; on a CUDA device a later call does.
 
     Returns whether all logits are known to be of a size to which noise can be added.
     """
     if not values_are_checked(logits):
         return False
-    if logits.numel() == 0 or _norm_is_small(logits.detach()):  # the usual case, at a tenth of the cost
+    if logits.numel() == 0:
+        return True
+    if pending.defers(logits.device):
+        pending.note_rows(logits.detach().amax(-1))
+        return False
+    if _norm_is_small(logits.detach()):  # the usual case, at a tenth of the cost
         return True
     top = logits.detach().amax(-1)  # [*batch]: NaN spreads, +inf wins, -inf means that nothing is allowed
     if bool(torch.isfinite(top).all()):
         return False
     if bool(torch.isnan(top).any()):
-        raise ValueError(f"logits hold {int(torch.isnan(logits).sum())} NaN; find the operation that made them")
+        raise ValueError(pending.ROWS[pending.NAN].format(f"{int(torch.isnan(logits).sum())} "))
     if bool((top == math.inf).any()):
-        raise ValueError("logits hold +inf; only finite values and -inf (impossible class) are legal")
-    rows = int((top == -math.inf).sum())
-    raise ValueError(f"{rows} row(s) of logits allow no class (all -inf or masked); leave at least one class allowed")
+        raise ValueError(pending.ROWS[pending.INFINITE].format(""))
+    raise ValueError(pending.ROWS[pending.EMPTY].format(f"{int((top == -math.inf).sum())} "))
+
+
+def demand(values: Tensor, holds: Callable[[Tensor], Tensor], message: str) -> None:
+    """Raises ValueError unless `holds(values)` is True everywhere; of values on a CUDA device a later call does."""
+    if not values_are_checked(values):
+        return
+    held = holds(values.detach()).all()
+    if pending.defers(values.device):
+        pending.note(~held, message)
+    elif not bool(held):
+        raise ValueError(message)
 
 
 def _norm_is_small(logits: Tensor) -> bool:

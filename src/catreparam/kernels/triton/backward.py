@@ -25,7 +25,7 @@ from catreparam.kernels.triton.rows import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed_ptr"])
 def backward_kernel(
     logits_ptr, upstream_ptr, noise_ptr, x_ptr, seed_ptr, plan_ptr, out_ptr, rows, classes, temperature, weight,
     RULE: tl.constexpr, TEMPERED: tl.constexpr, EVALUATIONS: tl.constexpr, INTERVALS: tl.constexpr,

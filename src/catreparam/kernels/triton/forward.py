@@ -25,10 +25,10 @@ from catreparam.kernels.triton.rows import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed_ptr"])
 def forward_kernel(
-    logits_ptr, noise_ptr, x_ptr, seed_ptr, plan_ptr, out_ptr, flag_ptr, rows, classes, evaluations, temperature,
-    RULE: tl.constexpr, NOISES: tl.constexpr, HARD: tl.constexpr,
+    logits_ptr, noise_ptr, x_ptr, seed_ptr, plan_ptr, out_ptr, flag_ptr, rows, classes, temperature,
+    RULE: tl.constexpr, EVALUATIONS: tl.constexpr, FROM_ZERO: tl.constexpr, NOISES: tl.constexpr, HARD: tl.constexpr,
     GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     """out [rows, classes] = the sample, NaN in rows that are not valid. RULE: name of a `Rule`.
@@ -49,19 +49,19 @@ def forward_kernel(
         inverse = z
         if RULE == "MATCHED":
             z, inverse = matched_start(softmax(logits), z)
-        out = run_to_sample(logits, z, inverse, plan_ptr, evaluations, RULE == "MATCHED")
+        out = run_to_sample(logits, z, inverse, plan_ptr, EVALUATIONS, RULE == "MATCHED")
         if HARD:
             out = read_sample(x_ptr, at, out, GIVEN_X, CLASSES, BETWEEN)
     else:
         tl.static_assert(RULE == "DIRECT" or RULE == "SWEEP", "no forward kernel for this rule")
         out = read_sample(x_ptr, at, softmax(logits), GIVEN_X, CLASSES, BETWEEN)
         if RULE == "SWEEP" and not HARD:
-            last = tl.load(plan_ptr + 8 * (evaluations - 1))
+            last = tl.load(plan_ptr + 8 * (EVALUATIONS - 1))
             out = _mean_soft(logits, out, last, noise_ptr, at, rows * classes, NOISES, GIVEN_NOISE, CLASSES)
     write(out_ptr, at, out, kind)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed_ptr"])
 def replay_kernel(
     noise_out_ptr, seed_ptr, rows, classes, stream, GUMBEL: tl.constexpr, ROWS: tl.constexpr, CLASSES: tl.constexpr
 ):
