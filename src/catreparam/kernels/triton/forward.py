@@ -1,9 +1,8 @@
 """Forward pass in Triton: the hard sample of every method, or the relaxed one; and the noise of a seed, written out.
 
-For rows that a program holds whole; `streamed_forward` has those that are longer.
+For rows that a program holds whole; `streamed_forward` has those that are wider.
 """
 
-# ruff: noqa: SIM108 (a branch on a compile-time constant is clearer as a statement)
 # pyright: reportGeneralTypeIssues=false
 
 import triton

@@ -17,9 +17,10 @@ from catreparam.kernels.plan import plan_of
 from catreparam.kernels.settings import Setting
 
 OLDEST = (3, 3)  # the first release whose kernels keep a chain of tiles in a tuple
-MOST_HELD = 2048  # classes of a row that a program holds whole; it goes along wider ones in pieces
+HELD, MOST_HELD = 2048, 16384  # classes of a row that a program holds whole without spilling, and at all
 PIECE, PIECE_WARPS = 2048, 8  # classes of a piece, and the program's warps
-MOST_EVALUATIONS, MOST_STREAMED_EVALUATIONS = 33, 9  # the chain is unrolled; along wide rows once for every softmax
+MOST_WARPS = 32  # of a program
+MOST_EVALUATIONS, MOST_STREAMED_EVALUATIONS = 33, 7  # the chain is unrolled; along wide rows once for every softmax
 TILES = ((16, 256, 1), (1024, 1024, 4))  # (up to so many classes, elements of a tile, its warps); measured on an H200
 RULES = frozenset({Rule.DIRECT, Rule.GUMBEL, Rule.CHAIN, Rule.MATCHED, Rule.SWEEP})
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -52,7 +53,9 @@ def why_not(setting: Setting, logits: Tensor, num_classes: int) -> str:
         return f"{logits.dtype} takes the torch path"
     most = MOST_EVALUATIONS if num_classes <= MOST_HELD else MOST_STREAMED_EVALUATIONS
     if _softmaxes(setting) > most:
-        return f"{_softmaxes(setting)} softmaxes are more than the {most} that a kernel unrolls for {num_classes} classes"
+        return (
+            f"{_softmaxes(setting)} softmaxes are more than the {most} that a kernel unrolls for {num_classes} classes"
+        )
     return ""
 
 
@@ -72,7 +75,7 @@ def forward(
     """
     logits = logits.resolve_neg().contiguous()
     flags = torch.empty(4, dtype=torch.int32, device=logits.device) if flags is None else flags
-    tiles = _tiles(logits.shape)
+    tiles = _tiles(logits.shape, _is_streamed(setting, logits.shape[-1]))
     out = _room(setting, logits, tiles)
     if tiles.programs:
         with _on(logits):
@@ -95,7 +98,7 @@ def backward(
 ) -> Tensor:
     """The gradient with respect to logits of what `forward` returned for the same arguments."""
     logits, upstream = (tensor.resolve_neg().to(logits.dtype).contiguous() for tensor in (logits, upstream))
-    tiles = _tiles(logits.shape)
+    tiles = _tiles(logits.shape, _is_streamed(setting, logits.shape[-1]))
     out = _room(setting, logits, tiles)
     if tiles.programs:
         with _on(logits):
@@ -110,7 +113,7 @@ def backward(
 
 def replay(setting: Setting, like: Tensor, seed: int | Tensor) -> Tensor:
     """The noise that `forward` makes from this seed: float32 [*like.shape], or [num_noises, ...] for a sweep."""
-    tiles = _tiles(like.shape)
+    tiles = _tiles(like.shape, _is_streamed(setting, like.shape[-1]))
     pieces = tiles.shape.get("PIECES", 1)
     shape = {"ROWS": 1} | {name: size for name, size in tiles.shape.items() if name != "PIECES"}
     streams = (setting.num_noises + 1) // 2
@@ -152,19 +155,26 @@ class _Tiles(NamedTuple):
     shape: dict[str, Any]  # what shapes the kernel: compile-time sizes and options
 
 
+def _is_streamed(setting: Setting, classes: int) -> bool:
+    """Whether a program goes along a row in pieces, again for every softmax; rows that it holds have to fit."""
+    softmaxes = _softmaxes(setting)
+    fits = 2 * HELD if setting.method.rule != Rule.MATCHED and softmaxes <= 5 else HELD
+    return classes > (fits if softmaxes <= MOST_STREAMED_EVALUATIONS else MOST_HELD)
+
+
 @functools.lru_cache(maxsize=4096)
-def _tiles(shape: torch.Size) -> _Tiles:
-    """Small rows: many to a program. Large ones: one to a program, eight classes to a thread, in pieces if it is wide."""
+def _tiles(shape: torch.Size, streamed: bool) -> _Tiles:
+    """Small rows: many to a program. Large ones: one to a program, eight classes to a thread, or piece by piece."""
     classes = shape[-1]
     rows = shape.numel() // classes
-    if classes > MOST_HELD:
+    if streamed:
         pieces = 1 << ((classes - 1) // PIECE).bit_length()
         sizes = {"CLASSES": PIECE, "PIECES": pieces, "num_warps": PIECE_WARPS, "enable_fp_fusion": True}
         return _Tiles(rows, classes, rows, True, sizes)
     width = 1 << (classes - 1).bit_length()
     elements, warps = next(((size, warps) for most, size, warps in TILES if width <= most), (width, width // 256))
     height = max(1, elements // width)
-    sizes = {"ROWS": height, "CLASSES": width, "num_warps": warps, "enable_fp_fusion": True}
+    sizes = {"ROWS": height, "CLASSES": width, "num_warps": min(warps, MOST_WARPS), "enable_fp_fusion": True}
     return _Tiles(rows, classes, -(-rows // height), False, sizes)
 
 

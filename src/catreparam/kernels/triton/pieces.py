@@ -5,6 +5,7 @@ largest exponent, the sum of weights relative to it, sums of products. At the en
 the row. With them every probability is a function of its own logit and noise, and is made again instead of kept.
 """
 
+# ruff: noqa: SIM108 (a branch on a compile-time constant is clearer as a statement)
 # pyright: reportGeneralTypeIssues=false
 
 import triton
@@ -66,7 +67,6 @@ def read_row(logits_ptr, vector_ptr, seed, row, classes, temperature, WITH_VECTO
     for start in range(0, classes, CLASSES):
         at = piece_at(seed, row, row >= 0, start, classes, CLASSES)
         logits = read_logits(logits_ptr, at, classes)
-        vector = logits
         if WITH_VECTOR:
             vector = read(vector_ptr, at)
         else:
@@ -113,14 +113,13 @@ def chain_pass(
     J: tl.constexpr, WITH_VECTOR: tl.constexpr, MATCHED: tl.constexpr, GIVEN: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     """The numbers of evaluation J: largest exponent, 1 / sum, mean of the vector, and the lanes' weights."""
-    _, _, classes, _, _ = source
+    classes = source[2]
     top = tl.full([1, CLASSES // 4], float("-inf"), tl.float32)
     total, dot = tl.zeros_like(top), tl.zeros_like(top)
     for start in range(0, classes, CLASSES):
         at = piece_at(seed, row, row >= 0, start, classes, CLASSES)
         logits, z, inverse = chain_start(source, at, MATCHED, GIVEN, CLASSES)
-        exponent, _, _, _ = chain_to(logits, z, inverse, plan_ptr, tops, scales, J, MATCHED)
-        vector = exponent
+        exponent = chain_to(logits, z, inverse, plan_ptr, tops, scales, J, MATCHED)[0]
         if WITH_VECTOR:
             vector = read(vector_ptr, at)
         else:
@@ -144,7 +143,8 @@ def run_chain_passes(
     mean = tl.zeros([1, 1], tl.float32)
     for j in tl.static_range(LAST):
         if FROM_ZERO and j == 0 and EVALUATIONS > 1:
-            _, _, _, top, scale = source
+            top = source[3]
+            scale = source[4]
             tops = tops + (tl.zeros_like(top),)
             scales = scales + (scale,)
         else:
@@ -171,7 +171,9 @@ def lane_at(weights, seed, row, classes, CLASSES: tl.constexpr, PIECES: tl.const
 @triton.jit
 def draw_within(exponent, at, PIECES: tl.constexpr):
     """[1, 1]: the column drawn from those of a lane with these exponents: the second half."""
-    _, _, column, group, row, seed = at
+    column = at[2]
+    row = at[4]
+    seed = at[5]
     weights = tl.exp(exponent - finite(tl.max(exponent, 1, keep_dims=True)))
     place = draw(weights, seed, tl.arange(0, PIECES)[None, :], row, WITHIN, 4 * PIECES)
     return tl.sum(tl.where(tl.arange(0, 4 * PIECES)[None, :] == place, column, 0), 1, keep_dims=True)
@@ -190,17 +192,17 @@ def draw_from_chain(
     LAST: tl.constexpr, MATCHED: tl.constexpr, GIVEN: tl.constexpr, CLASSES: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
     """[1, 1]: the column drawn from evaluation LAST, of which the lanes have these weights."""
-    _, _, classes, _, _ = source
+    classes = source[2]
     at = lane_at(weights, seed, row, classes, CLASSES, PIECES)
     logits, z, inverse = chain_start(source, at, MATCHED, GIVEN, 4 * PIECES)
-    exponent, _, _, _ = chain_to(logits, z, inverse, plan_ptr, tops, scales, LAST, MATCHED)
+    exponent = chain_to(logits, z, inverse, plan_ptr, tops, scales, LAST, MATCHED)[0]
     return draw_within(exponent, at, PIECES)
 
 
 @triton.jit
 def read_drawn(x_ptr, at, drawn, GIVEN: tl.constexpr):
     """The hard sample's piece: as given, or one at the column drawn."""
-    _, _, column, _, _, _ = at
+    column = at[2]
     if GIVEN:
         x = read(x_ptr, at)
     else:

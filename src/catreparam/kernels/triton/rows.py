@@ -5,6 +5,7 @@ probability is zero. All maths is float32. Where a tile lies goes as a tuple, `a
 four columns, row, seed).
 """
 
+# ruff: noqa: SIM108 (a branch on a compile-time constant is clearer as a statement)
 # pyright: reportGeneralTypeIssues=false
 
 import triton
@@ -23,7 +24,7 @@ def tile_at(seed_ptr, rows, classes, ROWS: tl.constexpr, CLASSES: tl.constexpr):
 @triton.jit
 def piece_at(seed, row, row_exists, start, classes, CLASSES: tl.constexpr):
     """Where the columns from `start` of some rows lie."""
-    GROUPS: tl.constexpr = CLASSES // 4 if CLASSES > 4 else 1
+    GROUPS: tl.constexpr = (CLASSES + 3) // 4
     column = start + tl.arange(0, CLASSES)[None, :]
     group = start // 4 + tl.arange(0, GROUPS)[None, :]
     return row * classes + column, row_exists & (column < classes), column, group, row, seed
@@ -40,7 +41,9 @@ def read_seed(seed):
 @triton.jit
 def read_logits(logits_ptr, at, classes):
     """Rows that do not exist read as zeros, classes that do not as -inf."""
-    element, exists, column, _, _, _ = at
+    element = at[0]
+    exists = at[1]
+    column = at[2]
     logits = tl.load(logits_ptr + element, mask=exists, other=0.0).to(tl.float32)
     return tl.where(column < classes, logits, float("-inf"))
 
@@ -63,14 +66,16 @@ def kinds(logits):
 @triton.jit
 def read(tensor_ptr, at):
     """Any other tensor, zero where nothing is."""
-    element, exists, _, _, _, _ = at
+    element = at[0]
+    exists = at[1]
     return tl.load(tensor_ptr + element, mask=exists, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def write(tensor_ptr, at, tile, kind):
     """The tile where it exists, in the tensor's dtype, NaN in rows that are not valid."""
-    element, exists, _, _, _, _ = at
+    element = at[0]
+    exists = at[1]
     tile = tl.where(kind == 1, tile, float("nan"))
     tl.store(tensor_ptr + element, tile.to(tensor_ptr.dtype.element_ty), mask=exists)
 
@@ -118,7 +123,9 @@ def covariance(probs, vector):
 @triton.jit
 def read_normal(noise_ptr, at, stream, stride, GIVEN: tl.constexpr, CLASSES: tl.constexpr):
     """Normal noise of one stream: as given, or from the seed."""
-    _, _, _, group, row, seed = at
+    group = at[3]
+    row = at[4]
+    seed = at[5]
     if GIVEN:
         noise = read(noise_ptr + stream * stride, at)
     else:
@@ -137,7 +144,9 @@ def read_signed(noise_ptr, at, i, stride, NOISES: tl.constexpr, GIVEN: tl.conste
 @triton.jit
 def read_gumbel(noise_ptr, at, GIVEN: tl.constexpr, CLASSES: tl.constexpr):
     """Gumbel noise: as given, or from the seed."""
-    _, _, _, group, row, seed = at
+    group = at[3]
+    row = at[4]
+    seed = at[5]
     if GIVEN:
         noise = read(noise_ptr, at)
     else:
@@ -148,7 +157,10 @@ def read_gumbel(noise_ptr, at, GIVEN: tl.constexpr, CLASSES: tl.constexpr):
 @triton.jit
 def read_sample(x_ptr, at, probs, GIVEN: tl.constexpr, CLASSES: tl.constexpr, STREAM: tl.constexpr):
     """The hard sample: as given, or drawn with probabilities p."""
-    _, _, column, group, row, seed = at
+    column = at[2]
+    group = at[3]
+    row = at[4]
+    seed = at[5]
     if GIVEN:
         x = read(x_ptr, at)
     else:

@@ -1,4 +1,4 @@
-"""Backward pass in Triton for rows too long to hold: one row a program, in pieces, again for every number of the row."""
+"""Backward pass in Triton for rows too wide to hold: one row a program, in pieces, again for every number of it."""
 
 # pyright: reportGeneralTypeIssues=false
 
@@ -36,7 +36,7 @@ def streamed_backward_kernel(
     FROM_ZERO: tl.constexpr, NOISES: tl.constexpr, SECOND: tl.constexpr,
     GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, CLASSES: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
-    """As `backward_kernel`, for rows of at most PIECES pieces of CLASSES columns. Sums over noises need a float32 out."""
+    """As `backward_kernel`, for rows of at most PIECES pieces of CLASSES columns. Noises add up in out: float32."""
     row = tl.program_id(0).to(tl.int64) + tl.zeros([1, 1], tl.int64)
     seed = read_seed(seed_ptr)
     place = seed, row, classes
@@ -162,7 +162,7 @@ def _chain_gradient(
         total = tl.zeros([1, CLASSES // 4], tl.float32)
         for start in range(0, classes, CLASSES):
             at = piece_at(seed, row, row >= 0, start, classes, CLASSES)
-            _, probs, vector = _adjoint_to(
+            _gradient, probs, vector = _adjoint_to(
                 source, pointers, at, numbers, means, known, EVALUATIONS, SECOND, MATCHED, GIVEN_NOISE, GIVEN_X, CLASSES
             )
             total += tl.sum(by_lane(probs * vector, CLASSES), 2)
@@ -191,9 +191,7 @@ def _adjoint_to(
     upstream_ptr, x_ptr, plan_ptr = pointers
     tops, scales, mean, at_x, drawn, weight = numbers
     logits, z, inverse = chain_start(source, at, MATCHED, GIVEN_NOISE, CLASSES)
-    exponent, shift, chain, shifts = chain_to(
-        logits, z, inverse, plan_ptr, tops, scales, EVALUATIONS - 1, MATCHED
-    )
+    exponent, shift, chain, shifts = chain_to(logits, z, inverse, plan_ptr, tops, scales, EVALUATIONS - 1, MATCHED)
     soft = tl.exp(exponent - tops[EVALUATIONS - 1]) * scales[EVALUATIONS - 1]
     upstream = read(upstream_ptr, at)
     gradient = soft * (upstream - mean)
@@ -222,7 +220,7 @@ def _adjoint_to(
         probs = chain[EVALUATIONS - 2 - KNOWN]
         vector = tl.load(place + 4) * adjoint + tl.load(place + 5) * kept
     elif MATCHED:
-        _, _, _, _, scale = source
+        scale = source[4]
         probs = tl.exp(logits) * scale
         to_variance = inverse * (0.5 * adjoint * z - moved * inverse)
         vector = tl.where(probs * (1.0 - probs) >= 0.1, to_variance * (1.0 - 2.0 * probs), 0.0)

@@ -1,4 +1,4 @@
-"""Forward pass in Triton for rows too long to hold: one row a program, in pieces, again for every softmax."""
+"""Forward pass in Triton for rows too wide to hold: one row a program, in pieces, again for every softmax."""
 
 # pyright: reportGeneralTypeIssues=false
 
@@ -35,7 +35,7 @@ def streamed_forward_kernel(
     RULE: tl.constexpr, EVALUATIONS: tl.constexpr, FROM_ZERO: tl.constexpr, NOISES: tl.constexpr, HARD: tl.constexpr,
     GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, CLASSES: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
-    """As `forward_kernel`, for rows of at most PIECES pieces of CLASSES columns. Sums over noises need a float32 out."""
+    """As `forward_kernel`, for rows of at most PIECES pieces of CLASSES columns. Noises add up in out: float32."""
     row = tl.program_id(0).to(tl.int64) + tl.zeros([1, 1], tl.int64)
     seed = read_seed(seed_ptr)
     top, scale, _, weights, kind = read_row(logits_ptr, logits_ptr, seed, row, classes, 1.0, False, CLASSES)
@@ -60,9 +60,7 @@ def streamed_forward_kernel(
             for start in range(0, classes, CLASSES):
                 at = piece_at(seed, row, row >= 0, start, classes, CLASSES)
                 logits, z, inverse = chain_start(source, at, RULE == "MATCHED", GIVEN_NOISE, CLASSES)
-                exponent, _, _, _ = chain_to(
-                    logits, z, inverse, plan_ptr, tops, scales, EVALUATIONS - 1, RULE == "MATCHED"
-                )
+                exponent = chain_to(logits, z, inverse, plan_ptr, tops, scales, EVALUATIONS - 1, RULE == "MATCHED")[0]
                 write(out_ptr, at, tl.exp(exponent - tops[EVALUATIONS - 1]) * scales[EVALUATIONS - 1], kind)
     else:
         tl.static_assert(RULE == "DIRECT" or RULE == "SWEEP", "no forward kernel for this rule")
@@ -98,21 +96,19 @@ def _write_gumbel(
         at = piece_at(seed, row, row >= 0, start, classes, CLASSES)
         perturbed = read_logits(logits_ptr, at, classes) - top + read_gumbel(noise_ptr, at, GIVEN_NOISE, CLASSES)
         if HARD:
-            _, _, column, _, _, _ = at
+            column = at[2]
             here = tl.max(by_lane(perturbed, CLASSES), 2)
             first = tl.where(perturbed == by_class(here, CLASSES), column, classes)
             best = tl.where(here > most, tl.min(by_lane(first, CLASSES), 2), best)
             most = tl.maximum(most, here)
         else:
-            most, total, dot = add_weights(
-                most, total, dot, perturbed, tl.zeros_like(perturbed), temperature, CLASSES
-            )
+            most, total, dot = add_weights(most, total, dot, perturbed, tl.zeros_like(perturbed), temperature, CLASSES)
     if HARD:
         winner = tl.max(most, 1, keep_dims=True)
         drawn = tl.min(tl.where(most == winner, best, classes), 1, keep_dims=True)
         _write_drawn(out_ptr, out_ptr, seed, row, classes, drawn, kind, False, CLASSES)
     else:
-        largest, scale, _, _ = join_lanes(most, total, dot, temperature)
+        largest, scale, _mean, _weights = join_lanes(most, total, dot, temperature)
         for start in range(0, classes, CLASSES):
             at = piece_at(seed, row, row >= 0, start, classes, CLASSES)
             perturbed = read_logits(logits_ptr, at, classes) - top + read_gumbel(noise_ptr, at, GIVEN_NOISE, CLASSES)
@@ -125,7 +121,7 @@ def _soft_exponent(
     NOISES: tl.constexpr, GIVEN_NOISE: tl.constexpr, GIVEN_X: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     """logits + last z, z = last x + noise i."""
-    _, _, _, _, row, _ = at
+    row = at[4]
     noise = read_signed(noise_ptr, at, i, (row * 0 + rows) * classes, NOISES, GIVEN_NOISE, CLASSES)
     return read_logits(logits_ptr, at, classes) - top + last * (last * read_drawn(x_ptr, at, drawn, GIVEN_X) + noise)
 
@@ -144,7 +140,7 @@ def _add_soft(
             logits_ptr, noise_ptr, x_ptr, at, rows, classes, top, last, drawn, i, NOISES, GIVEN_NOISE, GIVEN_X, CLASSES
         )
         most, total, dot = add_weights(most, total, dot, exponent, tl.zeros_like(exponent), 1.0, CLASSES)
-    largest, scale, _, _ = join_lanes(most, total, dot, 1.0)
+    largest, scale, _mean, _weights = join_lanes(most, total, dot, 1.0)
     for start in range(0, classes, CLASSES):
         at = piece_at(seed, row, row >= 0, start, classes, CLASSES)
         exponent = _soft_exponent(

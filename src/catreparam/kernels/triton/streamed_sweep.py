@@ -1,5 +1,6 @@
-"""Backward pass of exact-law ReDGE in Triton for rows too long to hold: one noise at a time."""
+"""Backward pass of exact-law ReDGE in Triton for rows too wide to hold: one noise at a time."""
 
+# ruff: noqa: SIM300 (upper case is no constant here)
 # pyright: reportGeneralTypeIssues=false
 
 import triton
@@ -21,7 +22,7 @@ def sweep_gradient(
     means of what `upper` and `lower` are multiplied with.
     """
     seed, row, classes = place
-    _, _, _, _, plan_ptr, out_ptr = pointers
+    out_ptr = pointers[5]
     given = rows, top, scale, weight, at_x, drawn, i
     tops = ()
     scales = ()
@@ -31,17 +32,17 @@ def sweep_gradient(
         total, dot, plain = tl.zeros_like(most), tl.zeros_like(most), tl.zeros_like(most)
         for start in range(0, classes, CLASSES):
             at = piece_at(seed, row, row >= 0, start, classes, CLASSES)
-            exponent, probs, vector, _ = _sweep_to(
+            exponent, probs, vector, _gradient = _sweep_to(
                 pointers, at, classes, given, tops, scales, means, step,
                 EVALUATIONS, INTERVALS, FROM_ZERO, NOISES, SECOND, GIVEN_NOISE, GIVEN_X, CLASSES,
             )  # fmt: skip
-            if step % 2 == 1 or (FROM_ZERO and 0 < step and step == 2 * INTERVALS):
+            if step % 2 == 1 or (FROM_ZERO and step > 0 and step == 2 * INTERVALS):
                 plain += tl.sum(by_lane(probs * vector, CLASSES), 2)
-            if not (FROM_ZERO and 0 < step and step >= 2 * INTERVALS - 1):
+            if not (FROM_ZERO and step > 0 and step >= 2 * INTERVALS - 1):
                 most, total, dot = add_weights(most, total, dot, exponent, vector, 1.0, CLASSES)
         largest, one_over, mean = tl.zeros_like(top), scale, over_classes(plain)
-        if not (FROM_ZERO and 0 < step and step >= 2 * INTERVALS - 1):  # there every softmax is that of the logits
-            largest, one_over, mean, _ = join_lanes(most, total, dot, 1.0)
+        if not (FROM_ZERO and step > 0 and step >= 2 * INTERVALS - 1):  # there every softmax is that of the logits
+            largest, one_over, mean, _weights = join_lanes(most, total, dot, 1.0)
             if step % 2 == 1:
                 mean = over_classes(plain)
         tops = tops + (largest,)
@@ -49,7 +50,7 @@ def sweep_gradient(
         means = means + (mean,)
     for start in range(0, classes, CLASSES):
         at = piece_at(seed, row, row >= 0, start, classes, CLASSES)
-        _, _, _, gradient = _sweep_to(
+        _exponent, _probs, _vector, gradient = _sweep_to(
             pointers, at, classes, given, tops, scales, means, 2 * INTERVALS + 1,
             EVALUATIONS, INTERVALS, FROM_ZERO, NOISES, SECOND, GIVEN_NOISE, GIVEN_X, CLASSES,
         )  # fmt: skip
@@ -67,11 +68,12 @@ def _sweep_to(
 ):  # fmt: skip
     """What pass STEP sums: exponents, or probabilities that are known, and the vector of the mean; the gradient so far.
 
-    Pass 0 has `upper` at lambda_1; pass 2 b - 1 `predicted`, and the mean over `upper`, of interval b; pass 2 b `lower`.
+    Pass 0 has `upper` at lambda_1; pass 2 b - 1 `predicted`, and the mean over `upper`, of interval b;
+    pass 2 b `lower`.
     """
-    logits_ptr, upstream_ptr, noise_ptr, x_ptr, plan_ptr, _ = pointers
+    logits_ptr, upstream_ptr, noise_ptr, x_ptr, plan_ptr, _out_ptr = pointers
     rows, top, scale, weight, at_x, drawn, i = given
-    _, _, _, _, row, _ = at
+    row = at[4]
     last = tl.load(plan_ptr + 8 * (EVALUATIONS - 1))
     logits = read_logits(logits_ptr, at, classes) - top
     vector = read(upstream_ptr, at)
