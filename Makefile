@@ -10,7 +10,7 @@ LIGHT := $(VENV)/.installed-experiments
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast format lint types shapes statistical check sanitize docs docs-tables reproduce reproduce-more reproduce-paper transforms-table release-check clean
+.PHONY: help install demo test test-fast format lint types shapes statistical check sanitize docs browser docs-tables reproduce reproduce-more reproduce-paper transforms-table release-check clean
 
 help:
 	@echo "make demo         set up, train a categorical VAE on real digits with six estimators, print the table (3 min)"
@@ -18,7 +18,7 @@ help:
 	@echo "make check        lint, types, import contracts, tests, shape checks: what CI runs"
 	@echo "make reproduce    set up, rebuild the studies under docs/results (50 minutes on two cores)"
 	@echo "make reproduce-paper   the VAE at the paper's size: all of MNIST (hours; what is done already is not done again)"
-	@echo "make format | lint | types | shapes | statistical | test-fast | sanitize | docs | docs-tables | release-check | clean"
+	@echo "make format | lint | types | shapes | statistical | test-fast | sanitize | docs | browser | docs-tables | release-check | clean"
 
 install: $(STAMP)
 
@@ -74,6 +74,10 @@ docs: $(STAMP)
 	$(BIN)/python scripts/site/check.py site
 	$(BIN)/python scripts/site/api.py site
 	$(BIN)/python scripts/site/browser.py site
+
+# A headless Chromium for `make docs` and the tests of pages, from the npm registry (68 MB); one on the PATH does as well
+browser: $(STAMP)
+	$(BIN)/python scripts/site/chromium.py
 
 # Wheel and sdist, metadata, and both installed in clean environments
 release-check: $(STAMP)

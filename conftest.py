@@ -49,9 +49,7 @@ def _arrays_in_doctests(doctest_namespace, request):
 
 
 # The only reasons for which CI may skip a test: what its machine lacks and no package brings
-SKIPS = re.compile(
-    r"no CUDA device|.* on CUDA tensors only|there is a GPU|this processor has no avx|no Chromium or Chrome on the path"
-)
+SKIPS = re.compile(r"no CUDA device|.* on CUDA tensors only|there is a GPU|this processor has no avx")
 
 
 def _skips(config):

@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from catreparam import pending
 from catreparam.kernels import dispatch
@@ -54,3 +55,21 @@ def as_device(path="naive"):
     finally:
         del pending.LAYERS["cpu"]
         pending._of, pending.REST = before
+
+
+class NoReadBacks(TorchDispatchMode):
+    """Inside, an operation after which the host knows a value of a tensor is an error."""
+
+    READS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "nonzero_static", "equal", "masked_select")
+    READS += ("_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        indices = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
+        masks = [index for index in indices if index is not None and index.dtype in (torch.bool, torch.uint8)]
+        lengths = (
+            name == "repeat_interleave" and isinstance(args[0], torch.Tensor) and not (kwargs or {}).get("output_size")
+        )
+        if name in self.READS or masks or lengths:
+            raise AssertionError(f"{func} reads a value back")
+        return func(*args, **(kwargs or {}))

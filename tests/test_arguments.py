@@ -9,7 +9,16 @@ import pytest
 import torch
 
 import catreparam
-from catreparam import ESTIMATORS, make_estimator
+from catreparam import (
+    ESTIMATORS,
+    distributions,
+    guidance,
+    make_estimator,
+    masked_diffusion,
+    nn,
+    schedules,
+    takes_objective,
+)
 from catreparam.arguments import MEANINGS
 from catreparam.distributions import ReparameterizedBernoulli, ReparameterizedCategorical
 from catreparam.estimators.facts import facts_of
@@ -191,3 +200,44 @@ def test_every_count_and_axis_may_be_a_number_of_numpy(name, path):
             plain = gradient(ESTIMATORS[name], **{key: counts[key]})
             for kind in (np.int64, np.int32):
                 assert all(map(torch.equal, gradient(ESTIMATORS[name], **{key: kind(counts[key])}), plain))
+
+
+PUBLIC = [
+    cls
+    for module in (catreparam, schedules, distributions, nn, guidance, masked_diffusion)
+    for cls in (getattr(module, name) for name in module.__all__)
+    if isinstance(cls, type) and "<locals>" not in cls.__init__.__qualname__
+]
+
+
+@pytest.mark.parametrize("cls", dict.fromkeys(PUBLIC))
+def test_errors_of_constructors_name_the_class_that_was_called(cls):
+    with pytest.raises((TypeError, ValueError)) as error:
+        cls(**{"no_such_argument": 1})
+    assert not re.search(r"\b_\w+\.__init__|RoutesTokens", str(error.value))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        catreparam.expectation,
+        catreparam.measure,
+        *(ESTIMATORS[n] for n in ESTIMATORS if takes_objective(ESTIMATORS[n])),
+    ],
+    ids=lambda call: call.__name__,
+)
+def test_objective_and_logits_in_the_wrong_order_are_told_apart(call):
+    given = {} if call in ESTIMATORS.values() else {"estimator": "reinmax"}
+    with pytest.raises(TypeError, match=r"the objective comes first: \(objective, logits\)"):
+        call(torch.zeros(2, 3), lambda x: x[..., 0], **given)
+    with pytest.raises(TypeError, match="objective comes first"):
+        catreparam.tune(torch.zeros(2, 3), lambda x: x[..., 0])
+
+
+class Mine(nn.TopKRouter):
+    """A subclass, as users make them."""
+
+
+def test_settings_of_the_estimator_are_refused_in_the_name_of_the_users_own_class():
+    with pytest.raises(TypeError, match=r"^Mine has no t1"):
+        Mine(4, num_experts=2, k=1, t1=0.5)

@@ -4,8 +4,6 @@ import html
 import json
 import math
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,27 +11,27 @@ import torch
 
 import catreparam
 from catreparam.report.figures import colour_of
+from test_docs_site import load
 
 DOCS = Path(__file__).parent.parent / "docs"
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+LOOKS = load("browser")
+BROWSER = LOOKS.find_browser()
 NUM_DRAWS = 2000
 WEIGHTS = torch.tensor([1.5, 0.3, 0.8], dtype=torch.float64)
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the path")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no browser: make browser")
 
 
 def open_page(tmp_path: Path, fragment: str, script: str = "") -> tuple[dict, str]:
     """The numbers that the page shows for the state in its address, and its HTML after scripts ran."""
     (tmp_path / "playground.js").write_text((DOCS / "assets" / "playground.js").read_text(encoding="utf-8"))
-    page = tmp_path / "page.html"
-    after = f'addEventListener("load", () => {{{script}}});'
-    page.write_text(
-        '<meta charset="utf-8"><div id="playground"></div><script src="playground.js"></script>'
-        f"<script>{after}</script>"
+    send = 'setTimeout(() => fetch("/--seen", {method: "POST", body: JSON.stringify(document.body.outerHTML)}), 100)'
+    after = f'addEventListener("load", () => {{{script}; {send}}});'
+    page = (
+        '<meta charset="utf-8"><body><div id="playground"></div><script src="playground.js"></script>'
+        f"<script>{after}</script></body>"
     )
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command += ["--virtual-time-budget=2000", "--dump-dom", f"{page.as_uri()}#{fragment}"]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    dom = LOOKS.visit(tmp_path, BROWSER, LOOKS.font_sets()["DejaVu"], page, f"#{fragment}")
     result = re.search(r'data-result="([^"]*)"', dom)
     assert result, dom[:2000]
     return json.loads(html.unescape(result[1])), dom

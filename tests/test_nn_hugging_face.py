@@ -78,3 +78,12 @@ def test_capacities_drop_tokens_and_routers_can_be_made_from_a_config(model):
 def test_a_model_without_routers_is_named():
     with pytest.raises(ValueError, match="Linear holds no Mixtral or Switch router"):
         hugging_face.replace_routers(torch.nn.Linear(2, 2))
+
+
+def test_errors_name_the_router_that_was_made():
+    for config, router in (
+        (MixtralConfig(**MIXTRAL), "MixtralRouter"),
+        (SwitchTransformersConfig(**SWITCH), "SwitchRouter"),
+    ):
+        with pytest.raises(TypeError, match=f"^{router} has no t1; it belongs to the estimator"):
+            getattr(hugging_face, router)(config, t1=0.5)

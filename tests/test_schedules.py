@@ -126,3 +126,9 @@ def test_a_scheduled_estimator_resumes_copies_and_prints():
     assert repr(one).startswith("ScheduledEstimator('exact_redge', num_noises=2, t1=CosineSchedule(start=0.9")
     with pytest.raises(ValueError, match=r"this state schedules \['temperature'\], the estimator \['t1'\]"):
         one.load_state_dict({"temperature": {}})
+
+
+@pytest.mark.parametrize("ramp", [LinearSchedule, CosineSchedule])
+def test_a_ramp_without_its_steps_names_itself(ramp):
+    with pytest.raises(TypeError, match=rf"^{ramp.__name__}\.__init__.*num_steps"):
+        ramp(0.9, 0.5)

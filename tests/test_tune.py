@@ -1,5 +1,7 @@
 """What `tune` recommends: within the noise of the best, the same for other seeds, as code that runs."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from safetensors.torch import save_file
 import catreparam
 from catreparam import ESTIMATORS, GradientStats, make_estimator, tune
 from catreparam.cli import main
-from catreparam.gradients import TuneResult, TuneRow
+from catreparam.gradients import SEARCH_SPACE, TuneResult, TuneRow
 from methods import seeded
 
 LOGITS = torch.linspace(-1, 1, 12, dtype=torch.float64).view(4, 3)
@@ -128,3 +130,38 @@ def test_bad_logits_are_one_line(given, message, tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_with_several_samples_the_methods_that_need_them_are_tried_and_the_code_asks_for_as_many():
+    settings = {"num_draws": 200, "generator": seeded()}
+    result = tune(objective, LOGITS[:2], num_samples=4, search_space={}, **settings)
+    names = {row.estimator.name for row in result.rows}
+    assert names == {*SEARCH_SPACE, "rloo", "reinmax_rloo"}
+    assert {row.stats.num_samples for row in result.rows} == {4}
+    assert result.code.endswith("num_samples=4)")
+    logits = LOGITS[:2].clone().requires_grad_()
+    eval(result.code, {**vars(catreparam), "objective": objective, "logits": logits}).sum().backward()
+    assert logits.grad.isfinite().all()
+    alone = tune(objective, LOGITS[:2], search_space={}, **settings)
+    assert {row.estimator.name for row in alone.rows} == set(SEARCH_SPACE)
+
+
+@pytest.mark.parametrize("command", ["tune", "measure"])
+def test_commands_take_logits_from_a_file_and_samples(command, tmp_path, capsys):
+    save_file({"logits": LOGITS[:2].contiguous()}, tmp_path / "logits.safetensors")
+    words = [command, "--logits", str(tmp_path / "logits.safetensors"), "--num-draws", "40", "--num-samples", "2"]
+    words += ["--estimators", "reinmax", "--objective" + "s" * (command == "measure"), "quadratic"]
+    main([*words, "--folder", str(tmp_path / "run")])
+    out = capsys.readouterr().out
+    assert "reinmax" in out
+    rows = [json.loads(line) for line in (tmp_path / "run" / "table.jsonl").read_text().splitlines()]
+    assert {row["evaluations"] for row in rows} == {2}
+    if command == "measure":
+        assert "2 variables with 3 classes" in out
+
+
+def test_the_command_tries_several_samples_methods_when_as_many_are_asked_for(tmp_path):
+    words = ["tune", "--num-variables", "2", "--num-classes", "2", "--num-draws", "20", "--num-samples", "2"]
+    main([*words, "--folder", str(tmp_path)])
+    rows = [json.loads(line) for line in (tmp_path / "table.jsonl").read_text().splitlines()]
+    assert {"reinmax_rloo", "rloo", "reinmax"} <= {row["estimator"].partition(":")[0] for row in rows}

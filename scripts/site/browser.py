@@ -3,26 +3,31 @@
     python scripts/site/browser.py site [--pictures FOLDER] [--browser chromium]
 
 A problem is a page wider than its window, and a code block or table wider than its column that shows no sign of it: a
-shadow at the edge where it goes on (docs/stylesheets/site.css). Needs Chromium or Chrome; `make docs` leaves it out
-where there is none.
+shadow at the edge where it goes on (docs/stylesheets/site.css). Every page is looked at with two sets of fonts, each
+alone, so that the answer is the same on every machine. Takes the Chromium of `make browser`, or one on the PATH; where
+there is none a line says that nobody looked, and with CI=true that is an error.
 """
 
 import argparse
 import functools
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 WIDTHS = (1280, 390)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-TIMEOUT = 600
+TIMEOUT = 240
 # Opens each page in a frame of each width; what it finds stands in the document when all is done.
 DRIVER = """<meta charset="utf-8"><body><script>
 const pages = PAGES, widths = WIDTHS, problems = [];
@@ -64,22 +69,39 @@ main();
 def main() -> None:
     parser = argparse.ArgumentParser(description="Looks at every page of a built site in a browser.")
     parser.add_argument("site", type=Path, nargs="?", default=Path("site"))
-    parser.add_argument("--pictures", type=Path, help="also take a picture of every page at both widths")
+    parser.add_argument(
+        "--pictures", type=Path, help="also take a picture of every page at both widths; needs a browser of your own"
+    )
     parser.add_argument("--browser", default=find_browser(), help="its program")
     given = parser.parse_args()
     if given.browser is None:
-        print("site: no browser here, so nobody looked at the pages")
-        return
+        print("site: NOBODY LOOKED AT THE PAGES: no browser here; `make browser` fetches one", file=sys.stderr)
+        sys.exit(bool(os.environ.get("CI")))
+    if given.pictures and Path(given.browser).is_relative_to(sys.prefix):
+        sys.exit("the browser of `make browser` takes no pictures; name a Chromium or Chrome of your own: --browser")
     if given.pictures:
         take_pictures(given.site, given.pictures, given.browser)
-    problems = find_problems(given.site, given.browser)
-    print("\n".join(problems) if problems else "site: in the browser nothing is cut off without a sign")
+    sets = font_sets()
+    with ThreadPoolExecutor() as side_by_side:
+        found = side_by_side.map(functools.partial(find_problems, given.site, given.browser), sets.values())
+    problems = [f"{line} [{name}]" for name, lines in zip(sets, found, strict=True) for line in lines]
+    print("\n".join(problems) if problems else f"site: nothing is cut off without a sign, in {' nor in '.join(sets)}")
     sys.exit(bool(problems))
 
 
 def find_browser() -> str | None:
-    """A browser on the path."""
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
+    """What `make browser` put into this environment, or a browser on the path."""
+    fetched = Path(sys.prefix) / "chromium" / "chromium"
+    return str(fetched) if fetched.exists() else next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def font_sets() -> dict[str, Path]:
+    """Folders of fonts by name: the one that matplotlib brings, and that of `make browser`."""
+    import matplotlib
+
+    fetched = Path(sys.prefix) / "chromium" / "fonts"
+    sets = {"DejaVu": Path(matplotlib.get_data_path()) / "fonts" / "ttf", "Open Sans": fetched}
+    return {name: folder for name, folder in sets.items() if folder.exists()}
 
 
 def pages_of(site: Path) -> list[str]:
@@ -88,10 +110,16 @@ def pages_of(site: Path) -> list[str]:
     return [page for page in made if not page.endswith("report.html") and page != "404.html"]
 
 
-def find_problems(site: Path, browser: str) -> list[str]:
-    """One line for everything that is cut off without a sign."""
+def find_problems(site: Path, browser: str, fonts: Path) -> list[str]:
+    """One line for everything that is cut off without a sign when the fonts in that folder are the only ones."""
     driver = DRIVER.replace("PAGES", json.dumps(pages_of(site))).replace("WIDTHS", json.dumps(WIDTHS))
-    seen: list[str] = []
+    seen = visit(site, browser, fonts, driver)
+    return [f"{browser} did not finish in {TIMEOUT} s"] if seen is None else [html.unescape(line) for line in seen]
+
+
+def visit(site: Path, browser: str, fonts: Path, driver: str, fragment: str = "") -> Any:
+    """What the page `driver` sends to /--seen, opened beside those of the site; None if the browser ends before."""
+    seen: list[Any] = []
     done = threading.Event()
 
     class Handler(SimpleHTTPRequestHandler):
@@ -104,7 +132,7 @@ def find_problems(site: Path, browser: str) -> list[str]:
             self.wfile.write(driver.encode())
 
         def do_POST(self) -> None:
-            seen.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(204)
             self.end_headers()
             done.set()
@@ -115,15 +143,17 @@ def find_problems(site: Path, browser: str) -> list[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(site)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        address = f"http://127.0.0.1:{server.server_port}/--driver"
+        address = f"http://127.0.0.1:{server.server_port}/--driver{fragment}"
         flags = [*_flags(profile), "--window-size=1400,1000", "--remote-debugging-port=0"]
-        process = subprocess.Popen([browser, *flags, address], stderr=subprocess.DEVNULL)
-        finished = done.wait(TIMEOUT)
+        process = subprocess.Popen([browser, *flags, address], stderr=subprocess.DEVNULL, env=_only(fonts, profile))
+        deadline = time.monotonic() + TIMEOUT
+        while not done.wait(0.2) and process.poll() is None and time.monotonic() < deadline:
+            pass
         process.terminate()
         process.wait()
     server.shutdown()
     server.server_close()
-    return [html.unescape(line) for line in seen] if finished else [f"{browser} did not finish in {TIMEOUT} s"]
+    return seen[0] if seen else None
 
 
 def take_pictures(site: Path, folder: Path, browser: str) -> None:
@@ -135,8 +165,22 @@ def take_pictures(site: Path, folder: Path, browser: str) -> None:
             with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
                 command = [browser, *_flags(profile), f"--window-size={width},2400", f"--screenshot={target.resolve()}"]
                 subprocess.run(
-                    [*command, (site / page).resolve().as_uri()], stderr=subprocess.DEVNULL, timeout=TIMEOUT, check=True
+                    [*command, (site / page).resolve().as_uri()],
+                    stderr=subprocess.DEVNULL,
+                    timeout=TIMEOUT,
+                    check=True,
+                    env=_only(font_sets()["DejaVu"], profile),
                 )
+
+
+def _only(fonts: Path, profile: str) -> dict[str, str]:
+    """An environment in which the browser finds the fonts of one folder and no others."""
+    config = Path(profile) / "fonts.conf"
+    config.write_text(
+        '<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd">'
+        f"<fontconfig><dir>{fonts.resolve()}</dir><cachedir>{profile}</cachedir></fontconfig>"
+    )
+    return os.environ | {"FONTCONFIG_FILE": str(config)}
 
 
 def _flags(profile: str) -> list[str]:

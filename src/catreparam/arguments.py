@@ -111,9 +111,10 @@ def forgiving(function: Callable[..., Any], relaxing: Callable[[], Collection[st
 
 def hands_on(function: Function) -> Function:
     """A function or constructor with an argument `estimator`, which says of the estimator's settings where they go."""
-    name, parameters = function.__qualname__.partition(".")[0], inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters
 
-    def refuse(positions: tuple[Any, ...], others: dict[str, Any]) -> None:
+    def refuse(positions: tuple[Any, ...], others: dict[str, Any], owner: object = None) -> None:
+        name = function.__name__ if owner is None else type(owner).__name__
         if positions:
             raise TypeError(_too_many(name, parameters.values(), len(positions)))
         for key in others:
@@ -144,9 +145,12 @@ def _too_many(name: str, parameters: Iterable[inspect.Parameter], surplus: int) 
 def _written_out(
     function: Callable[..., Any],
     parameters: Iterable[inspect.Parameter],
-    refuse: Callable[[tuple[Any, ...], dict[str, Any]], None],
+    refuse: Callable[..., None],
 ) -> Callable[..., Any]:
-    """A function with these parameters and any others, which it refuses; written as source, as that costs least."""
+    """A function with these parameters and any others, which it refuses (a method's with its self).
+
+    It is written as source, as that costs least.
+    """
     head: list[str] = []
     call: list[str] = []
     names: dict[str, Any] = {"function": function, "refuse": refuse}
@@ -160,6 +164,11 @@ def _written_out(
             names[f"default_{parameter.name}"] = parameter.default
             head.append(f"{parameter.name}=default_{parameter.name}")
         call.append(f"{parameter.name}={parameter.name}" if keyword else parameter.name)
-    lines = [f"def written({', '.join(head)}, **others):", " if positions or others:", "  refuse(positions, others)"]
+    owner = ", self" if head[0] == "self" else ""
+    lines = [
+        f"def written({', '.join(head)}, **others):",
+        " if positions or others:",
+        f"  refuse(positions, others{owner})",
+    ]
     exec("\n".join([*lines, f" return function({', '.join(call)})"]), names)
     return names["written"]

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 from torch.onnx import is_in_onnx_export
 
+from catreparam.pending import waits
 from catreparam.validation import (
     check_generator,
     check_logits,
@@ -64,9 +65,11 @@ def from_rows(x: Tensor, logits: Tensor, dim: int = -1) -> Tensor:
 def centred(rows: Rows) -> Rows:
     """Logits with the largest of every row at 0, and masks written as the least float at -inf, as other masks are.
 
-    Noise added to logits of 1e30 would be lost, and products with them overflow.
+    Noise added to logits of 1e30 would be lost, and products with them overflow. Rows that are not valid (NaN, +inf,
+    no class allowed) become NaN, and so does their gradient.
     """
-    rows = from_top(rows)
+    top = rows.detach().amax(-1, keepdim=True)
+    rows = torch.addcmul(-top, rows, 1 + (top - top))  # times one, or NaN unless the top is finite
     return rows.masked_fill(rows.detach() < FORBIDDEN, -torch.inf)
 
 
@@ -120,7 +123,7 @@ def with_fine_tail(noise: Tensor) -> Tensor:
     Torch's are multiples of 2^-24 or 2^-31, on some devices 0 among them. What is missing comes from the last digits of
     two other numbers of the same noise, so that generators and all other values stay as they are.
     """
-    if not noise.is_cpu or not has_values(noise):
+    if not noise.is_cpu or waits(noise.device) or not has_values(noise):
         return torch.where(noise < TAIL, _tail(noise.roll(1), noise.roll(2)), noise)
     flat = noise.view(-1)
     rare = (flat < TAIL).nonzero().squeeze(-1)
@@ -170,6 +173,11 @@ def one_hot_like(index: Tensor, rows: BroadcastRows) -> BroadcastRows:
     """One-hot rows in the shape and dtype of `rows` from class indices [*batch]."""
     classes = torch.arange(rows.shape[-1], device=rows.device)
     return (index.unsqueeze(-1) == classes).to(rows.dtype)
+
+
+def spoil(x: Rows, rows: Rows) -> Rows:
+    """x, changed in place: on a device where faults wait, NaN in rows that are NaN, of which something was drawn."""
+    return x.masked_fill_(rows[..., :1].isnan(), torch.nan) if waits(rows.device) else x
 
 
 def finite(logits: Rows) -> Rows:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from catreparam.validation import check_number, is_number, values_are_checked
+from catreparam.pending import defers
+from catreparam.validation import LARGEST, SMALLEST, check_number, demand, is_number, values_are_checked, wanted_range
 
 
 def check_hyperparameter(
@@ -21,7 +22,8 @@ def check_hyperparameter(
     """As `check_number`, but a tensor of several values, or one that asks for a gradient, stays a tensor.
 
     `without_gradient`: the estimator that has none to give it; a tensor that asks for one is then a ValueError. The
-    values of a tensor are looked at where those of logits are: not inside transforms, nor with `set_validation(False)`.
+    values of a tensor are looked at where those of logits are: not inside transforms, nor with `set_validation(False)`;
+    those on a CUDA device become NaN where they are not allowed, and a later call raises.
     """
     if type(value).__name__ in ("list", "tuple", "ndarray"):
         found = type(value).__name__
@@ -32,9 +34,22 @@ def check_hyperparameter(
     if without_gradient and value.requires_grad and torch.is_grad_enabled():
         raise ValueError(f"{without_gradient} gives {name} no gradient; pass {name}.detach()")
     if values_are_checked(value) and value.numel():
+        if defers(value.device):
+            return _or_nan(name, value, above, least, most)
         for bound in value.detach().aminmax():  # a NaN is both
             check_number(name, bound.item(), above=above, least=least, most=most)
     return value
+
+
+def _or_nan(name: str, value: Tensor, above: float, least: float, most: float) -> Tensor:
+    """The values that are allowed, and NaN for others, of which a later call tells."""
+
+    def allowed(values: Tensor) -> Tensor:
+        low, high = max(least, -LARGEST), min(most, LARGEST)
+        return (values > above) & (values >= (max(low, SMALLEST) if above == 0.0 else low)) & (values <= high)
+
+    demand(value, allowed, f"{name} must be {wanted_range(above, least, most)} and within the range of float32")
+    return torch.where(allowed(value.detach()), value, torch.nan)
 
 
 def for_rows(name: str, value: Any, rows: Tensor, dim: int = -1) -> Any:

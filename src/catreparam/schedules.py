@@ -88,14 +88,8 @@ class ConstantSchedule(Schedule):
         return self.constant
 
 
-class _Ramp(Schedule):
-    def __init__(self, start: float, end: float, *, num_steps: int) -> None:
-        self.start, self.end = check_number("start", start), check_number("end", end)
-        self.num_steps = check_count("num_steps", num_steps)
-
-
 @final
-class LinearSchedule(_Ramp):
+class LinearSchedule(Schedule):
     """From `start` to `end` in equal steps, then `end`.
 
     Parameters:
@@ -108,13 +102,16 @@ class LinearSchedule(_Ramp):
     [0.9, 0.8, 0.7, 0.6, 0.5, 0.5]
     """
 
+    def __init__(self, start: float, end: float, *, num_steps: int) -> None:
+        self.start, self.end, self.num_steps = _checked_ramp(start, end, num_steps)
+
     def value_at(self, step: int) -> float:
         done = step >= self.num_steps
         return self.end if done else self.start + (self.end - self.start) * step / self.num_steps
 
 
 @final
-class CosineSchedule(_Ramp):
+class CosineSchedule(Schedule):
     """From `start` to `end` along half a cosine, slowly at both ends, then `end`.
 
     Parameters:
@@ -125,6 +122,9 @@ class CosineSchedule(_Ramp):
     >>> CosineSchedule(1.0, 0.0, num_steps=2).step()
     0.5
     """
+
+    def __init__(self, start: float, end: float, *, num_steps: int) -> None:
+        self.start, self.end, self.num_steps = _checked_ramp(start, end, num_steps)
 
     def value_at(self, step: int) -> float:
         done = step >= self.num_steps
@@ -255,3 +255,7 @@ class ScheduledEstimator:
         hyperparameters = {**self._estimator.keywords, **self.schedules}
         arguments = [repr(self.name), *(f"{key}={value!r}" for key, value in hyperparameters.items())]
         return f"ScheduledEstimator({', '.join(arguments)})"
+
+
+def _checked_ramp(start: float, end: float, num_steps: int) -> tuple[float, float, int]:
+    return check_number("start", start), check_number("end", end), check_count("num_steps", num_steps)

@@ -67,7 +67,10 @@ def is_fx_tracing() -> bool:
 def check_logits(logits: Any, dim: int = -1) -> None:
     """Raises TypeError or ValueError unless `logits` is a floating tensor with at least one class along `dim`."""
     if not isinstance(logits, Tensor):
-        raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}; wrap it in torch.as_tensor(...)")
+        remedy = (
+            "the objective comes first: (objective, logits)" if callable(logits) else "wrap it in torch.as_tensor(...)"
+        )
+        raise TypeError(f"logits must be a torch.Tensor, got {type(logits).__name__}; {remedy}")
     if not logits.is_floating_point():
         raise TypeError(f"logits must be a floating tensor, got {logits.dtype}; call logits.float()")
     if is_lost_fake(logits):
@@ -237,16 +240,20 @@ def check_number(
         value = _number_of(name, value)
     finite = -math.inf < value < math.inf  # in comparisons that torch.compile can trace for a value that changes
     if not finite or not value > above or not least <= value <= most:
-        low = f"greater than {above:g}" if above > -math.inf else f"at least {least:g}" if least > -math.inf else ""
-        high = f"at most {most:g}" if most < math.inf else ""
-        wanted = " and ".join(part for part in (low, high) if part) or "finite"
-        raise ValueError(f"{name} must be {wanted}, got {value}")
+        raise ValueError(f"{name} must be {wanted_range(above, least, most)}, got {value}")
     if (above == 0.0 and value < SMALLEST) or not -LARGEST <= value <= LARGEST:
         raise ValueError(
             f"{name} must lie within the range of float32, of size {SMALLEST:.3g} to {LARGEST:.3g}, got {value}; "
             "let a schedule end at a bound of its own"
         )
     return float(value)
+
+
+def wanted_range(above: float, least: float, most: float) -> str:
+    """What `check_number` wants of a number, in words."""
+    low = f"greater than {above:g}" if above > -math.inf else f"at least {least:g}" if least > -math.inf else ""
+    high = f"at most {most:g}" if most < math.inf else ""
+    return " and ".join(part for part in (low, high) if part) or "finite"
 
 
 def _number_of(name: str, value: Any) -> float:

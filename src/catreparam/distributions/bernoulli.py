@@ -18,7 +18,7 @@ from catreparam.distributions.categorical import ReparameterizedCategorical, cla
 from catreparam.distributions.pyro_methods import PyroMethods
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler
-from catreparam.validation import check_dense, has_values
+from catreparam.validation import check_dense, demand
 
 
 class ReparameterizedBernoulli(PyroMethods):
@@ -70,8 +70,9 @@ class ReparameterizedBernoulli(PyroMethods):
         given = {name: _parameter(name, value) for name, value in named.items() if value is not None}
         validate = Distribution._validate_args if validate_args is None else validate_args
         p = given.get("probs")
-        if validate and p is not None and has_values(p) and not bool(((p >= 0) & (p <= 1)).all()):
-            raise ValueError("probs must lie in [0, 1]; pass logits=... if these are log-odds")
+        if validate and p is not None:
+            what = "probs must lie in [0, 1]; pass logits=... if these are log-odds"
+            demand(p, lambda values: (values >= 0) & (values <= 1), what)
         self.two_classes = ReparameterizedCategorical(
             **{name: _two_classes(name, value) for name, value in given.items()},
             validate_args=validate,

@@ -29,7 +29,7 @@ from catreparam.estimators.sampling import (
     draw,
     sampling_estimator,
 )
-from catreparam.validation import check_dense, check_generator, check_logits, check_number, check_rows, has_values
+from catreparam.validation import check_dense, check_generator, check_logits, check_number, check_rows, demand
 
 
 class ReparameterizedCategorical(PyroMethods):
@@ -245,17 +245,22 @@ def _log(probs: Any, validate: bool) -> Tensor:
         raise TypeError(f"probs must be a floating torch.Tensor, got {found}; wrap it in torch.as_tensor(...)")
     check_dense("probs", probs)
     probs = probs if probs.is_floating_point() else probs.to(torch.get_default_dtype())
-    if validate and has_values(probs) and not bool((probs >= 0).all()):
-        raise ValueError("probs must not be negative or NaN; pass logits=... if these are log-probabilities")
-    return torch.where(probs > 0, torch.where(probs > 0, probs, 1.0).log(), -torch.inf)
+    if validate:
+        what = "probs must not be negative or NaN; pass logits=... if these are log-probabilities"
+        demand(probs, lambda values: values >= 0, what)
+    return torch.where(
+        probs > 0, torch.where(probs > 0, probs, 1.0).log(), torch.where(probs == 0, -torch.inf, torch.nan)
+    )
 
 
 def _mixed(given: Tensor, unimix: float | Tensor, validate: bool) -> Tensor:
     """Logits of a law mixed with the uniform one over the classes that it allows."""
     if isinstance(unimix, Tensor):
         _check_broadcasts("unimix", unimix, given)
-        if validate and has_values(unimix) and not bool(((unimix >= 0) & (unimix <= 1)).all()):
-            raise ValueError("unimix must be at least 0 and at most 1 in every row")
+        if validate:
+            demand(
+                unimix, lambda part: (part >= 0) & (part <= 1), "unimix must be at least 0 and at most 1 in every row"
+            )
         unimix = unimix.unsqueeze(-1)
     elif check_number("unimix", unimix, least=0.0, most=1.0) == 0.0:
         return given
@@ -271,8 +276,8 @@ def _check_row_values(name: str, value: float | Tensor, logits: Tensor, validate
         check_number(name, value, above=0.0)
         return
     _check_broadcasts(name, value, logits)
-    if validate and has_values(value) and not bool((value > 0).all()):
-        raise ValueError(f"{name} must be greater than 0 in every row")
+    if validate:
+        demand(value, lambda values: values > 0, f"{name} must be greater than 0 in every row")
 
 
 def _check_broadcasts(name: str, value: Tensor, logits: Tensor) -> None:

@@ -34,6 +34,7 @@ from catreparam.estimators.joint import (
 from catreparam.kernels.naive.chain import denoise
 from catreparam.kernels.naive.exact_law import transport_tangent
 from catreparam.noise_schedule import make_schedule
+from catreparam.pending import waits
 from catreparam.validation import (
     check_count,
     check_number,
@@ -192,8 +193,8 @@ class RelaxControlVariate(nn.Module):
         self, num_inputs: int | None = None, hidden_size: int = 32, temperature: float = 0.5, eta: float = 1.0
     ):
         super().__init__()
-        self.log_temperature = nn.Parameter(torch.tensor(check_number("temperature", temperature, above=0.0)).log())
-        self.eta = nn.Parameter(torch.tensor(check_number("eta", eta, least=-MOST_ETA, most=MOST_ETA)))
+        self.log_temperature = nn.Parameter(torch.full((), check_number("temperature", temperature, above=0.0)).log())
+        self.eta = nn.Parameter(torch.full((), check_number("eta", eta, least=-MOST_ETA, most=MOST_ETA)))
         self.network = None
         if num_inputs is not None:
             check_count("num_inputs", num_inputs)
@@ -256,23 +257,24 @@ def relax(
             "relax differentiates inside its forward pass and cannot run inside torch.func transforms, torch.vmap, "
             "torch.jit.trace, torch.export or make_fx; call it outside, or use rebar"
         )
-    to_rows(logits, mask, generator=generator)
+    rows = to_rows(logits, mask, generator=generator)
     if control_variate is None or is_stand_in(logits):  # of parameters that such logits do not meet
         with logits.device:
             control_variate = RelaxControlVariate()
-    losses = [_relax_once(objective, logits, mask, control_variate, generator) for _ in range(num_samples)]
+    losses = [_relax_once(objective, logits, rows, mask, control_variate, generator) for _ in range(num_samples)]
     return torch.stack(losses).mean(0)
 
 
 def _relax_once(
     objective: Objective,
     logits: Tensor,
+    checked: Tensor,
     mask: Tensor | None,
     control_variate: RelaxControlVariate,
     generator: Generator | None,
 ) -> Loss:
     if not torch.is_grad_enabled():
-        return evaluate(objective, draw_relaxed_pair(to_rows(logits, mask), generator)[0].to(logits.dtype))
+        return evaluate(objective, draw_relaxed_pair(checked, generator)[0].to(logits.dtype))
     leaf = logits.detach().clone().requires_grad_()
     rows = to_rows(leaf, mask)
     x, free, conditional = draw_relaxed_pair(rows, generator)
@@ -284,9 +286,13 @@ def _relax_once(
     parameters = [p for p in control_variate.parameters() if p.requires_grad]
     wanted = torch.autograd.grad(gradient.square().sum(), parameters, allow_unused=True) if parameters else ()
     learned = [(p, g) for p, g in zip(parameters, wanted, strict=True) if g is not None]
-    if has_values(loss) and not all(bool(g.isfinite().all()) for _, g in learned):  # their optimiser would keep it
+    if waits(loss.device):  # nothing is learned from what is not finite: their optimiser would keep it
+        learned = [(p, torch.where(g.isfinite().all(), g, 0.0)) for p, g in learned]
+    elif has_values(loss) and not all(bool(g.isfinite().all()) for _, g in learned):
         warnings.warn("the control variate of relax learns nothing from a gradient that is not finite", stacklevel=3)
         learned = []
-    learning = sum((p * g).sum() for p, g in learned)
-    loss = add_gradient(loss, sum_variables((gradient.detach() * tangent(logits)).sum(-1), loss))
-    return add_gradient(loss, torch.as_tensor(learning, device=loss.device) / max(loss.numel(), 1))
+    loss = add_gradient(loss, sum_variables((gradient.detach() * tangent(checked)).sum(-1), loss))
+    if not learned:
+        return loss
+    learning = torch.stack([(p * g).sum() for p, g in learned]).sum()
+    return add_gradient(loss, learning.to(loss.device) / max(loss.numel(), 1))

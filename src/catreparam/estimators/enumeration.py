@@ -1,6 +1,5 @@
 """The exact expectation, by enumerating every joint configuration of the variables."""
 
-import itertools
 import math
 
 import torch
@@ -57,11 +56,20 @@ def exact(
         )
     batched = torch.vmap(objective, randomness="same") if chunk_size > 1 else lambda x: objective(x[0]).unsqueeze(0)
     total = torch.zeros_like(first, dtype=rows.dtype)
-    configurations = itertools.product(range(num_classes), repeat=math.prod(variables))
-    while chunk := list(itertools.islice(configurations, chunk_size)):
-        index = torch.tensor(chunk, device=rows.device).reshape(len(chunk), *(1,) * first.ndim, *variables)
-        x = one_hot_like(index, rows).expand(len(chunk), *rows.shape)
+    for start in range(0, count, chunk_size):
+        numbers = torch.arange(start, min(start + chunk_size, count), device=rows.device)  # made there, not copied
+        index = _digits(numbers, num_classes, math.prod(variables)).reshape(-1, *(1,) * first.ndim, *variables)
+        x = one_hot_like(index, rows).expand(len(numbers), *rows.shape)
         weight = (probs * x).sum(-1).flatten(1 + first.ndim).prod(-1) if variables else (probs * x).sum(-1)
         losses = batched(x.to(logits.dtype, copy=True)).masked_fill(weight == 0, 0.0)
         total = total + (weight * losses).sum(0)
     return total.to(first.dtype)
+
+
+def _digits(numbers: Tensor, base: int, count: int) -> Tensor:
+    """The last `count` digits of numbers [n] to a base, [n, count]."""
+    digits = []
+    for _ in range(count):
+        digits.insert(0, numbers % base)
+        numbers = numbers // base
+    return torch.stack(digits, -1) if digits else numbers.new_zeros(len(numbers), 0)

@@ -26,7 +26,7 @@ def expectation(
     logits: Float[Tensor, "*batch num_classes"],
     *,
     estimator: str | Callable[..., Tensor],
-    num_samples: int = 1,
+    num_samples: int | None = None,
     baseline_weight: float | None = None,
     mask: Bool[Tensor, "..."] | None = None,
     dim: int = -1,
@@ -37,7 +37,8 @@ def expectation(
     `objective` maps x [*batch, *variables, num_classes], one-hot and in the dtype of logits, to a loss [*batch] (or a
     scalar); the result has that shape. The axes between are variables, drawn jointly. Parameters inside the objective
     get their ordinary gradient. `estimator` is a name in ESTIMATORS, a made estimator, any function logits -> x, or any
-    function (objective, logits, *, num_samples, mask, generator) -> loss. A function logits -> x is handed `generator`
+    function (objective, logits, *, num_samples, mask, generator) -> loss. `num_samples` None is the least that the
+    estimator takes: 2 for rloo and reinmax_rloo, else 1. A function logits -> x is handed `generator`
     and `mask` if it takes them; otherwise it draws as it pleases, from logits that are -inf where masked.
 
     Several samples: reinmax, lambda_reinmax, exact_redge and transport_redge use leave-one-out baselines on the
@@ -55,12 +56,12 @@ def expectation(
     >>> loss.shape
     torch.Size([5])
     """
-    check_count("num_samples", num_samples)
+    resolved = resolve(estimator)
+    num_samples = resolved.facts.fewest_samples if num_samples is None else check_count("num_samples", num_samples)
     check_logits(logits, dim)
     check_generator(generator, logits.device)
     if mask is not None:
         check_mask(mask, logits)
-    resolved = resolve(estimator)
     method = resolved.function if isinstance(estimator, str) else estimator
     if dim % logits.ndim != logits.ndim - 1:
         inner = objective

@@ -17,6 +17,7 @@ from catreparam.estimators.joint import (
     joint_log_prob,
     leave_one_out,
 )
+from catreparam.pending import waits
 from catreparam.validation import check_count, check_number, has_values, inside_transform
 
 
@@ -24,7 +25,8 @@ from catreparam.validation import check_count, check_number, has_values, inside_
 class MovingAverageBaseline:
     """The running mean of past losses, bias-corrected. Holds state: one per training run.
 
-    A loss that is not finite is left out, with a RuntimeWarning: it would be part of the mean for ever.
+    A loss that is not finite is left out, with a RuntimeWarning: it would be part of the mean for ever. One that is a
+    tensor on a CUDA device stays there, and so does the state: nothing waits but `value`. It is left out silently.
 
     Parameters:
         decay: weight of the past in the average, in [0, 1).
@@ -37,8 +39,8 @@ class MovingAverageBaseline:
     """
 
     decay: float = 0.99
-    total: float = field(default=0.0, repr=False)
-    mass: float = field(default=0.0, repr=False)
+    total: float | Tensor = field(default=0.0, repr=False)
+    mass: float | Tensor = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
         check_number("decay", self.decay, least=0.0, most=0.999999)
@@ -46,10 +48,22 @@ class MovingAverageBaseline:
     @property
     def value(self) -> float:
         """The current mean; 0 before the first update."""
+        return float(self.level())
+
+    def level(self) -> float | Tensor:
+        """The current mean where it lives: a number, or a float64 scalar on a device."""
+        if isinstance(self.mass, Tensor):
+            return torch.where(self.mass > 0, self.total / self.mass, 0.0)
         return self.total / self.mass if self.mass else 0.0
 
-    def update(self, loss: float) -> None:
+    def update(self, loss: float | Tensor) -> None:
         """Takes in the mean loss of one call."""
+        if isinstance(loss, Tensor):
+            total, mass = (_on_device(state, loss.device) for state in (self.total, self.mass))
+            finite = loss.isfinite()
+            self.total = torch.where(finite, self.decay * total + (1 - self.decay) * loss.double(), total)
+            self.mass = torch.where(finite, self.decay * mass + (1 - self.decay), mass)
+            return
         if not torch.compiler.is_compiling() and not math.isfinite(loss):
             warnings.warn(f"the baseline leaves out a mean loss of {loss}", RuntimeWarning, stacklevel=2)
             return
@@ -93,13 +107,13 @@ def reinforce(
     rows = to_rows(logits, mask, generator=generator)
     losses, log_probs = _draw(objective, logits, rows, num_samples, generator)
     moving = isinstance(baseline, MovingAverageBaseline)
-    level = baseline.value if moving else check_number("baseline", baseline, least=-1e30, most=1e30)
+    level = baseline.level() if moving else check_number("baseline", baseline, least=-1e30, most=1e30)
     result = add_gradient(losses, (losses.detach() - level) * log_probs).mean(0)
     if moving and losses.numel() and _can_follow(losses):
         mean = losses.detach().mean()
         if torch.compiler.is_compiling():  # where nothing can depend on a value
-            mean = torch.where(mean.isfinite(), mean, baseline.value)
-        baseline.update(float(mean))
+            mean = torch.where(mean.isfinite(), mean, baseline.level())
+        baseline.update(mean if waits(mean.device) else float(mean))
     return result
 
 
@@ -135,6 +149,12 @@ def rloo(
     losses, log_probs = _draw(objective, logits, rows, num_samples, generator)
     advantage = losses.detach() - leave_one_out(losses.detach())
     return add_gradient(losses, advantage * log_probs).mean(0)
+
+
+def _on_device(state: float | Tensor, device: torch.device) -> Tensor:
+    if isinstance(state, Tensor):
+        return state.to(device)
+    return torch.full((), state, dtype=torch.float64, device=device)  # filled there: a copy would wait
 
 
 def _can_follow(losses: Tensor) -> bool:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from catreparam.categorical import Rows, covariance_product, one_hot_like, source, to_rows
+from catreparam.categorical import Rows, covariance_product, one_hot_like, source, spoil, to_rows
 from catreparam.estimators.facts import Range, estimator
 from catreparam.estimators.joint import Objective, evaluate, over_variables
 from catreparam.validation import check_count, check_number, inside_transform, is_recorded
@@ -101,7 +101,7 @@ def draw_stratified(probs: Rows, num_samples: int, generator: Generator | None =
     below = probs.cumsum(-1, dtype=torch.float64)
     index = (uniforms.unsqueeze(-1) * below[..., -1:] >= below).sum(-1)  # the first class that reaches beyond
     last = (probs > 0).long().cumsum(-1).argmax(-1)  # rounding may step over it
-    return one_hot_like(torch.minimum(index, last), probs)
+    return spoil(one_hot_like(torch.minimum(index, last), probs), probs)
 
 
 @dataclass
@@ -155,7 +155,8 @@ def mixing_weight(reinmax: Tensor, score: Tensor, split: int, batch_axes: int) -
     """The weight of `reinmax` [*batch, 1, ...] in [0, 1], fitted for each half of the examples on the other half.
 
     Both are [S, *batch, *variables, num_classes], samples before and after `split` independent. For a = ReinMax and r =
-    score of one half of the samples and r' = score of the other, w minimises the sum of |r + w (a - r) - r'|^2.
+    score of one half of the samples and r' = score of the other, w minimises the sum of |r + w (a - r) - r'|^2. An
+    example that is not finite has no part in it.
     """
     batch = reinmax.shape[1 : 1 + batch_axes]
     if batch.numel() < 2:
@@ -168,8 +169,9 @@ def mixing_weight(reinmax: Tensor, score: Tensor, split: int, batch_axes: int) -
         change = scale * reinmax[here].sum(0) - r  # [*batch, *variables, K]
         top = top + (change * (other - r)).reshape(batch.numel(), -1).sum(-1)
         bottom = bottom + change.square().reshape(batch.numel(), -1).sum(-1)
+    counts = (top + bottom).isfinite()
     even = torch.arange(batch.numel(), device=reinmax.device) % 2 == 0
-    fits = [torch.where(half, torch.stack((top, bottom)), 0.0).sum(-1) for half in (even, ~even)]
+    fits = [torch.where(half & counts, torch.stack((top, bottom)), 0.0).sum(-1) for half in (even, ~even)]
     weights = [(above / below.clamp_min(1e-30)).clamp(0, 1) for above, below in fits]
     weight = torch.where(even, weights[1], weights[0])
     return weight.reshape(*batch, *(1,) * (reinmax.ndim - 1 - batch_axes))

@@ -14,7 +14,7 @@ from catreparam.estimators.facts import resolve
 from catreparam.estimators.joint import Objective
 from catreparam.estimators.registry import takes_objective
 from catreparam.gradients.reference import Reference, draw_gradients, reference_gradient
-from catreparam.validation import check_count
+from catreparam.validation import check_count, check_logits
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def measure(
     *,
     estimator: str | Callable[..., Tensor],
     num_draws: int = 10_000,
-    num_samples: int = 1,
+    num_samples: int | None = None,
     reference: Reference | Tensor | None = None,
     mask: Bool[Tensor, "..."] | None = None,
     generator: Generator | None = None,
@@ -75,7 +75,8 @@ def measure(
     """Draws the estimator's gradient `num_draws` times and compares it with the exact one (or a given reference).
 
     `objective` maps x [*any, *logits.shape] to [*any, …]: it must accept a leading axis of draws. `num_samples` is the
-    number of samples inside one draw. Raises ValueError for num_draws < 2; TypeError or ValueError for bad input.
+    number of samples inside one draw; None is the least that the estimator takes. Raises ValueError for num_draws < 2;
+    TypeError or ValueError for bad input.
 
     >>> stats = measure(lambda x: x[..., 0], torch.zeros(3), estimator="rloo", num_samples=2, num_draws=200,
     ...                 generator=torch.Generator().manual_seed(0))
@@ -83,7 +84,10 @@ def measure(
     True
     """
     check_count("num_draws", num_draws, minimum=2)
-    method = resolve(estimator).function if isinstance(estimator, str) else estimator
+    check_logits(logits)
+    resolved = resolve(estimator)
+    method = resolved.function if isinstance(estimator, str) else estimator
+    num_samples = resolved.facts.fewest_samples if num_samples is None else check_count("num_samples", num_samples)
     if reference is None:
         reference = reference_gradient(objective, logits, mask=mask, generator=generator)
     if isinstance(reference, Tensor):

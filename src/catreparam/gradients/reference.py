@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from catreparam.estimators.expectation import expectation
 from catreparam.estimators.joint import Objective
 from catreparam.estimators.registry import make_estimator
+from catreparam.validation import check_logits
 
 
 def draw_gradients(
@@ -60,6 +61,7 @@ def exact_gradient(
     >>> exact_gradient(lambda x: x[..., 0], torch.zeros(2)).tolist()
     [0.25, -0.25]
     """
+    check_logits(logits)
     with torch.enable_grad():
         leaf = logits.detach().requires_grad_()
         enumeration = make_estimator("exact", chunk_size=chunk_size, max_configurations=max_configurations)

@@ -95,16 +95,22 @@ class TuneResult:
     @property
     def recommended(self) -> Estimator:
         """Of those on a level with the best, the one with the fewest evaluations; of several the first tried."""
-        return min(self.level, key=lambda row: (row.evaluations, row.order)).estimator
+        return self._recommended.estimator
+
+    @property
+    def _recommended(self) -> TuneRow:
+        return min(self.level, key=lambda row: (row.evaluations, row.order))
 
     @property
     def code(self) -> str:
-        """The call of the recommended setting, to be pasted."""
-        given = "".join(f", {key}={value!r}" for key, value in self.recommended.keywords.items())
-        if takes_objective(self.recommended):
-            made = f"make_estimator({self.recommended.name!r}{given})"
-            return f"expectation(objective, logits, estimator={made}, num_samples={fewest_samples(self.recommended)})"
-        return f"{self.recommended.name}(logits{given})"
+        """The call of the recommended setting, with the number of samples that it was tried at, to be pasted."""
+        estimator = self.recommended
+        given = "".join(f", {key}={value!r}" for key, value in estimator.keywords.items())
+        count = max(self._recommended.stats.num_samples, fewest_samples(estimator))
+        if takes_objective(estimator) or count > 1:
+            made = f"make_estimator({estimator.name!r}{given})"
+            return f"expectation(objective, logits, estimator={made}, num_samples={count})"
+        return f"{estimator.name}(logits{given})"
 
     def __str__(self) -> str:
         level = {row.order for row in self.level}
@@ -127,11 +133,12 @@ def tune(
     objective: Objective,
     logits: Float[Tensor, "*batch num_classes"],
     *,
-    estimators: Iterable[str | Estimator] = tuple(SEARCH_SPACE),
+    estimators: Iterable[str | Estimator] | None = None,
     search_space: Mapping[str, Mapping[str, Sequence[object]]] = SEARCH_SPACE,
     criterion: str = "bias",
     bias_weight: float = 10.0,
     num_draws: int = 2_000,
+    num_samples: int = 1,
     training_steps: int = 100,
     learning_rate: float = 0.1,
     mask: Bool[Tensor, "..."] | None = None,
@@ -144,6 +151,9 @@ def tune(
     steps and bias does not; `training`, the exact expected loss after `training_steps` of Adam from `logits`, averaged
     over 16 runs; `mse`, the error of one step at equal objective evaluations, a poor proxy for training. A name is
     expanded over `search_space`; a made estimator is tried as it is. `progress` may wrap the list of settings.
+
+    `num_samples`: samples inside one draw of every setting, at least as many as it takes. None for `estimators` tries
+    those of SEARCH_SPACE and, from two samples on, those that need several: reinmax_rloo and rloo.
 
     Bias is measured against the exact gradient where it can be enumerated, else against a long RLOO mean.
     Raises ValueError for unknown names or criteria, or (training) if the loss cannot be enumerated.
@@ -158,10 +168,12 @@ def tune(
     check_count("training_steps", training_steps)
     check_number("learning_rate", learning_rate, above=0.0)
     check_count("num_draws", num_draws, minimum=2)
+    check_count("num_samples", num_samples)
+    estimators = candidates(num_samples) if estimators is None else estimators
     settings = [setting for entry in estimators for setting in expand(entry, search_space)]
     if not settings:
         raise ValueError("estimators must name at least one estimator, got none")
-    counts = [fewest_samples(setting) for setting in settings]
+    counts = [max(num_samples, fewest_samples(setting)) for setting in settings]
     reference = reference_gradient(objective, logits, mask=mask, generator=generator)
     drawn: dict[str, Any] = {"num_draws": num_draws, "reference": reference, "mask": mask, "generator": generator}
     measured: list[Measured] = []
@@ -219,6 +231,12 @@ def _score(
     weight = bias_weight if criterion == "bias" else 1.0
     error = math.hypot(weight * stats.squared_bias_stderr, evaluations * stats.variance_stderr)
     return weight * stats.squared_bias + evaluations * stats.variance, error
+
+
+def candidates(num_samples: int = 1) -> tuple[str, ...]:
+    """What `tune` tries unasked, by name: SEARCH_SPACE, and what needs several samples if so many are asked for."""
+    joint = (name for name in ESTIMATORS if 1 < fewest_samples(name) <= num_samples)
+    return tuple(dict.fromkeys([*SEARCH_SPACE, *joint]))
 
 
 def expand(entry: str | Estimator, search_space: Mapping[str, Mapping[str, Sequence[object]]]) -> list[Estimator]:

@@ -21,7 +21,6 @@ from catreparam.guidance.trace import Evaluations, Generation, Trace, reward_of
 from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking
 from catreparam.masked_diffusion.orders import Order
 from catreparam.masked_diffusion.process import is_masked
-from catreparam.masked_diffusion.sampling import draw_masked
 from catreparam.validation import check_choice
 
 
@@ -35,6 +34,7 @@ class RoundInfo:
         tokens: [B, L], after the round; mask_token where nothing is revealed yet.
         clean: [B, L], what was drawn for every position, revealed or not.
         optimized: what the optimisation of this round found, see `OptimizedLogits`.
+        kl: [B], KL of the reveals from the prior's, summed over the rounds up to this one, as in `Generation`.
     """
 
     round_index: int
@@ -42,6 +42,7 @@ class RoundInfo:
     tokens: Tensor
     clean: Tensor
     optimized: OptimizedLogits
+    kl: Tensor
 
 
 @with_gradients
@@ -65,7 +66,7 @@ def guided_sample(
     num_steps: int = 20,
     lr: Schedule = 0.5,
     kl_weight: float = 1.0,
-    num_samples: int = 1,
+    num_samples: int | None = None,
     forgetting: float = 0.0,
     max_grad_norm: float | None = None,
     early_stop: EarlyStop | None = None,
@@ -134,12 +135,16 @@ def generate(
             raise RewardError(f"round {state.round_index}: {error}") from error
         clean, log_prob = _propose(optimized, commit, process, state.tokens)
         after = process.step(state.tokens, clean, log_prob, state.round_index, prior=prior, logits=optimized.logits)
-        info = RoundInfo(state.round_index, num_rounds, after, clean, optimized)
-        stopped = callback is not None and asks_to_stop(callback(info))
-        if stopped:
+        info, keep = (
+            RoundInfo(state.round_index, num_rounds, after, clean, optimized, state.kl),
+            settings.forgetting < 1,
+        )
+        following = _next_state(state, process, prior, info, stopped=False, keep=keep)
+        if callback is not None and asks_to_stop(callback(dataclasses.replace(info, kl=following.kl))):
             after = process.completed(torch.where(process.masked(after), clean, after))
             info = dataclasses.replace(info, tokens=after)
-        state = _next_state(state, process, prior, info, stopped=stopped, keep=settings.forgetting < 1)
+            following = _next_state(state, process, prior, info, stopped=True, keep=keep)
+        state = following
         if file:
             file.save(state)
         if progress is not None:
@@ -155,7 +160,7 @@ def generate(
 def _propose(optimized: OptimizedLogits, commit: str, process: ReverseProcess, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Proposed tokens [B, L] and their log-probabilities under the optimised logits [B, L]."""
     if commit == "sample":
-        return draw_masked(optimized.logits, tokens, process.masked(tokens), process.generator)
+        return process.draw(optimized.logits, tokens)
     clean = optimized.best_tokens if commit == "best" else None
     if clean is None:  # argmax, or nothing was optimised
         clean = optimized.logits.argmax(-1)

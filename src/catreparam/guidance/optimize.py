@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from catreparam.arguments import hands_on
 from catreparam.categorical import finite
+from catreparam.estimators import fewest_samples
 from catreparam.estimators.expectation import expectation
 from catreparam.guidance.inference_mode import with_gradients
 from catreparam.guidance.problem import Problem
@@ -61,14 +62,17 @@ class Optimization:
     num_steps: int = 20
     lr: Schedule = 0.5
     kl_weight: float = 1.0
-    num_samples: int = 1
+    num_samples: int | None = None
     forgetting: float = 0.0
     max_grad_norm: float | None = None
     early_stop: EarlyStop | None = None
 
     def __post_init__(self) -> None:
         check_count("num_steps", self.num_steps, 0)
-        check_count("num_samples", self.num_samples)
+        if self.num_samples is None and not isinstance(self.estimator, Annealed):  # else every step decides
+            object.__setattr__(self, "num_samples", fewest_samples(self.estimator))
+        if self.num_samples is not None:
+            check_count("num_samples", self.num_samples)
         check_number("kl_weight", self.kl_weight, least=0.0)
         check_number("forgetting", self.forgetting, least=0.0, most=1.0)
         if self.max_grad_norm is not None:
@@ -136,7 +140,7 @@ def optimize_logits(
     num_steps: int = 20,
     lr: Schedule = 0.5,
     kl_weight: float = 1.0,
-    num_samples: int = 1,
+    num_samples: int | None = None,
     tokens: Int[Tensor, "B L"] | None = None,
     frozen: Bool[Tensor, "B L"] | None = None,
     warm_start: Float[Tensor, "B L V"] | None = None,
@@ -151,8 +155,8 @@ def optimize_logits(
 
     The logits start at the prior's plus (1 - forgetting) * `warm_start`, the tilt of an earlier call. The gradient of
     the expectation is the estimator's (a name, a made estimator, a function as `catreparam.expectation` takes it, or
-    `Annealed`), from `num_samples` draws a step; that of the KL is exact. Tokens that the prior forbids (-inf) stay
-    impossible.
+    `Annealed`), from `num_samples` draws a step (None: the least that it takes); that of the KL is exact. Tokens that
+    the prior forbids (-inf) stay impossible.
 
     `frozen` positions (True) hold their entry of `tokens`; they cost nothing. `tokens` alone freezes every position
     whose entry lies in [0, V) (in a vocabulary with the mask token inside, give `frozen` too). `max_grad_norm` clips

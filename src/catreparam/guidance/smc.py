@@ -12,7 +12,6 @@ from catreparam.guidance.rewards import Reward
 from catreparam.guidance.trace import Evaluations, Generation, Trace, reward_of, selection_scores
 from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking
 from catreparam.masked_diffusion.orders import Order
-from catreparam.masked_diffusion.sampling import draw_masked
 from catreparam.validation import check_choice, check_count, check_number
 
 
@@ -102,7 +101,7 @@ def _proposals(
         rows = process.rows(start, start + chunk)
         given = tokens[start : start + chunk]
         prior = rows.prior(given, round_index)
-        clean, drawn = draw_masked(prior, given, rows.masked(given), process.generator)
+        clean, drawn = rows.draw(prior, given)
         where, left = f"in round {round_index}", rows.completed(clean)
         parts.append((clean, drawn, reward_of(rows.bound(reward), left, prior.shape[-1], where)))
     clean, drawn, rewards = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -21,7 +21,6 @@ from catreparam.guidance.trace import (
 )
 from catreparam.masked_diffusion import Condition, Denoiser, ReverseProcess, Unmasking
 from catreparam.masked_diffusion.orders import Order
-from catreparam.masked_diffusion.sampling import draw_masked
 from catreparam.validation import check_count, check_flag
 
 
@@ -108,11 +107,11 @@ def _propose(
     process: ReverseProcess, reward: Reward, tokens: Tensor, prior: Tensor, round_index: int, weight: float, look: bool
 ) -> _Candidate:
     """One candidate for every sequence."""
-    clean, drawn = draw_masked(prior, tokens, process.masked(tokens), process.generator)
+    clean, drawn = process.draw(prior, tokens)
     after = process.step(tokens, clean, drawn, round_index, prior=prior)
     log_prob = (drawn * process.revealed(tokens, after, round_index)).sum(-1)
     ahead = process.prior(after, round_index + 1) if look else None
     if ahead is not None:
-        clean, _ = draw_masked(ahead, after, process.masked(after), process.generator)
+        clean, _ = process.draw(ahead, after)
     value = reward_of(reward, process.completed(clean), prior.shape[-1], f"in round {round_index}")
     return _Candidate(selection_scores(value, weight, process.generator), after, value, log_prob, ahead)

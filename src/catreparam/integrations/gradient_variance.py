@@ -37,12 +37,14 @@ def gradient_variance(
 
     Estimator: sum over entries of the sample variance (division by num_draws - 1).
     Cost:      num_draws forward and backward passes, two copies of the gradient.
-    Raises:    ValueError for num_draws < 2, no parameter, or a loss that is not a scalar.
+    Raises:    ValueError for num_draws < 2, no parameter, or a loss that is not a scalar; TypeError for a loss that is
+               not a function.
 
     >>> logits = torch.zeros(5, requires_grad=True)
     >>> gradient_variance(lambda: (logits * torch.arange(5.0)).sum(), [logits]).variance
     0.0
     """
+    _check_loss(loss)
     check_count("num_draws", num_draws, minimum=2)
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     if not wanted:
@@ -64,6 +66,14 @@ def gradient_variance(
     squared_norm = float(sum(average.square().sum().item() for average in mean)) - variance / num_draws
     ratio = variance / squared_norm if squared_norm > 0 else torch.nan
     return GradientVariance(variance, squared_norm, ratio, num_draws)
+
+
+def _check_loss(loss: object) -> None:
+    if not callable(loss):
+        raise TypeError(
+            f"loss must be a function without arguments, which draws anew in every call, got {type(loss).__name__}; "
+            "wrap what computes the loss: lambda: loss_of(batch)"
+        )
 
 
 class log_gradient_variance:
@@ -101,6 +111,7 @@ class log_gradient_variance:
 
     def __call__(self, loss: Callable[[], Tensor]) -> None:
         """Counts a training step with this loss closure, and measures it if it is its turn."""
+        _check_loss(loss)
         step, self.num_calls = self.num_calls, self.num_calls + 1
         if step % self.every == 0:
             with torch.random.fork_rng(devices=[]), torch.enable_grad():

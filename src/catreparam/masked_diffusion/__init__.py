@@ -11,9 +11,10 @@ from catreparam.masked_diffusion.denoiser import (
     evaluations_per_call,
     prior_of,
 )
+from catreparam.masked_diffusion.draws import draw_tokens
 from catreparam.masked_diffusion.orders import Proposal, confidence_order, halton_order
 from catreparam.masked_diffusion.process import ReverseProcess
-from catreparam.masked_diffusion.sampling import Sample, draw_tokens, one_hot_tokens, sample
+from catreparam.masked_diffusion.sampling import Sample, one_hot_tokens, sample
 from catreparam.masked_diffusion.steps import MASK_SCHEDULES, Unmasking, mask_fraction, reverse_step
 from catreparam.masked_diffusion.table import TableDenoiser
 

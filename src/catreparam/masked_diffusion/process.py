@@ -20,6 +20,7 @@ from catreparam.masked_diffusion.conditions import (
 )
 from catreparam.masked_diffusion.corruption import Corruption, Masked
 from catreparam.masked_diffusion.denoiser import Denoiser, carry_over, evaluations_per_call, prior_of
+from catreparam.masked_diffusion.draws import draw_tokens
 from catreparam.masked_diffusion.steps import Unmasking
 from catreparam.validation import check_generator, check_number
 
@@ -38,12 +39,12 @@ class ReverseProcess:
         per_sequence: the condition's entries that have a row for each sequence; None: not said, see
             `per_sequence_entries`.
 
-    >>> from catreparam.masked_diffusion import as_denoiser, draw_tokens
+    >>> from catreparam.masked_diffusion import as_denoiser
     >>> denoiser = as_denoiser(lambda tokens: torch.zeros(*tokens.shape, 9), mask_token=9)
     >>> tokens = torch.tensor([[9, 9, 4, 9]])
     >>> process = ReverseProcess.start(denoiser, tokens, Unmasking(num_rounds=3))
     >>> for round_index in range(3):
-    ...     clean, log_prob = draw_tokens(process.prior(tokens, round_index))
+    ...     clean, log_prob = process.draw(process.prior(tokens, round_index), tokens)
     ...     tokens = process.step(tokens, clean, log_prob, round_index)
     >>> process.is_done(tokens), int(tokens[0, 2])
     (True, 4)
@@ -135,6 +136,18 @@ class ReverseProcess:
         """The function, a reward say, with the entries of the condition that it takes."""
         entries = entries_for(function, self.condition)
         return functools.partial(function, **entries) if entries else function
+
+    def draw(
+        self, logits: Float[Tensor, "B L V"], tokens: Int[Tensor, "B L"]
+    ) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
+        """Tokens drawn from the logits where they are undecided, the given ones elsewhere; and their log-probabilities.
+
+        These are in float32, zero at given tokens, which cost nothing.
+        """
+        masked = self.masked(tokens)
+        drawn, log_prob = draw_tokens(logits[masked], self.generator)
+        zeros = torch.zeros(tokens.shape, device=tokens.device)
+        return tokens.masked_scatter(masked, drawn), zeros.masked_scatter(masked, log_prob)
 
     def step(
         self,

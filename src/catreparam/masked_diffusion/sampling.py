@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from catreparam.categorical import draw_exponential_like
 from catreparam.masked_diffusion.conditions import Condition
 from catreparam.masked_diffusion.denoiser import Denoiser
 from catreparam.masked_diffusion.orders import Order
@@ -86,8 +85,7 @@ def run_process(
         if process.is_done(tokens):
             break
         prior = process.prior(tokens, round_index)
-        masked = process.masked(tokens)
-        clean, drawn = likeliest_tokens(prior) if greedy else draw_masked(prior, tokens, masked, process.generator)
+        clean, drawn = likeliest_tokens(prior) if greedy else process.draw(prior, tokens)
         after = process.step(tokens, clean, drawn, round_index, prior=prior)
         log_prob = log_prob + (drawn * process.revealed(tokens, after, round_index)).sum(-1)
         tokens, vocab_size = after, prior.shape[-1]
@@ -95,28 +93,6 @@ def run_process(
         if callback is not None:
             callback(round_index, tokens)
     return Sample(tokens, log_prob, evaluations, vocab_size)
-
-
-def draw_tokens(
-    logits: Float[Tensor, "*batch V"], generator: Generator | None = None
-) -> tuple[Int[Tensor, "*batch"], Float[Tensor, "*batch"]]:
-    """Tokens drawn from softmax(logits) at every position, and their log-probabilities (float32)."""
-    log_probs = torch.log_softmax(logits.float(), -1)
-    clocks = draw_exponential_like(log_probs, generator)
-    tokens = (log_probs - clocks.log()).argmax(-1)  # the first to ring
-    return tokens, log_probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-
-
-def draw_masked(
-    logits: Float[Tensor, "B L V"],
-    tokens: Int[Tensor, "B L"],
-    masked: Bool[Tensor, "B L"],
-    generator: Generator | None = None,
-) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:
-    """`draw_tokens` where positions are masked, the given tokens elsewhere, which cost nothing."""
-    drawn, log_prob = draw_tokens(logits[masked], generator)
-    zeros = torch.zeros(tokens.shape, device=tokens.device)
-    return tokens.masked_scatter(masked, drawn), zeros.masked_scatter(masked, log_prob)
 
 
 def likeliest_tokens(logits: Float[Tensor, "B L V"]) -> tuple[Int[Tensor, "B L"], Float[Tensor, "B L"]]:

@@ -147,7 +147,7 @@ class VectorQuantizer(UsageStatistics):
     def _count_codes(self, codes: Tensor, index: Tensor) -> None:
         share = self._count(codes)
         if share is not None and self.idle is not None:
-            self.idle.copy_(torch.where(share > 0, 0, self.idle + 1))
+            self.idle.copy_(torch.where(share > 0, 0, self.idle + (share != 0).any()))  # no process may have had a row
 
     @torch.compiler.disable
     @torch.no_grad()

@@ -19,7 +19,7 @@ from catreparam.validation import (
     check_flag,
     check_mask,
     check_number,
-    values_are_checked,
+    demand,
 )
 
 
@@ -146,8 +146,8 @@ class RoutesTokens:
 
     def _check_expert_mask(self, mask: Tensor, logits: Tensor) -> None:
         check_mask(mask, logits, "expert_mask")
-        if values_are_checked(mask) and bool((mask.expand(logits.shape).sum(-1) < self.k).any()):
-            raise ValueError(f"expert_mask must allow at least k={self.k} experts for every token")
+        what = f"expert_mask must allow at least k={self.k} experts for every token"
+        demand(mask, lambda allowed: allowed.expand(logits.shape).sum(-1) >= self.k, what)
 
 
 def jittered(tokens: Tensor, amount: float, generator: Generator | None = None) -> Tensor:

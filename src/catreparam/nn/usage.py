@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from catreparam.kernels.tracing import refuse_script
+from catreparam.pending import waits
 from catreparam.validation import check_count, check_flag, check_number, values_are_checked
 
 
@@ -45,7 +46,8 @@ class UsageStatistics(nn.Module):
     """A module that keeps the share of each class in a moving average, in the float32 buffer `usage`, or not at all.
 
     The buffers stay float32 whatever .half() or .to(bfloat16) make of the rest. A batch whose share is not finite is
-    left out with a warning, and so is the second forward pass of activation checkpointing, without one.
+    left out, with a warning where nothing waits for a device. The second forward pass of activation checkpointing is
+    left out too.
     """
 
     usage: Tensor | None
@@ -82,14 +84,15 @@ class UsageStatistics(nn.Module):
         if self.usage is None or self.num_batches is None or not self.track_usage or in_backward():
             return None
         share, rows = share_of(codes.reshape(-1, self.num_classes)).float(), codes.numel() // self.num_classes
-        if self.sync_usage and num_processes() > 1:
-            totals = torch.cat([share * rows, share.new_tensor([rows])])
-            torch.distributed.all_reduce(totals)
-            share, rows = totals[:-1] / totals[-1].clamp_min(1.0), int(totals[-1])
-        if rows == 0:
-            return None
         finite = torch.isfinite(share).all()
-        if values_are_checked(share) and not bool(finite):
+        if self.sync_usage and num_processes() > 1:
+            totals = torch.cat([share * rows, share.new_full((1,), rows)])
+            torch.distributed.all_reduce(totals)
+            share = totals[:-1] / totals[-1].clamp_min(1.0)
+            finite = torch.isfinite(share).all() & (totals[-1] > 0)
+        elif rows == 0:
+            return None
+        if values_are_checked(share) and not waits(share.device) and not bool(finite | (share == 0).all()):
             warnings.warn("codes that are not finite were left out of the usage statistics", stacklevel=4)
         momentum = torch.where(self.num_batches == 0, 0.0, self.usage_momentum)  # the first batch counts in full
         self.usage.copy_(torch.where(finite, momentum * self.usage + (1 - momentum) * share, self.usage))

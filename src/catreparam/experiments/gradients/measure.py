@@ -15,8 +15,8 @@ from torch import Tensor
 
 from catreparam.estimators import ESTIMATORS
 from catreparam.estimators.joint import Objective
-from catreparam.experiments.gradients.objective_specs import build_objective
-from catreparam.experiments.runs.configs import check_distinct, check_seeds, command_of
+from catreparam.experiments.gradients.objective_specs import build_objective, load_logits
+from catreparam.experiments.runs.configs import check_distinct, check_room, check_seeds, command_of
 from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs, samples_of
 from catreparam.experiments.runs.folder import Record, write_into
 from catreparam.experiments.runs.machine import describe_machine
@@ -56,12 +56,14 @@ class Config:
     """Built-in (quadratic | power | mlp | table | misleading) or your own as module:function."""
     estimators: tuple[str, ...] = ()
     """Names with hyperparameters: redge:num_steps=4,t1=0.5. None given: all of them with their defaults."""
+    logits: str | None = None
+    """Where to measure: a .npy, .safetensors or .pt file, or module:function; else normal logits of the sizes below."""
     num_variables: int = 3
-    """Variables of a loss."""
+    """Variables of a loss; with --logits what these have."""
     num_classes: int = 4
-    """Classes of a variable."""
+    """Classes of a variable; with --logits what these have."""
     logit_scale: float = 1.0
-    """Logits are normal with this standard deviation."""
+    """Standard deviation of the normal logits."""
     num_samples: int = 1
     """Samples inside one draw of the gradient (rloo takes at least 2)."""
     num_draws: int = 20_000
@@ -80,8 +82,12 @@ def run(config: Config) -> Report:
     check_distinct("objectives", config.objectives)
     check_number("logit_scale", config.logit_scale, least=0.0)
     specs = normalise_specs(config.estimators or tuple(ESTIMATORS))
-    logits = draw_logits(config.num_variables, config.num_classes, config.logit_scale, config.seed)
-    sizes = {"num_variables": config.num_variables, "num_classes": config.num_classes}
+    logits = (
+        load_logits(config.logits)
+        if config.logits is not None
+        else draw_logits(config.num_variables, config.num_classes, config.logit_scale, config.seed)
+    )
+    sizes = {"num_variables": logits.shape[-2], "num_classes": logits.shape[-1]}
     objectives = {spec: build_objective(spec, **sizes, seed=config.seed) for spec in config.objectives}
     rows: list[Record] = []
     with show_progress() as progress:
@@ -96,7 +102,7 @@ def run(config: Config) -> Report:
             rows += _with_times(config, objective, logits, group)
     report = Report(
         title="Gradient estimators measured",
-        summary=f"{config.num_variables} variables with {config.num_classes} classes, {config.num_draws} draws each.",
+        summary=f"{logits.shape[-2]} variables with {logits.shape[-1]} classes, {config.num_draws} draws each.",
         table=Table(COLUMNS, rows, NOTE, group="objective"),
         plots=[_plot(objective, rows) for objective in config.objectives],
         facts={"machine": describe_machine(), "seed": str(config.seed)},
@@ -110,6 +116,7 @@ def draw_logits(num_variables: int, num_classes: int, scale: float, seed: int) -
     """Normal logits [num_variables, num_classes] in float64, the same for the same seed."""
     check_count("num_variables", num_variables)
     check_count("num_classes", num_classes)
+    check_room("num_variables * num_classes: the logits", num_variables * num_classes)
     generator = torch.Generator().manual_seed(seed + 7919)
     return scale * torch.randn(num_variables, num_classes, generator=generator, dtype=torch.float64)
 
@@ -130,7 +137,7 @@ def _row(config: Config, name: str, objective: Objective, logits: Tensor, refere
     row: Record = {"objective": name, "estimator": spec, **asdict(stats)}
     row["law_error"] = None if stats.law_noise == 0.0 else max(stats.law_error - stats.law_noise, 0.0)
     counted = count_evaluations(objective, logits, estimator, count)
-    return row | {"evaluations": config.num_classes**config.num_variables if is_exact else counted}
+    return row | {"evaluations": logits.shape[-1] ** logits.shape[-2] if is_exact else counted}
 
 
 def _with_times(config: Config, objective: Objective, logits: Tensor, rows: list[Record]) -> list[Record]:

@@ -18,8 +18,10 @@ from catreparam.experiments.runs.estimator_specs import build_estimator, normali
 from catreparam.experiments.runs.folder import Record, write_into
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import show_progress
-from catreparam.gradients import SEARCH_SPACE, TuneResult, TuneRow, tune
+from catreparam.gradients import TuneResult, TuneRow, tune
+from catreparam.gradients.tune import candidates
 from catreparam.report import Column, Report, Table
+from catreparam.validation import check_count
 
 COLUMNS = (
     Column("estimator", "setting"),
@@ -57,8 +59,9 @@ class Config:
 
     objective: str = "mlp"
     """Built-in (quadratic | power | mlp | table | misleading) or your own as module:function."""
-    estimators: tuple[str, ...] = tuple(SEARCH_SPACE)
-    """Names are expanded over their search space; a name with hyperparameters (redge:t1=0.5) is tried as it is."""
+    estimators: tuple[str, ...] = ()
+    """Names are expanded over their search space; a name with hyperparameters (redge:t1=0.5) is tried as it is.
+    None given: all with a search space and, from two samples on, reinmax_rloo and rloo."""
     logits: str | None = None
     """Where to tune: a .npy, .safetensors or .pt file, or module:function; else normal logits of the sizes below."""
     criterion: str = "bias"
@@ -73,6 +76,8 @@ class Config:
     """Standard deviation of the normal logits."""
     num_draws: int = 2_000
     """Gradients that are drawn with each setting."""
+    num_samples: int = 1
+    """Samples inside one draw of the gradient; a method that needs more gets as many as it needs."""
     training_steps: int = 100
     """Steps of Adam in the criterion training."""
     lr: float = 0.1
@@ -86,7 +91,8 @@ class Config:
 def run(config: Config) -> Report:
     """Measures every setting and orders them. Raises ValueError or TypeError for a bad config."""
     check_seeds("seed", [config.seed])
-    specs = normalise_specs(config.estimators, searched=True)
+    check_count("num_samples", config.num_samples)
+    specs = normalise_specs(config.estimators or candidates(config.num_samples), searched=True)
     entries = [build_estimator(spec) if ":" in spec else spec.strip() for spec in specs]
     logits = draw_logits(config.num_variables, config.num_classes, config.logit_scale, config.seed)
     if config.logits is not None:
@@ -110,6 +116,7 @@ def run(config: Config) -> Report:
             criterion=config.criterion,
             bias_weight=config.bias_weight,
             num_draws=config.num_draws,
+            num_samples=config.num_samples,
             training_steps=config.training_steps,
             learning_rate=config.lr,
             generator=torch.Generator().manual_seed(config.seed),

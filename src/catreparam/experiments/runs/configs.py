@@ -17,6 +17,8 @@ from catreparam.experiments.runs.records import OBJECT, Record, checked_json
 # Fields that decide where and how fast, not what comes out.
 NOT_IDENTITY = ("folder", "jobs", "engine", "address", "tensorboard")
 
+MOST_NUMBERS = 2**30  # with gradients and Adam's two moments 16 GiB in float32
+
 
 class Fields(Protocol):
     """A dataclass: what every config is."""
@@ -48,6 +50,12 @@ def check_seeds(name: str, seeds: Sequence[int], *, least: int = 1) -> None:
     for seed in seeds:
         if not -(2**63) <= seed < 2**63:
             raise ValueError(f"{name} must lie in [-2^63, 2^63), got {seed}")
+
+
+def check_room(what: str, numbers: int) -> None:
+    """Raises ValueError where a config asks for more numbers in one place than a machine holds, before any is made."""
+    if numbers > MOST_NUMBERS:
+        raise ValueError(f"{what} would be {numbers:,} numbers, at most {MOST_NUMBERS:,} can be held; ask for less")
 
 
 def at_home(config: Any) -> Any:

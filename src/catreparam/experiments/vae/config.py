@@ -2,18 +2,21 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from catreparam.data import DATASETS
 from catreparam.data.digits import BINARISATIONS
-from catreparam.experiments.runs.configs import check_seeds, identity_of
+from catreparam.experiments.runs.configs import check_room, check_seeds, identity_of
 from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, normalise_specs, try_estimator
 from catreparam.experiments.runs.machine import check_device
 from catreparam.extras import install
-from catreparam.models.vae import ACTIVATIONS, NETWORKS
+from catreparam.models.vae import ACTIVATIONS, NETWORKS, default_hidden_sizes
 from catreparam.validation import check_choice, check_count, check_number
+
+LARGEST_IMAGE = 784  # pixels
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,11 @@ class Config:
         check_seeds("seeds", self.seeds)
         for size in self.hidden_sizes:
             check_count("hidden_sizes", size)
+        hidden = self.hidden_sizes or default_hidden_sizes(LARGEST_IMAGE)
+        layers = itertools.pairwise((LARGEST_IMAGE, *hidden, self.num_latents * self.num_classes))
+        check_room(
+            "num_latents, num_classes and hidden_sizes: the networks' weights", 2 * sum(a * b for a, b in layers)
+        )
         check_device(self.device)
         if self.tensorboard:
             check_tensorboard()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-from catreparam.categorical import attach_gradient
+from catreparam.categorical import attach_gradient, spoil
 from catreparam.kernels.methods import Rule
 from catreparam.kernels.naive.sampling import naive_gradient, naive_surrogate
 from catreparam.kernels.plan import plan_of
@@ -249,7 +249,7 @@ def _value(parts: Iterable[_Part], rows: Tensor, x: Tensor | None, ticket: Tenso
             layout.draw(adjoint.law(), ticket if place is None else ticket[place], here)
         else:
             layout.unpack(adjoint.value(_pack_sample(layout, rows, x, place)), here)
-    return out
+    return out if ticket is None else spoil(out, rows)
 
 
 def _gradient(parts: Iterable[_Part], rows: Tensor, x: Tensor | None, upstream: Tensor) -> Tensor:
