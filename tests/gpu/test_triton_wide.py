@@ -88,13 +88,13 @@ def test_the_noise_is_that_of_rows_that_are_held(monkeypatch):
 
 def test_rows_with_one_allowed_class_and_rows_that_are_not_valid():
     classes = WIDTHS[2]
-    logits = torch.full((6, classes), -torch.inf)
-    allowed = torch.arange(6) * 17 % classes
-    logits[torch.arange(6), allowed] = 1e30
+    logits = torch.full((4, classes), -torch.inf)
+    allowed = torch.arange(4) * 17 % classes
+    logits[torch.arange(4), allowed] = 1e30
     wrong = logits[:4].clone()
     wrong[0] = -torch.inf
     wrong[1, 5], wrong[2, 7] = torch.nan, torch.inf
-    for method in COMPILED:
+    for method in COMPILED if ON_GPU else ("gumbel_softmax", "redge_cov", "exact_redge"):
         setting = setting_for(method, TWO)
         assert torch.equal(triton_launch.forward(setting, logits.to(DEVICE), seed_of(5)).argmax(-1).cpu(), allowed)
         flags = torch.zeros(4, dtype=torch.int32, device=DEVICE)
@@ -107,10 +107,17 @@ def test_rows_with_one_allowed_class_and_rows_that_are_not_valid():
 
 
 def test_equal_logits_of_any_size_are_told_apart_by_noise():
-    logits = torch.full((40, 33), 1e30, device=DEVICE)
+    logits = torch.full((20, 33), 1e30, device=DEVICE)
     for method in ("gumbel_softmax", "redge", "straight_through"):
         drawn = triton_launch.forward(setting_for(method, TWO), logits, seed_of(1)).argmax(-1)
-        assert len(drawn.unique()) > 10
+        assert len(drawn.unique()) > 5
+
+
+def hold_many_rows(monkeypatch):
+    monkeypatch.setattr(triton_launch, "HELD", 64)
+    if not ON_GPU:
+        monkeypatch.setattr(triton_launch, "TILES", ((64, 1 << 17, 1),))  # the interpreter works on all at once
+    triton_launch._tiles.cache_clear()
 
 
 @pytest.mark.statistical
@@ -120,9 +127,8 @@ def test_the_hard_sample_follows_the_probabilities(method, held, monkeypatch):
     """Were the seed not fixed, each would fail at a rate of 1e-6."""
     stats = pytest.importorskip("scipy.stats")
     if held:
-        monkeypatch.setattr(triton_launch, "HELD", 64)
-        triton_launch._tiles.cache_clear()
-    draws = 20_000 if held or ON_GPU else 400  # the interpreter takes one row after the other
+        hold_many_rows(monkeypatch)
+    draws = 20_000 if held or ON_GPU else 150  # the interpreter takes one row after the other
     probs = torch.rand(37, generator=torch.Generator().manual_seed(0)) ** 4
     probs[5], probs[6] = 0.0, 1e-6
     probs /= probs.sum()
@@ -141,9 +147,8 @@ def test_rare_classes_are_drawn_as_often_as_they_should_be(place, held, monkeypa
     """Were the seed not fixed, each would fail at a rate of 1e-6."""
     stats = pytest.importorskip("scipy.stats")
     if held:
-        monkeypatch.setattr(triton_launch, "HELD", 64)
-        triton_launch._tiles.cache_clear()
-    draws = 20_000 if held or ON_GPU else 400
+        hold_many_rows(monkeypatch)
+    draws = 20_000 if held or ON_GPU else 150
     logits = torch.full((1, 37), -9.0 if held or ON_GPU else -5.0)
     logits[0, 8 + place] = 0.0
     rare = 1.0 - logits.double().softmax(-1)[0, 8 + place].item()

@@ -19,6 +19,7 @@ from catreparam.kernels.settings import Setting
 OLDEST = (3, 3)  # the first release whose kernels keep a chain of tiles in a tuple
 HELD, MOST_HELD = 2048, 16384  # classes of a row that a program holds whole without spilling, and at all
 PIECE, PIECE_WARPS = 2048, 8  # classes of a piece, and the program's warps
+LEAST_PIECES = 32  # of which one is drawn: with a number for every thread of a warp nothing spills
 MOST_WARPS = 32  # of a program
 MOST_EVALUATIONS, MOST_STREAMED_EVALUATIONS = 33, 7  # the chain is unrolled; along wide rows once for every softmax
 TILES = ((16, 256, 1), (1024, 1024, 4))  # (up to so many classes, elements of a tile, its warps); measured on an H200
@@ -168,7 +169,7 @@ def _tiles(shape: torch.Size, streamed: bool) -> _Tiles:
     classes = shape[-1]
     rows = shape.numel() // classes
     if streamed:
-        pieces = 1 << ((classes - 1) // PIECE).bit_length()
+        pieces = max(LEAST_PIECES, 1 << ((classes - 1) // PIECE).bit_length())
         sizes = {"CLASSES": PIECE, "PIECES": pieces, "num_warps": PIECE_WARPS, "enable_fp_fusion": True}
         return _Tiles(rows, classes, rows, True, sizes)
     width = 1 << (classes - 1).bit_length()
