@@ -31,13 +31,13 @@ import inspect
 import catreparam
 from catreparam.cli import main
 from catreparam.experiments.sweep.spaces import space_of
-from catreparam.gradients.tune import SEARCH_SPACE, expand
+from catreparam.gradients.tune import SEARCH_SPACE, candidates, expand
 
 names = [name for name in ("{NAME}", "{NAME}_surrogate") if name in catreparam.__all__ and hasattr(catreparam, name)]
 print("exported", names)
 main(["list"])
 main(["measure", "--estimators", "{NAME}", "--objectives", "quadratic", "--num-draws", "200"])
-print("tuned", "{NAME}" in inspect.signature(catreparam.tune).parameters["estimators"].default)
+print("tuned", "{NAME}" in candidates())
 print("tuned", expand("{NAME}", SEARCH_SPACE))
 print("searched", sorted(space_of("{NAME}", (1e-3, 1e-2), 5e-3)))
 """

@@ -11,12 +11,12 @@ from catreparam.masked_diffusion.denoiser import (
     evaluations_per_call,
     prior_of,
 )
-from catreparam.masked_diffusion.draws import draw_tokens
 from catreparam.masked_diffusion.orders import Proposal, confidence_order, halton_order
 from catreparam.masked_diffusion.process import ReverseProcess
 from catreparam.masked_diffusion.sampling import Sample, one_hot_tokens, sample
 from catreparam.masked_diffusion.steps import MASK_SCHEDULES, Unmasking, mask_fraction, reverse_step
 from catreparam.masked_diffusion.table import TableDenoiser
+from catreparam.masked_diffusion.tokens import draw_tokens
 
 __all__ = [
     "MASK_SCHEDULES",

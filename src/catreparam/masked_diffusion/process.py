@@ -20,8 +20,8 @@ from catreparam.masked_diffusion.conditions import (
 )
 from catreparam.masked_diffusion.corruption import Corruption, Masked
 from catreparam.masked_diffusion.denoiser import Denoiser, carry_over, evaluations_per_call, prior_of
-from catreparam.masked_diffusion.draws import draw_tokens
 from catreparam.masked_diffusion.steps import Unmasking
+from catreparam.masked_diffusion.tokens import draw_tokens
 from catreparam.validation import check_generator, check_number
 
 
