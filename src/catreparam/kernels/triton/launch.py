@@ -210,7 +210,8 @@ def _numbers(lambdas: tuple[float, ...], solver: str, device: torch.device) -> T
     """The evaluations of a plan, eight numbers each, then its intervals, as one float32 tensor."""
     evaluations, intervals = plan_of(lambdas, solver)
     numbers = [number for row in (*evaluations, *intervals) for number in row]
-    pinned = device.type == "cuda"  # memory that a device reads by itself
+    # Memory that a device reads by itself, but not at every replay of a graph: there a copy is torch's error.
+    pinned = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
     return torch.tensor(numbers, dtype=torch.float32, device="cpu", pin_memory=pinned).to(device, non_blocking=True)
 
 
