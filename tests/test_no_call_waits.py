@@ -56,6 +56,15 @@ def test_invalid_rows_give_nan_and_others_what_they_always_do(name, bad, device)
         c.check_pending()
 
 
+@pytest.mark.parametrize("name", ["redge", "reinmax", "exact_redge", "gumbel_rao"])
+def test_a_backward_pass_raises_what_is_known_by_then(name):
+    with as_device("torch") as device:
+        x = getattr(c, name)(problem(torch.nan), generator=seeded(1))
+        device.work()
+        with pytest.raises(ValueError, match="logits hold NaN"):
+            x.sum().backward()
+
+
 RANGES = {"temperature": ("gumbel_softmax", 0.0), "t1": ("redge", 1.5), "weight": ("lambda_reinmax", -1.0)}
 
 
