@@ -13,6 +13,11 @@ from catreparam.guidance.trace import Evaluations, pick
 from catreparam.masked_diffusion import carry_over
 from catreparam.validation import inside_transform
 
+NO_GRADIENT = (
+    "the reward does not depend on x differentiably (detached, or built from argmax?); wrap a reward "
+    "without gradient as BlackBoxReward and use a score-function estimator (rloo, reinforce, arsm)"
+)
+
 
 @dataclass
 class Problem:
@@ -80,16 +85,15 @@ class Problem:
             values = rewards.detach().clone()
             better = values > (-torch.inf if self.best_reward is None else self.best_reward)
             self.best_tokens, self.best_reward = pick(better, (tokens, values), (self.best_tokens, self.best_reward))
+        if x.requires_grad and not rewards.requires_grad and not inside_transform():
+            raise RewardError(NO_GRADIENT)
         return -rewards
 
     def gradient(self, loss: Tensor, tilt: Tensor, step: int) -> Tensor:
         """The gradient of the summed loss. Raises RewardError if either is not finite, or if there is no gradient."""
         check_rewards(-loss, tilt.shape[0], f"at step {step}")
         if not loss.requires_grad:
-            raise RewardError(
-                "the reward does not depend on x differentiably (detached, or built from argmax?); wrap a reward "
-                "without gradient as BlackBoxReward and use a score-function estimator (rloo, reinforce, arsm)"
-            )
+            raise RewardError(NO_GRADIENT)
         (gradient,) = torch.autograd.grad(loss.sum(), tilt)
         if not bool(torch.isfinite(gradient.sum())):
             raise RewardError(f"the gradient of the reward is not finite at step {step}; check the reward's derivative")
