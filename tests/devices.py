@@ -57,19 +57,44 @@ def as_device(path="naive"):
         pending._of, pending.REST = before
 
 
-class NoReadBacks(TorchDispatchMode):
-    """Inside, an operation after which the host knows a value of a tensor is an error."""
+class ReadBacks(TorchDispatchMode):
+    """Inside, operations after which the host knows a value of a tensor are counted, or an error unless `allowed`."""
 
     READS = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "nonzero_static", "equal", "masked_select")
     READS += ("_unique2", "unique_dim", "unique_consecutive", "bincount", "repeat_interleave")
+    METHODS = ("tolist", "numpy", "cpu")  # of the CPU's tensors, which no mode sees
+
+    def __init__(self, *, allowed=False):
+        super().__init__()
+        self.allowed, self.count, self.plain = allowed, 0, {}
+
+    def __enter__(self):
+        self.plain = {name: getattr(torch.Tensor, name) for name in self.METHODS}
+        for name in self.METHODS:
+            setattr(torch.Tensor, name, self.counting(name))
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        for name, method in self.plain.items():
+            setattr(torch.Tensor, name, method)
+        super().__exit__(*error)
+
+    def counting(self, name):
+        def method(tensor, *arguments, **keywords):
+            self.met(name)
+            return self.plain[name](tensor, *arguments, **keywords)
+
+        return method
+
+    def met(self, name):
+        self.count += 1
+        if not self.allowed:
+            raise AssertionError(f"{name} reads a value back")
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
         indices = args[1] if name in ("index", "index_put", "index_put_", "_index_put_impl_") else ()
         masks = [index for index in indices if index is not None and index.dtype in (torch.bool, torch.uint8)]
-        lengths = (
-            name == "repeat_interleave" and isinstance(args[0], torch.Tensor) and not (kwargs or {}).get("output_size")
-        )
-        if name in self.READS or masks or lengths:
-            raise AssertionError(f"{func} reads a value back")
+        if name in self.READS or masks:
+            self.met(func)
         return func(*args, **(kwargs or {}))

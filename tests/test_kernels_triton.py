@@ -5,14 +5,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from catreparam import pending
 from catreparam.kernels import dispatch, ops
+from catreparam.kernels.triton import autograd as triton_autograd
 from catreparam.kernels.triton import launch as triton_launch
 from catreparam.noise_schedule import make_schedule
+from devices import as_device
 from methods import setting_for
 
 HERE = Path(__file__).parent
@@ -107,6 +112,43 @@ def test_kernels_in_the_interpreter():
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
+
+
+class Operations(TorchDispatchMode):
+    """The names of torch's operations inside, in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+class Launches(list):
+    """Stands for a kernel; what it was started with."""
+
+    def __getitem__(self, grid):
+        return lambda *arguments, **options: self.append((grid, arguments))
+
+
+def test_a_call_starts_its_kernel_and_nothing_else(monkeypatch):
+    started = Launches()
+    monkeypatch.setattr(triton_launch, "_forward_kernels", lambda: SimpleNamespace(forward_kernel=started))
+    monkeypatch.setattr(triton_launch, "_backward_kernels", lambda: SimpleNamespace(backward_kernel=started))
+    setting, rows, passes = setting_for("redge", LAMBDAS[1]), torch.zeros(6, 5), triton_autograd.PASSES
+    with as_device():
+        passes.forward(setting, rows, 2**62)  # makes what stays: the plan's numbers, the faults
+        faults = pending.faults_of(rows.device)
+        faults.due = float("inf")
+        faults.layer.work()
+        started.clear()
+        with Operations() as seen:
+            passes.forward(setting, rows, 2**62)
+            passes.backward(setting, rows, rows, 2**62)
+        assert [arguments[6] is faults.places for _, arguments in started] == [True, False]
+    assert seen.names == ["empty_like", "empty_like"]  # memory, which takes no kernel
 
 
 TYPES = {"seed_ptr": "*i64", "flag_ptr": "*i32", "temperature": "fp32", "weight": "fp32"}

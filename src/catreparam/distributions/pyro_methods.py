@@ -9,7 +9,8 @@ from torch.compiler import is_compiling
 from torch.distributions import Distribution
 
 from catreparam.extras import install
-from catreparam.validation import check_flag, has_values
+from catreparam.pending import defers
+from catreparam.validation import check_flag, demand, has_values
 
 
 class PyroMethods(Distribution):
@@ -53,7 +54,10 @@ class PyroMethods(Distribution):
 
     def _checked(self, value: Any) -> torch.Tensor:
         """A value as `log_prob` computes with it, once it lies in the support."""
-        if self._validate_args and not (isinstance(value, torch.Tensor) and not has_values(value)):
+        if self._validate_args and isinstance(value, torch.Tensor) and defers(value.device):
+            support: Any = self.support
+            demand(value, support.check, f"value must lie in the support of {type(self).__name__}")
+        elif self._validate_args and not (isinstance(value, torch.Tensor) and not has_values(value)):
             self._validate_sample(value)
         value = torch.as_tensor(value)
         return value.float() if value.dtype is torch.bool else value

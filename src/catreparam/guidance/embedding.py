@@ -10,6 +10,7 @@ from torch import Tensor
 
 from catreparam.guidance.placing import Placed
 from catreparam.guidance.rewards import Reward, is_hard
+from catreparam.pending import waits
 from catreparam.validation import check_count, inside_transform
 
 
@@ -18,7 +19,8 @@ def codebook_embed(
 ) -> Float[Tensor, "*batch dim"]:
     """x @ codebook. For hard x the rows are looked up, and the backward pass is grad @ codebook.T.
 
-    Same value and gradients (for x and codebook) as the product; relaxed x take the product itself.
+    Same value and gradients (for x and codebook) as the product. Relaxed x take the product itself, and so do all on a
+    CUDA device, which a look at x would wait for.
     Cost:   a pass over x forward; backward one tensor of the size of x. x itself is not kept.
     Raises: ValueError if the last axis of x does not fit the codebook.
 
@@ -37,7 +39,7 @@ def codebook_embed(
     if (placed := Placed.of(x)) is not None:  # the frozen rows of x need neither a look nor a gradient
         frozen, free = codebook[placed.tokens].flatten(0, 1), codebook_embed(placed.rows, codebook).flatten(0, 1)
         return frozen.index_copy(0, placed.places.flatten(), free).unflatten(0, placed.tokens.shape)
-    return _Lookup.apply(x, codebook) if is_hard(x) else x @ codebook
+    return x @ codebook if waits(x.device) or not is_hard(x) else _Lookup.apply(x, codebook)
 
 
 def on_embeddings(score: Callable[..., Tensor], codebook: Float[Tensor, "num_codes dim"]) -> Reward:

@@ -163,7 +163,8 @@ def optimize_logits(
     the gradient of every sequence. `lr` may be a function of the part of the steps done. `callback(info)` stops the
     loop by returning True.
 
-    Cost:   per step num_samples evaluations of the reward (and gradients), about ten passes over [B, L, V].
+    Cost:   per step num_samples evaluations of the reward (and gradients), about ten passes over [B, L, V]. A CUDA
+            device is waited for once, at the end; in every step with `early_stop`, or a callback that reads values.
     Raises: ValueError or TypeError for bad shapes and settings, naming the value; for a NaN or infinite reward or
             gradient, naming the step; BlackBoxError when the estimator differentiates a BlackBoxReward.
 
@@ -193,20 +194,29 @@ def optimize(
     """The loop of `optimize_logits`."""
     tilt = problem.initial_tilt(warm_start, settings.forgetting)
     adam = torch.optim.Adam([tilt])  # its learning rate is set in every step
-    trace, stopper = Trace(), Stopper(settings.early_stop)
+    numbers, stopper = list[Tensor](), Stopper(settings.early_stop)
     for step in range(settings.num_steps if problem.log_prior.numel() else 0):
         adam.param_groups[0]["lr"] = settings.lr_at(step / settings.num_steps)
         tilt.grad, info = _gradient(problem, settings, tilt, step, generator)
-        numbers = torch.stack([info.reward, info.kl, info.entropy, info.gradient_norm]).double().mean(-1).tolist()
-        trace.append(step=step, **dict(zip(("reward", "kl", "entropy", "gradient_norm"), numbers, strict=True)))
+        numbers.append(torch.stack([info.reward, info.kl, info.entropy, info.gradient_norm]).double().mean(-1))
         stop = callback is not None and asks_to_stop(callback(info))
         stop = stopper.update(info.reward, info.kl * settings.kl_weight) or stop
         adam.step()
         tilt.grad = None  # as large as the logits
         if stop:
             break
-    tilt, best = tilt.detach(), (problem.best_tokens, problem.best_reward)
-    return OptimizedLogits(problem.full_logits(tilt), problem.full_tilt(tilt), trace, problem.evaluations, *best)
+    problem.check_finite()
+    tilt, trace = tilt.detach(), _trace_of(numbers)
+    return OptimizedLogits(
+        problem.full_logits(tilt), problem.full_tilt(tilt), trace, problem.evaluations, *problem.best()
+    )
+
+
+def _trace_of(numbers: list[Tensor]) -> Trace:
+    """The trace of the steps' numbers [4], read back at once."""
+    rows = torch.stack(numbers).tolist() if numbers else []
+    keys = ("reward", "kl", "entropy", "gradient_norm")
+    return Trace([{"step": step, **dict(zip(keys, row, strict=True))} for step, row in enumerate(rows)])
 
 
 def _gradient(

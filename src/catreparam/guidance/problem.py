@@ -1,6 +1,7 @@
 """The optimisation problem behind `optimize_logits`: only the rows of free positions are worked on."""
 
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -8,15 +9,17 @@ from torch import Tensor
 
 from catreparam.categorical import wide
 from catreparam.guidance.placing import Canvas, put_rows, take_rows
-from catreparam.guidance.rewards import Reward, RewardError, check_rewards, is_hard
+from catreparam.guidance.rewards import FINITE, Reward, RewardError, check_reward_shape, check_rewards, hardness
 from catreparam.guidance.trace import Evaluations, pick
 from catreparam.masked_diffusion import carry_over
+from catreparam.pending import check_pending, defers, waits
 from catreparam.validation import inside_transform
 
-NO_GRADIENT = (
+NOT_DIFFERENTIABLE = (
     "the reward does not depend on x differentiably (detached, or built from argmax?); wrap a reward "
     "without gradient as BlackBoxReward and use a score-function estimator (rloo, reinforce, arsm)"
 )
+NO_GRADIENT = "the gradient of the reward is not finite at step {}; check the reward's derivative"
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Problem:
     evaluations: Evaluations = Evaluations()  # noqa: RUF009 (frozen)
     best_tokens: Tensor | None = None
     best_reward: Tensor | None = None
+    finite: list[Tensor] = field(default_factory=list)  # a step: of reward and gradient, unread
     active: Tensor | None = None  # [B, M, 1], where the tilt may move; None: everywhere
 
     @classmethod
@@ -77,27 +81,58 @@ class Problem:
         x = rows if self.canvas is None else self.canvas.complete(rows)
         self.evaluations += Evaluations(reward=1, reward_gradient=int(x.requires_grad))
         # Before the reward, which may write into x. Under vmap ("exact") nothing can be kept.
-        tokens = self._tokens(rows) if self.track_best and not inside_transform() and is_hard(rows) else None
+        tokens = hard = None
+        if self.track_best and not inside_transform() and rows.numel():
+            hard = hardness(rows)
+            tokens = self._tokens(rows) if waits(rows.device) or bool(hard) else None
         rewards = self.reward(x)
         if not isinstance(rewards, Tensor) or rewards.shape != (rows.shape[0],) or not rewards.is_floating_point():
-            check_rewards(rewards, rows.shape[0], "")
-        if tokens is not None:
-            values = rewards.detach().clone()
+            check_reward_shape(rewards, rows.shape[0])
+        if tokens is not None and hard is not None:
+            values = torch.where(hard, rewards.detach(), -torch.inf)
             better = values > (-torch.inf if self.best_reward is None else self.best_reward)
             self.best_tokens, self.best_reward = pick(better, (tokens, values), (self.best_tokens, self.best_reward))
         if x.requires_grad and not rewards.requires_grad and not inside_transform():
-            raise RewardError(NO_GRADIENT)
+            raise RewardError(NOT_DIFFERENTIABLE)
         return -rewards
 
     def gradient(self, loss: Tensor, tilt: Tensor, step: int) -> Tensor:
-        """The gradient of the summed loss. Raises RewardError if either is not finite, or if there is no gradient."""
-        check_rewards(-loss, tilt.shape[0], f"at step {step}")
+        """The gradient of the summed loss. Raises RewardError if there is none, or if either is not finite.
+
+        On a device where reading waits, `check_finite` raises that.
+        """
+        deferred = defers(loss.device)
+        if not deferred:
+            check_rewards(-loss, tilt.shape[0], f"at step {step}")
         if not loss.requires_grad:
-            raise RewardError(NO_GRADIENT)
+            raise RewardError(NOT_DIFFERENTIABLE)
         (gradient,) = torch.autograd.grad(loss.sum(), tilt)
-        if not bool(torch.isfinite(gradient.sum())):
-            raise RewardError(f"the gradient of the reward is not finite at step {step}; check the reward's derivative")
+        finite = torch.isfinite(gradient.sum())
+        if deferred:
+            self.finite.append(torch.stack((torch.isfinite(loss.detach()).all(), finite)))
+        elif not bool(finite):
+            raise RewardError(NO_GRADIENT.format(step))
         return gradient
+
+    def check_finite(self) -> None:
+        """Reads back what `gradient` did not: raises RewardError for the first reward or gradient not finite."""
+        read: list[list[bool]] = torch.stack(self.finite).tolist() if self.finite else []
+        step = next((step for step, finite in enumerate(read) if not all(finite)), None)
+        if step is None:
+            return
+        if not bool(self.log_prior.isnan().any()):
+            with suppress(ValueError):  # what came of it: logits that hold NaN
+                check_pending(self.log_prior.device)
+            if read[step][0]:
+                raise RewardError(NO_GRADIENT.format(step))
+            raise RewardError(f"the reward returned a number that is not finite at step {step}; {FINITE}")
+        check_pending(self.log_prior.device)
+
+    def best(self) -> tuple[Tensor | None, Tensor | None]:
+        """The best tokens and their rewards; None if no hard sample was evaluated."""
+        if self.best_reward is None or not bool((self.best_reward > -torch.inf).any()):
+            return None, None
+        return self.best_tokens, self.best_reward
 
     def full_tilt(self, tilt: Tensor) -> Tensor:
         """[B, L, V], zero at frozen positions."""

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from catreparam.pending import defers, note
 from catreparam.validation import inside_transform
 
 
@@ -52,38 +53,54 @@ class BlackBoxReward:
         self.function = self.__wrapped__ = function
 
     def __call__(self, x: Float[Tensor, "B L V"], **condition: Any) -> Float[Tensor, " B"]:
-        if x.requires_grad or not is_hard(x):
-            raise BlackBoxError(
-                "this reward is a black box: it has values at hard tokens but no gradient, and this estimator asks for "
-                "one. Use a score-function estimator (rloo, reinforce, arsm) or a method without gradients "
-                "(best_of_n, svdd, smc)"
-            )
-        rewards = self.function(x.argmax(-1), **condition)
-        return torch.as_tensor(rewards, device=x.device).to(x.dtype)
+        deferred = defers(x.device) and not inside_transform()
+        if x.requires_grad or not (deferred or is_hard(x)):
+            raise BlackBoxError(BLACK_BOX)
+        rewards = torch.as_tensor(self.function(x.argmax(-1), **condition), device=x.device).to(x.dtype)
+        if not deferred:
+            return rewards
+        hard = hardness(x)
+        note(~hard, BLACK_BOX)
+        return torch.where(hard, rewards, torch.nan)
+
+
+BLACK_BOX = (
+    "this reward is a black box: it has values at hard tokens but no gradient, and this estimator asks for one. Use a "
+    "score-function estimator (rloo, reinforce, arsm) or a method without gradients (best_of_n, svdd, smc)"
+)
 
 
 def is_hard(x: Tensor) -> bool:
     """Whether every row of x is exactly one-hot. True without looking inside torch.func transforms."""
-    if inside_transform() or x.numel() == 0:
-        return True
+    return inside_transform() or bool(hardness(x))
+
+
+def hardness(x: Tensor) -> Bool[Tensor, ""]:
+    """Whether every row of x is exactly one-hot, on its device."""
     x = x.detach()
-    return bool((x.amax(-1) == 1).all()) and int(x.count_nonzero()) == x.numel() // x.shape[-1]
+    return (x.amax(-1) == 1).all() & (x.count_nonzero() == x.numel() // x.shape[-1])
 
 
 def check_rewards(rewards: Any, batch: int, where: str) -> Tensor:
     """Returns the rewards [B] if they are floating, finite and of the right shape; `where` goes into the message."""
-    if not isinstance(rewards, Tensor) or not rewards.is_floating_point():
-        got = rewards.dtype if isinstance(rewards, Tensor) else type(rewards).__name__
-        raise TypeError(f"a reward must return a floating torch.Tensor [B], got {got}")
-    if rewards.shape != (batch,):
-        raise RewardError(f"a reward must return one number per sequence, [{batch}], got shape {tuple(rewards.shape)}")
+    rewards = check_reward_shape(rewards, batch)
     finite = torch.isfinite(rewards.detach())
     if not bool(finite.all()):
         bad = (~finite).nonzero().flatten().tolist()
         shown = ", ".join(str(index) for index in bad[:5]) + (", …" if len(bad) > 5 else "")
         value = float(rewards.detach()[bad[0]])
-        raise RewardError(
-            f"the reward returned {value} {where} for sequence(s) {shown}; "
-            "it must be finite (clamp it, or check its input)"
-        )
+        raise RewardError(f"the reward returned {value} {where} for sequence(s) {shown}; {FINITE}")
+    return rewards
+
+
+FINITE = "it must be finite (clamp it, or check its input)"
+
+
+def check_reward_shape(rewards: Any, batch: int) -> Tensor:
+    """Returns the rewards [B] if they are floating and of the right shape."""
+    if not isinstance(rewards, Tensor) or not rewards.is_floating_point():
+        got = rewards.dtype if isinstance(rewards, Tensor) else type(rewards).__name__
+        raise TypeError(f"a reward must return a floating torch.Tensor [B], got {got}")
+    if rewards.shape != (batch,):
+        raise RewardError(f"a reward must return one number per sequence, [{batch}], got shape {tuple(rewards.shape)}")
     return rewards

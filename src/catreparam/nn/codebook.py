@@ -1,6 +1,6 @@
 """A vector quantiser whose choice of a code is a categorical variable, with the care that a codebook needs."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +11,7 @@ from catreparam.categorical import attach_gradient, one_hot_like, to_rows, wide
 from catreparam.estimators.facts import facts_of
 from catreparam.estimators.sampling import Sampler, draw, sampling_estimator
 from catreparam.nn.usage import UsageStatistics, in_backward, num_processes
+from catreparam.pending import waits
 from catreparam.schedules import Schedule
 from catreparam.validation import check_count, check_features, check_generator, check_number, has_values
 
@@ -58,8 +59,8 @@ class VectorQuantizer(UsageStatistics):
         sync_usage: as there. With several processes start and replacement take rank 0's features, and need it.
         generator: of the codebook's first draw.
 
-    Cost:   one product of matrices, one call of the estimator; for start and replacement two values read back from the
-            device, where torch.compile breaks its graph.
+    Cost:   one product of matrices, one call of the estimator; start and replacement break torch.compile's graph.
+            A CUDA device is waited for at the start, and with several processes in every batch.
     Raises: ValueError for sizes below 1, settings out of range, estimators that do not exist; when called, for features
             of another size or with NaN, and where several processes would let their codebooks drift apart.
 
@@ -70,6 +71,7 @@ class VectorQuantizer(UsageStatistics):
     """
 
     idle: Tensor | None
+    _begun, _batch = False, 0  # what is known here of `num_batches`, where reading it waits
 
     @hands_on
     def __init__(
@@ -131,8 +133,13 @@ class VectorQuantizer(UsageStatistics):
     def reset_usage(self) -> None:
         """Forgets what was counted; the next training batch starts the codebook anew."""
         super().reset_usage()
+        self._begun = False
         if self.idle is not None:
             self.idle.zero_()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        self._begun = False
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def _logits(self, x: Tensor) -> Float[Tensor, "*batch num_codes"]:
         """-|x - c|^2 / (temperature * V) up to a constant of each row; centred, so that little is lost in rounding."""
@@ -163,15 +170,16 @@ class VectorQuantizer(UsageStatistics):
                 "otherwise each would change its codebook by itself"
             )
         features = wide(x).reshape(-1, x.shape[-1])
+        if waits(x.device) and num_processes() == 1 and self._has_begun():
+            self._replace_unseen(features, self._own_generator(x.device, generator))
+            return
         features = features[torch.isfinite(features).all(-1)]
         starts = self.kmeans_steps > 0 and bool(self.num_batches == 0)
         dead = self.idle >= self.replace_after if self.replace_after else torch.zeros_like(self.idle, dtype=torch.bool)
         if not starts and not bool(dead.any()):
             return
         if features.shape[0]:
-            # Its own stream: activation checkpointing, which does not come here again, must draw the same codes twice.
-            seed = (generator or torch.default_generator).initial_seed() % 2**62 + int(self.num_batches)
-            own = torch.Generator(x.device).manual_seed(seed)
+            own = self._own_generator(x.device, generator)
             if starts:
                 self.codebook.copy_(_kmeans(features, self.num_classes, self.kmeans_steps, own))
             else:
@@ -179,6 +187,34 @@ class VectorQuantizer(UsageStatistics):
                 self.idle.masked_fill_(dead, 0)
         if self.sync_usage and num_processes() > 1:
             torch.distributed.broadcast(self.codebook.data, src=0)
+
+    def _has_begun(self) -> bool:
+        """Whether the codebook has had its start. Read back from the device until it has, and after loading a state."""
+        if not self._begun:
+            self._batch = int(self.num_batches) if self.num_batches is not None else 0
+            self._begun = self._batch > 0 or not self.kmeans_steps
+        self._batch += 1
+        return self._begun
+
+    def _own_generator(self, device: torch.device, generator: Generator | None) -> Generator:
+        """Its own stream: activation checkpointing, which does not come here again, must draw the same codes twice."""
+        assert self.num_batches is not None
+        batch = self._batch - 1 if waits(device) else int(self.num_batches)
+        seed = (generator or torch.default_generator).initial_seed() % 2**62 + batch
+        return torch.Generator(device).manual_seed(seed)
+
+    def _replace_unseen(self, features: Tensor, generator: Generator) -> None:
+        """Puts dead codes on random features, different ones as long as there are enough, without a look at either."""
+        if not self.replace_after or not features.shape[0] or self.idle is None:
+            return
+        whole = torch.isfinite(features).all(-1)
+        chance = torch.rand(features.shape[0], generator=generator, device=features.device)
+        order = torch.where(whole, chance, 2.0).argsort()
+        dead = (self.idle >= self.replace_after) & whole.any()
+        place = (dead.cumsum(0) - 1).clamp_min(0) % whole.sum().clamp_min(1)
+        fresh = features[order[place]].to(self.codebook.dtype)
+        self.codebook.copy_(torch.where(dead.unsqueeze(-1), fresh, self.codebook))
+        self.idle.masked_fill_(dead, 0)
 
 
 def _rows(features: Tensor, count: int, generator: Generator) -> Tensor:

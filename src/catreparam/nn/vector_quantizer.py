@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from catreparam.arguments import hands_on
-from catreparam.categorical import one_hot_like, wide
+from catreparam.categorical import centred, one_hot_like, spoil, wide
 from catreparam.estimators.facts import ESTIMATORS, facts_of, resolve
 from catreparam.estimators.sampling import Sampler, sampling_estimator
 from catreparam.kernels.tracing import refuse_script
@@ -125,8 +125,7 @@ class GumbelVectorQuantizer(nn.Module):
         if self.training:
             codes = _draw(self.estimator, logits, temperature, self.hard, generator)
         else:
-            check_rows(logits)
-            codes = best
+            codes = best if check_rows(logits) else spoil(best, centred(logits))
         result: dict[str, Any] = {
             "num_vars": self.num_vars * self.groups,
             "code_perplexity": _perplexity(share_of(best.flatten(0, -3))),
@@ -230,8 +229,8 @@ class Wav2Vec2GumbelVectorQuantizer(nn.Module):
         if self.training:
             codes, counted = _draw(self.estimator, logits, self.temperature, True, generator), torch.softmax(logits, -1)
         else:
-            check_rows(logits)
-            codes = counted = one_hot_like(logits.argmax(-1), logits)
+            best = one_hot_like(logits.argmax(-1), logits)
+            codes = counted = best if check_rows(logits) else spoil(best, centred(logits))
         if mask_time_indices is None:
             mask_time_indices = torch.ones(hidden_states.shape[:-1], dtype=torch.bool, device=logits.device)
         check_counted(mask_time_indices, hidden_states, "mask_time_indices")

@@ -19,6 +19,7 @@ from catreparam.kernels.settings import DRAW, Setting
 from catreparam.kernels.torch.adjoints import ADJOINTS, Adjoint
 from catreparam.kernels.torch.layouts import Layout, choose_layout, draw_ticket
 from catreparam.kernels.tracing import is_batched
+from catreparam.pending import look
 from catreparam.threads import PARTS, SERIAL
 from catreparam.validation import inside_transform, is_fx_tracing
 
@@ -99,6 +100,7 @@ class _Sample(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, noise, x = ctx.saved_tensors
+        look(rows.device)
         if is_batched(upstream):
             x = None if x is None else x.to(rows.dtype)
             noise = None if noise is None else _by_class(noise, rows, ctx.setting, ctx.drawn)

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from catreparam.categorical import attach_gradient, with_fine_tail
 from catreparam.kernels.torch.layouts import WIDEST_COLUMNS
 from catreparam.kernels.tracing import in_forward_mode, is_batched, is_traced
+from catreparam.pending import look
 
 BLOCK = 1 << 18  # elements of noise worked on at once
 
@@ -52,6 +53,7 @@ class _GumbelRao(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         rows, x, noise = ctx.saved_tensors
+        look(rows.device)
         given = {"noise": noise, "x": x.to(rows.dtype), "temperature": ctx.temperature}
         if (create_graph := torch.is_grad_enabled()) or is_batched(upstream):
             with torch.enable_grad():
