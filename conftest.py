@@ -16,7 +16,8 @@ collect_ignore_glob = [] if importlib.util.find_spec("jax") else ["src/catrepara
 collect_ignore_glob += [] if importlib.util.find_spec("numpyro") else ["src/catreparam/jax/numpyro.py"]
 collect_ignore_glob += ["tests/*_bed.py"]  # programs that tests start
 if importlib.util.find_spec("triton") is None:
-    collect_ignore_glob += [f"src/catreparam/kernels/triton/{name}.py" for name in ("rows", "forward", "backward")]
+    names = ("noise", "rows", "pieces", "*forward", "*backward", "streamed_sweep")  # of files that import it
+    collect_ignore_glob += [f"src/catreparam/kernels/triton/{name}.py" for name in names]
 
 if os.environ.get("CATREPARAM_CHECK_SHAPES") == "1":  # `make shapes`: every jaxtyping annotation is checked at run time
     from jaxtyping import install_import_hook

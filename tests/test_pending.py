@@ -116,9 +116,16 @@ def test_a_graph_writes_down_and_reads_nothing(device):
 
 
 def test_memory_made_while_a_graph_is_recorded_is_that_graphs(device):
-    device.capturing = True
+    device.capturing, device.host = True, None  # no memory of the host is asked for
     check_rows(GOOD)
     assert pending._of == {}
+
+
+def test_edges_that_a_graph_fills_serve_that_graph_alone(device):
+    check_rows(GOOD)
+    device.capturing = True
+    check_rows(GOOD.double())
+    assert list(pending._of[CPU].edges) == [torch.float32]
 
 
 def test_a_copy_is_started_when_the_last_one_is_done_and_some_time_has_passed(device):
@@ -245,3 +252,8 @@ def test_bits_of_seeds_are_even():
     for numbers in (seeds, [a ^ b for a, b in zip(seeds, seeds[1:], strict=False)]):
         counts = [sum(number >> bit & 1 for number in numbers) for bit in range(62)]
         assert all(abs(count / len(numbers) - 0.5) < 6.5 * 0.5 / len(numbers) ** 0.5 for count in counts)
+
+
+@pytest.mark.parametrize(("word", "mode"), [("1", True), ("0", False), ("immediate", "immediate")])
+def test_the_environment_chooses_as_the_function_does(word, mode):
+    assert pending._from_environment(word) == mode

@@ -58,8 +58,8 @@ class Faults:
         with torch.inference_mode(False):
             self.places = torch.zeros(PLACES, dtype=torch.int32, device=device)
             self.unread = torch.empty_like(self.places)  # where kernels write while validation is off
-            self.host = self.layer.host()
-        self.numbers = (ctypes.c_int32 * PLACES).from_address(self.host.data_ptr())
+        self.host: Any = None  # made when it is needed: not while a graph is recorded
+        self.numbers = (ctypes.c_int32 * PLACES)()
         self.edges: dict[torch.dtype, Tensor] = {}
         self.event: Any = None
         self.copying, self.due = False, 0.0
@@ -75,7 +75,7 @@ class Faults:
                 self.copying = False
                 self.raise_found()
             if (now := time.monotonic()) >= self.due:
-                self.event = self.layer.copy(self.host, self.places, self.event)
+                self.event = self.layer.copy(self.on_host(), self.places, self.event)
                 self.copying, self.due = True, now + REST
         finally:
             self.lock.release()
@@ -86,9 +86,17 @@ class Faults:
             raise RuntimeError("check_pending waits for the device: call it when the CUDA graph is recorded")
         with self.lock:
             self.layer.wait(self.device)
-            self.host.copy_(self.places)
+            self.on_host().copy_(self.places)
             self.copying = False
             self.raise_found()
+
+    def on_host(self) -> Tensor:
+        """Where copies arrive; `numbers` are the same memory."""
+        if self.host is None:
+            with torch.inference_mode(False):
+                self.host = self.layer.host()
+            self.numbers = (ctypes.c_int32 * PLACES).from_address(self.host.data_ptr())
+        return self.host
 
     def raise_found(self) -> None:
         """Raises what the host knows, and forgets it here and on the device."""
@@ -107,10 +115,13 @@ class Faults:
 
     def write_rows(self, top: Tensor) -> None:
         """Writes down what is wrong with rows, of which `top` is the largest value (NaN if one is)."""
-        if top.dtype not in self.edges:
+        edges = self.edges.get(top.dtype)
+        if edges is None:
             low, high = -torch.inf, torch.finfo(top.dtype).max
-            self.edges[top.dtype] = torch.cat([top.new_full((1,), edge) for edge in (low, high, torch.inf)])
-        kinds = torch.bucketize(top, self.edges[top.dtype])  # NaN lies behind the last edge
+            edges = torch.cat([top.new_full((1,), edge) for edge in (low, high, torch.inf)])
+            if not self.layer.is_capturing():  # a graph fills its own at every replay, and nobody else's
+                self.edges[top.dtype] = edges
+        kinds = torch.bucketize(top, edges)  # NaN lies behind the last edge
         self.places.index_fill_(0, kinds.flatten(), 1)
 
 
@@ -195,8 +206,8 @@ def note_rows(top: Tensor) -> None:
 
 
 def look(device: torch.device) -> None:
-    """Raises what is known by now of a device."""
-    if device in _of and mode is not False:
+    """Raises what is known by now of a device; nothing while torch records."""
+    if not torch.compiler.is_compiling() and device in _of and mode is not False:
         _of[device].look()
 
 
@@ -206,7 +217,8 @@ def check_pending(device: torch.device | str | int | None = None) -> None:
     No other function of this library waits for a device unasked. A call whose logits hold NaN or +inf, or allow no
     class, gives NaN there, as sample and as gradient; the error comes from the first later call, or backward pass,
     that finds the device done with it, or from here. On the CPU, and with `set_validation("immediate")`, the call
-    itself raises and this function does nothing.
+    itself raises and this function does nothing. Replays of CUDA graphs are told of too, if a call on their device came
+    before the first was recorded.
 
     Raises ValueError for invalid input of earlier calls; RuntimeError while a CUDA graph is recorded.
 

@@ -180,9 +180,6 @@ def test_estimators_take_the_kernels_and_give_back_their_layout(monkeypatch):
     assert (x[:, 2] == 0).all()
     assert (logits.grad[:, 2] == 0).all()
     assert logits.grad.abs().sum() > 0
-    if ON_GPU:
-        large = torch.zeros(2, triton_launch.MOST_CLASSES + 1, device=DEVICE)
-        assert (catreparam.redge(large).sum(-1) == 1).all()  # too large for a program: the torch path
 
 
 def test_the_custom_ops_are_these_kernels(monkeypatch):
@@ -262,7 +259,7 @@ if not triton_launch.UNAVAILABLE:
     import triton
     import triton.language as tl
 
-    from catreparam.kernels.triton.rows import exponential
+    from catreparam.kernels.triton.noise import exponential
 
     @triton.jit
     def exponentials(word_ptr, more_ptr, out_ptr, count, SIZE: tl.constexpr):

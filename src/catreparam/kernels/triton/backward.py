@@ -5,20 +5,23 @@
 import triton
 import triton.language as tl
 
+from catreparam.kernels.triton.noise import BETWEEN
 from catreparam.kernels.triton.rows import (
     covariance,
-    matched_variance,
+    interval,
+    matched_start,
     over_classes,
+    read,
     read_gumbel,
     read_normal,
     read_rows,
     read_sample,
-    read_seed,
+    read_signed,
     run_chain,
     softmax,
     softmax_at,
-    tile_elements,
-    valid_or_nan,
+    tile_at,
+    write,
 )
 
 
@@ -33,45 +36,44 @@ def backward_kernel(
 
     RULE: name of a `Rule`. SECOND: weight is not 0. seed_ptr: a number, or its place on the device.
     """
-    element, exists = tile_elements(rows, classes, ROWS, CLASSES)
-    logits, kinds = read_rows(logits_ptr, element, exists, classes, CLASSES)
-    upstream = tl.load(upstream_ptr + element, mask=exists, other=0.0).to(tl.float32)
-    seed = read_seed(seed_ptr)
+    at = tile_at(seed_ptr, rows, classes, ROWS, CLASSES)
+    logits, kind = read_rows(logits_ptr, at, classes)
+    upstream = read(upstream_ptr, at)
     if RULE == "GUMBEL":
-        noise = read_gumbel(noise_ptr, seed, element, exists, GIVEN_NOISE)
-        gradient = covariance(softmax_at(logits + noise, temperature), upstream) / temperature
+        perturbed = logits + read_gumbel(noise_ptr, at, GIVEN_NOISE, CLASSES)
+        gradient = covariance(softmax_at(perturbed, temperature), upstream) / temperature
     elif RULE == "MATCHED":
-        noise = read_normal(noise_ptr, seed, element, exists, 0, 0, GIVEN_NOISE)
+        noise = read_normal(noise_ptr, at, 0, 0, GIVEN_NOISE, CLASSES)
         gradient = _matched_gradient(logits, upstream, noise, plan_ptr, EVALUATIONS)
     elif RULE == "CHAIN":
-        noise = read_normal(noise_ptr, seed, element, exists, 0, 0, GIVEN_NOISE)
+        noise = read_normal(noise_ptr, at, 0, 0, GIVEN_NOISE, CLASSES)
         chain, shifts = run_chain(logits, noise, noise, plan_ptr, EVALUATIONS, False)
         soft = chain[EVALUATIONS - 1]
         direct = covariance(soft, upstream)
         adjoint = tl.load(plan_ptr + 8 * (EVALUATIONS - 1)) * direct
         if SECOND:
-            x = read_sample(x_ptr, seed, element, exists, soft, GIVEN_X, CLASSES)
+            x = read_sample(x_ptr, at, soft, GIVEN_X, CLASSES, BETWEEN)
             direct = _direct(soft, upstream, x, weight, SECOND)
         gradient, _, _ = _adjoint_chain(direct, adjoint, noise, chain, shifts, plan_ptr, EVALUATIONS, False)
     elif RULE == "SWEEP":
         probs = softmax(logits)
-        x = read_sample(x_ptr, seed, element, exists, probs, GIVEN_X, CLASSES)
+        x = read_sample(x_ptr, at, probs, GIVEN_X, CLASSES, BETWEEN)
         gradient = _exact_gradient(
-            logits, upstream, probs, x, plan_ptr, weight, noise_ptr, seed, element, exists, rows * classes,
-            EVALUATIONS, INTERVALS, FROM_ZERO, NOISES, SECOND, GIVEN_NOISE,
+            logits, upstream, probs, x, plan_ptr, weight, noise_ptr, at, rows * classes,
+            EVALUATIONS, INTERVALS, FROM_ZERO, NOISES, SECOND, GIVEN_NOISE, CLASSES,
         )  # fmt: skip
     else:
         tl.static_assert(RULE == "DIRECT", "no backward kernel for this rule")
         probs = softmax(logits)
         x = probs
         if SECOND:
-            x = read_sample(x_ptr, seed, element, exists, probs, GIVEN_X, CLASSES)
+            x = read_sample(x_ptr, at, probs, GIVEN_X, CLASSES, BETWEEN)
         if SECOND and TEMPERED:  # ReinMax at a temperature: 2 J(m) g - J(p) g / 2
             middle = 0.5 * (softmax_at(logits, temperature) + x)
             gradient = 2.0 * covariance(middle, upstream) - 0.5 * covariance(probs, upstream)
         else:
             gradient = _direct(probs, upstream, x, weight, SECOND)
-    tl.store(out_ptr + element, valid_or_nan(gradient, kinds).to(out_ptr.dtype.element_ty), mask=exists)
+    write(out_ptr, at, gradient, kind)
 
 
 @triton.jit
@@ -107,9 +109,7 @@ def _adjoint_chain(
 def _matched_gradient(logits, upstream, noise, plan_ptr, EVALUATIONS: tl.constexpr):
     """The covariance-matched chain starts at N(p, v), v = max(p (1 - p), 0.1); p and v move with the logits."""
     mean = softmax(logits)
-    variance = matched_variance(mean)
-    inverse = 1.0 / variance
-    start = tl.sqrt(variance) * noise
+    start, inverse = matched_start(mean, noise)
     chain, shifts = run_chain(logits, start, inverse, plan_ptr, EVALUATIONS, True)
     direct = covariance(chain[EVALUATIONS - 1], upstream)
     last = tl.load(plan_ptr + 8 * (EVALUATIONS - 1))
@@ -124,24 +124,20 @@ def _matched_gradient(logits, upstream, noise, plan_ptr, EVALUATIONS: tl.constex
 
 @triton.jit
 def _exact_gradient(
-    logits, upstream, prior, x, plan_ptr, weight, noise_ptr, seed, element, exists, stride,
+    logits, upstream, prior, x, plan_ptr, weight, noise_ptr, at, stride,
     EVALUATIONS: tl.constexpr, INTERVALS: tl.constexpr, FROM_ZERO: tl.constexpr, NOISES: tl.constexpr,
-    SECOND: tl.constexpr, GIVEN_NOISE: tl.constexpr,
+    SECOND: tl.constexpr, GIVEN_NOISE: tl.constexpr, CLASSES: tl.constexpr,
 ):  # fmt: skip
     """The exact law: z at lambda_1 given x, then the diffusion is swept back with the adjoint on the way."""
     last = tl.load(plan_ptr + 8 * (EVALUATIONS - 1))
-    half = NOISES if GIVEN_NOISE else (NOISES + 1) // 2
     total = tl.zeros_like(logits)
     for i in range(NOISES):
-        stream = tl.where(i < half, i, i - half)
-        sign = tl.where(i < half, 1.0, -1.0)
-        z = last * x + sign * read_normal(noise_ptr, seed, element, exists, stream, stride, GIVEN_NOISE)
+        z = last * x + read_signed(noise_ptr, at, i, stride, NOISES, GIVEN_NOISE, CLASSES)
         upper = softmax(logits + last * z)
         gradient = _direct(upper, upstream, x, weight, SECOND)
         adjoint = last * gradient
         for back in tl.static_range(1, INTERVALS + 1):
-            at = plan_ptr + 8 * EVALUATIONS + 3 * (INTERVALS - back)
-            start, end, step = tl.load(at), tl.load(at + 1), tl.load(at + 2)
+            start, end, step = interval(plan_ptr, EVALUATIONS, INTERVALS - back)
             if FROM_ZERO and back == INTERVALS:  # at lambda = 0 every softmax is p, wherever z is
                 lower = prior
             else:

@@ -7,7 +7,6 @@ import functools
 import importlib.util
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +17,11 @@ from catreparam.kernels.plan import plan_of
 from catreparam.kernels.settings import Setting
 
 OLDEST = (3, 3)  # the first release whose kernels keep a chain of tiles in a tuple
-MOST_CLASSES = 16384  # a row is held by one program
+HELD, MOST_HELD = 2048, 16384  # classes of a row that a program holds whole without spilling, and at all
+PIECE, PIECE_WARPS = 2048, 8  # classes of a piece, and the program's warps
+LEAST_PIECES = 32  # of which one is drawn: with a number for every thread of a warp nothing spills
 MOST_WARPS = 32  # of a program
-MOST_EVALUATIONS = 33  # the chain is unrolled
+MOST_EVALUATIONS, MOST_STREAMED_EVALUATIONS = 33, 7  # the chain is unrolled; along wide rows once for every softmax
 TILES = ((16, 256, 1), (1024, 1024, 4))  # (up to so many classes, elements of a tile, its warps); measured on an H200
 RULES = frozenset({Rule.DIRECT, Rule.GUMBEL, Rule.CHAIN, Rule.MATCHED, Rule.SWEEP})
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -51,10 +52,11 @@ def why_not(setting: Setting, logits: Tensor, num_classes: int) -> str:
         return UNAVAILABLE
     if logits.dtype not in DTYPES:
         return f"{logits.dtype} takes the torch path"
-    if num_classes > MOST_CLASSES:
-        return f"{num_classes} classes are more than the {MOST_CLASSES} that one program holds"
-    if _softmaxes(setting) > MOST_EVALUATIONS:
-        return f"{_softmaxes(setting)} softmaxes are more than the {MOST_EVALUATIONS} that a kernel unrolls"
+    most = MOST_EVALUATIONS if num_classes <= MOST_HELD else MOST_STREAMED_EVALUATIONS
+    if _softmaxes(setting) > most:
+        return (
+            f"{_softmaxes(setting)} softmaxes are more than the {most} that a kernel unrolls for {num_classes} classes"
+        )
     return ""
 
 
@@ -73,18 +75,18 @@ def forward(
     or more): gets 1 at the places that `catreparam.pending` has for what is wrong with rows.
     """
     logits = logits.resolve_neg().contiguous()
-    out = torch.empty_like(logits)
     flags = torch.empty(4, dtype=torch.int32, device=logits.device) if flags is None else flags
-    tiles = _tiles(logits.shape)
+    tiles = _tiles(logits.shape, _is_streamed(setting, logits.shape[-1]))
+    out = _room(setting, logits, tiles)
     if tiles.programs:
         with _on(logits):
-            _forward_kernels().forward_kernel[(tiles.programs,)](
+            _forward_kernel(tiles.streamed)[(tiles.programs,)](
                 logits, _given(noise, logits), _given(x, logits), seed, _table(setting, logits), out, flags,
-                tiles.rows, tiles.classes, _softmaxes(setting), setting.temperature,
-                RULE=_name(setting), NOISES=setting.num_noises, HARD=setting.hard,
-                GIVEN_NOISE=noise is not None, GIVEN_X=x is not None, **tiles.shape,
+                tiles.rows, tiles.classes, setting.temperature,
+                RULE=_name(setting), HARD=setting.hard, GIVEN_X=x is not None,
+                **_compiled_in(setting, noise), **tiles.shape,
             )  # fmt: skip
-    return out
+    return out.to(logits.dtype)
 
 
 def backward(
@@ -97,64 +99,100 @@ def backward(
 ) -> Tensor:
     """The gradient with respect to logits of what `forward` returned for the same arguments."""
     logits, upstream = (tensor.resolve_neg().to(logits.dtype).contiguous() for tensor in (logits, upstream))
-    out = torch.empty_like(logits)
-    tiles = _tiles(logits.shape)
+    tiles = _tiles(logits.shape, _is_streamed(setting, logits.shape[-1]))
+    out = _room(setting, logits, tiles)
     if tiles.programs:
         with _on(logits):
-            _backward_kernels().backward_kernel[(tiles.programs,)](
+            _backward_kernel(tiles.streamed)[(tiles.programs,)](
                 logits, upstream, _given(noise, logits), _given(x, logits), seed, _table(setting, logits), out,
                 tiles.rows, tiles.classes, setting.temperature, setting.weight,
-                RULE=_name(setting), TEMPERED=setting.temperature != 1.0, EVALUATIONS=_softmaxes(setting),
-                INTERVALS=len(setting.lambdas) - 1, FROM_ZERO=setting.lambdas[0] == 0.0,
-                NOISES=setting.num_noises, SECOND=setting.weight != 0.0,
-                GIVEN_NOISE=noise is not None, GIVEN_X=x is not None, **tiles.shape,
+                RULE=_name(setting), TEMPERED=setting.temperature != 1.0, INTERVALS=len(setting.lambdas) - 1,
+                SECOND=setting.weight != 0.0, GIVEN_X=x is not None, **_compiled_in(setting, noise), **tiles.shape,
             )  # fmt: skip
-    return out
+    return out.to(logits.dtype)
 
 
 def replay(setting: Setting, like: Tensor, seed: int | Tensor) -> Tensor:
     """The noise that `forward` makes from this seed: float32 [*like.shape], or [num_noises, ...] for a sweep."""
-    tiles = _tiles(like.shape)
+    tiles = _tiles(like.shape, _is_streamed(setting, like.shape[-1]))
+    pieces = tiles.shape.get("PIECES", 1)
+    shape = {"ROWS": 1} | {name: size for name, size in tiles.shape.items() if name != "PIECES"}
     streams = (setting.num_noises + 1) // 2
     out = torch.empty(streams, *like.shape, dtype=torch.float32, device=like.device)
     for stream in range(streams if tiles.programs else 0):
         with _on(like):
-            _forward_kernels().replay_kernel[(tiles.programs,)](
+            _replay_kernel()[(tiles.programs, pieces)](
                 out[stream], seed, tiles.rows, tiles.classes, stream,
-                GUMBEL=setting.method.rule == Rule.GUMBEL, **tiles.shape,
+                GUMBEL=setting.method.rule == Rule.GUMBEL, **shape,
             )  # fmt: skip
     return torch.cat([out, -out])[: setting.num_noises] if setting.method.rule == Rule.SWEEP else out[0]
 
 
-def _forward_kernels() -> ModuleType:
-    from catreparam.kernels.triton import forward
+def _forward_kernel(streamed: bool) -> Any:
+    from catreparam.kernels.triton.forward import forward_kernel
+    from catreparam.kernels.triton.streamed_forward import streamed_forward_kernel
 
-    return forward
+    return streamed_forward_kernel if streamed else forward_kernel
 
 
-def _backward_kernels() -> ModuleType:
-    from catreparam.kernels.triton import backward
+def _backward_kernel(streamed: bool) -> Any:
+    from catreparam.kernels.triton.backward import backward_kernel
+    from catreparam.kernels.triton.streamed_backward import streamed_backward_kernel
 
-    return backward
+    return streamed_backward_kernel if streamed else backward_kernel
+
+
+def _replay_kernel() -> Any:
+    from catreparam.kernels.triton.forward import replay_kernel
+
+    return replay_kernel
 
 
 class _Tiles(NamedTuple):
     rows: int
     classes: int
     programs: int
+    streamed: bool
     shape: dict[str, Any]  # what shapes the kernel: compile-time sizes and options
 
 
+def _is_streamed(setting: Setting, classes: int) -> bool:
+    """Whether a program goes along a row in pieces, again for every softmax; rows that it holds have to fit."""
+    softmaxes = _softmaxes(setting)
+    fits = 2 * HELD if setting.method.rule != Rule.MATCHED and softmaxes <= 5 else HELD
+    return classes > (fits if softmaxes <= MOST_STREAMED_EVALUATIONS else MOST_HELD)
+
+
 @functools.lru_cache(maxsize=4096)
-def _tiles(shape: torch.Size) -> _Tiles:
-    """Small rows: many to a program. Large ones: one to a program, eight classes to a thread while warps suffice."""
+def _tiles(shape: torch.Size, streamed: bool) -> _Tiles:
+    """Small rows: many to a program. Large ones: one to a program, eight classes to a thread, or piece by piece."""
     classes = shape[-1]
     rows = shape.numel() // classes
+    if streamed:
+        pieces = max(LEAST_PIECES, 1 << ((classes - 1) // PIECE).bit_length())
+        sizes = {"CLASSES": PIECE, "PIECES": pieces, "num_warps": PIECE_WARPS, "enable_fp_fusion": True}
+        return _Tiles(rows, classes, rows, True, sizes)
     width = 1 << (classes - 1).bit_length()
     elements, warps = next(((size, warps) for most, size, warps in TILES if width <= most), (width, width // 256))
     height = max(1, elements // width)
     sizes = {"ROWS": height, "CLASSES": width, "num_warps": min(warps, MOST_WARPS), "enable_fp_fusion": True}
-    return _Tiles(rows, classes, -(-rows // height), sizes)
+    return _Tiles(rows, classes, -(-rows // height), False, sizes)
+
+
+def _room(setting: Setting, logits: Tensor, tiles: _Tiles) -> Tensor:
+    """For the result; a streamed row adds the noises up in it, in float32."""
+    adds = tiles.streamed and setting.method.rule == Rule.SWEEP and setting.num_noises > 1
+    return torch.empty_like(logits, dtype=torch.float32 if adds else logits.dtype)
+
+
+def _compiled_in(setting: Setting, noise: Tensor | None) -> dict[str, Any]:
+    """What both kernels have as constants."""
+    return {
+        "EVALUATIONS": _softmaxes(setting),
+        "FROM_ZERO": setting.lambdas[0] == 0.0,
+        "NOISES": setting.num_noises,
+        "GIVEN_NOISE": noise is not None,
+    }
 
 
 def _name(setting: Setting) -> str:
@@ -172,7 +210,8 @@ def _numbers(lambdas: tuple[float, ...], solver: str, device: torch.device) -> T
     """The evaluations of a plan, eight numbers each, then its intervals, as one float32 tensor."""
     evaluations, intervals = plan_of(lambdas, solver)
     numbers = [number for row in (*evaluations, *intervals) for number in row]
-    pinned = device.type == "cuda"  # memory that a device reads by itself
+    # Memory that a device reads by itself, but not at every replay of a graph: there a copy is torch's error.
+    pinned = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
     return torch.tensor(numbers, dtype=torch.float32, device="cpu", pin_memory=pinned).to(device, non_blocking=True)
 
 
