@@ -15,6 +15,10 @@ from catreparam.masked_diffusion import carry_over
 from catreparam.pending import check_pending, defers, waits
 from catreparam.validation import inside_transform
 
+NOT_DIFFERENTIABLE = (
+    "the reward does not depend on x differentiably (detached, or built from argmax?); wrap a reward "
+    "without gradient as BlackBoxReward and use a score-function estimator (rloo, reinforce, arsm)"
+)
 NO_GRADIENT = "the gradient of the reward is not finite at step {}; check the reward's derivative"
 
 
@@ -88,6 +92,8 @@ class Problem:
             values = torch.where(hard, rewards.detach(), -torch.inf)
             better = values > (-torch.inf if self.best_reward is None else self.best_reward)
             self.best_tokens, self.best_reward = pick(better, (tokens, values), (self.best_tokens, self.best_reward))
+        if x.requires_grad and not rewards.requires_grad and not inside_transform():
+            raise RewardError(NOT_DIFFERENTIABLE)
         return -rewards
 
     def gradient(self, loss: Tensor, tilt: Tensor, step: int) -> Tensor:
@@ -99,10 +105,7 @@ class Problem:
         if not deferred:
             check_rewards(-loss, tilt.shape[0], f"at step {step}")
         if not loss.requires_grad:
-            raise RewardError(
-                "the reward does not depend on x differentiably (detached, or built from argmax?); wrap a reward "
-                "without gradient as BlackBoxReward and use a score-function estimator (rloo, reinforce, arsm)"
-            )
+            raise RewardError(NOT_DIFFERENTIABLE)
         (gradient,) = torch.autograd.grad(loss.sum(), tilt)
         finite = torch.isfinite(gradient.sum())
         if deferred:
