@@ -1,15 +1,10 @@
-"""guided_sample: rounds, proposals, callbacks, the KL of a whole generation, and going on after a kill."""
+"""guided_sample: rounds, proposals, callbacks, and the KL of a whole generation."""
 
-import os
-import signal
-import subprocess
-import sys
 from itertools import pairwise
 
 import pytest
 import torch
 
-from catreparam import make_estimator
 from catreparam.guidance import BlackBoxReward, EarlyStop, RewardError, guided_sample
 from catreparam.masked_diffusion import ClassifierFree, as_denoiser, sample
 from guidance_bed import LINEAR_WEIGHTS, chain, linear_reward, pair_reward, product, uniform
@@ -185,97 +180,3 @@ def test_nothing_to_generate_is_fine():
         result = guide(tokens=done)
     assert torch.equal(result.tokens, done)
     assert result.evaluations.model == 1  # which tells the size of the vocabulary
-
-
-# Going on after a kill
-
-
-class Killed(Exception):
-    pass
-
-
-def kill_after(rounds: int):
-    def progress(done: int, total: int) -> None:
-        if done == rounds:
-            raise Killed
-
-    return progress
-
-
-@pytest.mark.parametrize("rounds", [1, 2, 4])
-@pytest.mark.parametrize("name", ["redge", "reinforce"])
-def test_a_killed_generation_goes_on_to_bitwise_the_same_result(tmp_path, name, rounds):
-    settings = {"remask_sigma": 0.5, "forgetting": 0.25}
-    whole = guide(estimator=make_estimator(name), **settings)
-    path = tmp_path / "state.safetensors"
-    with pytest.raises(Killed):
-        guide(estimator=make_estimator(name), checkpoint=path, progress=kill_after(rounds), **settings)
-    estimator = make_estimator(name)  # reinforce carries a moving average: it must be restored
-    resumed = guide(estimator=estimator, checkpoint=path, generator=seeded(99), **settings)
-    assert torch.equal(resumed.tokens, whole.tokens)
-    assert torch.equal(resumed.kl, whole.kl)
-    assert torch.equal(resumed.prior_log_prob, whole.prior_log_prob)
-    assert resumed.trace.rows == whole.trace.rows
-    assert resumed.evaluations == whole.evaluations
-
-
-SCRIPT = """
-import os, signal, sys, torch
-sys.path.insert(0, {tests!r})
-from test_guidance_generate import guide
-def progress(done, total):
-    if done == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-guide(estimator="redge", checkpoint={path!r}, progress=progress)
-"""
-
-
-def test_a_generation_killed_by_the_system_goes_on(tmp_path):
-    path = str(tmp_path / "state.safetensors")
-    script = SCRIPT.format(tests=os.path.dirname(__file__), path=path)
-    killed = subprocess.run([sys.executable, "-c", script], check=False, timeout=120)
-    assert killed.returncode == -signal.SIGKILL
-    resumed = guide(estimator="redge", checkpoint=path)
-    assert torch.equal(resumed.tokens, guide(estimator="redge").tokens)
-
-
-def test_a_finished_generation_returns_its_result_again(tmp_path):
-    path, calls = tmp_path / "state.safetensors", []
-    first = guide(checkpoint=path)
-    again = guide(checkpoint=path, progress=lambda done, total: calls.append(done))
-    assert torch.equal(first.tokens, again.tokens)
-    assert calls == []
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"kl_weight": 2.0},
-        {"estimator": "redge"},
-        {"num_rounds": 5},
-        {"tokens": torch.full((2, 4), 3)},
-        {"order": torch.arange(4)},
-        {"denoiser": uniform(3)},
-        {"condition": {"label": torch.tensor([1.0])}},
-        {"early_stop": EarlyStop(patience=2)},
-    ],
-)
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path, changed):
-    path = tmp_path / "state.safetensors"
-    guide(checkpoint=path)
-    with pytest.raises(ValueError, match="belongs to a generation with other tokens, settings or estimator; delete it"):
-        guide(checkpoint=path, **changed)
-
-
-@pytest.mark.parametrize("content", [b"", b"garbage", None])
-def test_a_damaged_checkpoint_is_refused(tmp_path, content):
-    path = tmp_path / "state.safetensors"
-    guide(checkpoint=path)
-    path.write_bytes(path.read_bytes()[:-10] if content is None else content)
-    with pytest.raises(ValueError, match=r"checkpoint .* is damaged .*; delete it to start over"):
-        guide(checkpoint=path)
-
-
-def test_a_checkpoint_needs_a_generator(tmp_path):
-    with pytest.raises(ValueError, match="checkpoint needs generator="):
-        guide(checkpoint=tmp_path / "state.safetensors", generator=None)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from catreparam.guidance import Reward, best_of_n, codebook_embed, guided_sample, optimize_logits, placing, smc, svdd
 from catreparam.guidance.placing import Canvas, Placed
-from catreparam.masked_diffusion import as_denoiser, sample, tokens
+from catreparam.masked_diffusion import as_denoiser, sample
+from catreparam.masked_diffusion import tokens as tokens_module
 
 V, LENGTH = 5, 7
 CODEBOOK = torch.randn(V, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -115,13 +116,13 @@ def test_embeddings_of_completed_sequences_are_the_product(hard: bool) -> None:
 @pytest.mark.parametrize("method", ["sample", "guided_sample", "best_of_n", "svdd", "smc"])
 def test_given_tokens_draw_no_noise(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
-    draw = tokens.draw_exponential_like
+    draw = tokens_module.draw_exponential_like
 
     def counting(like: Tensor, generator: torch.Generator | None) -> Tensor:
         drawn.append(like.shape[:-1].numel())
         return draw(like, generator)
 
-    monkeypatch.setattr(tokens, "draw_exponential_like", counting)
+    monkeypatch.setattr(tokens_module, "draw_exponential_like", counting)
     denoiser = as_denoiser(lambda tokens: torch.zeros(*tokens.shape, V), mask_token=V)
     calls = {
         "sample": lambda: sample(denoiser, TOKENS, num_rounds=1),

@@ -1,10 +1,14 @@
 """Best of N, SVDD, Feynman-Kac SMC, APS and EntRGi: results, formulas, counted evaluations."""
 
+import dataclasses
+import inspect
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from catreparam import guidance
 from catreparam.guidance import (
     BlackBoxError,
     BlackBoxReward,
@@ -19,7 +23,7 @@ from catreparam.guidance import (
     svdd,
 )
 from catreparam.guidance.trace import selection_kl
-from catreparam.masked_diffusion import ClassifierFree, TableDenoiser, as_denoiser
+from catreparam.masked_diffusion import ClassifierFree, TableDenoiser, Unmasking, as_denoiser
 from guidance_bed import ONE_BY_ONE, chain, linear_reward, masked, pair_reward, uniform
 from methods import seeded
 
@@ -260,3 +264,24 @@ def test_embedding_guidance_also_serves_as_an_estimator_with_a_kl():
             chain(), pair_reward, masked(20, 4), estimator=estimator, num_rounds=2, generator=seeded()
         )
         assert float(result.kl.mean()) > 0.1
+
+
+OTHERS = ("temperature", "callback", "checkpoint", "commit", "per_sequence", "chunk_size")
+
+
+def test_the_page_says_which_method_takes_what():
+    page = (Path(__file__).parent.parent / "docs" / "guidance.md").read_text(encoding="utf-8")
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
+    start = next(index for index, row in enumerate(rows) if row[0] == "beside these")
+    names = [cell.split("`, `") for cell in rows[start][1:]]
+    settings = [field.name for field in dataclasses.fields(Unmasking)]
+    table = {row[0]: row[1:] for row in rows[start + 2 : start + 7]}
+    for column, methods in enumerate(names):
+        for method in methods:
+            taken = set(inspect.signature(getattr(guidance, method)).parameters)
+            some = table["settings of `Unmasking"][column]
+            assert taken & set(settings) == set(settings if some == "all" else some.split("`, `"))
+            for setting in OTHERS:
+                row = next(key for key in table if setting in key.split("`, `"))
+                assert (setting in taken) == table[row][column].startswith("yes"), (method, setting)
+            assert {"condition", "progress", "generator"} <= taken

@@ -1,5 +1,6 @@
 """`catreparam guide` on digits: rewards, methods, budget, end to end, resuming, and what goes wrong."""
 
+import functools
 import json
 
 import pytest
@@ -67,6 +68,7 @@ def test_killed_generation_goes_on_to_the_same_tokens_and_pictures(tmp_path, mon
     def dying(*arguments, **settings):
         reward = on_embeddings(*arguments, **settings)
 
+        @functools.wraps(reward)
         def call(x):
             calls.append(1)
             if len(calls) == 4:  # in the second round

@@ -1,6 +1,7 @@
 """`catreparam guide antibody` on a tiny model: end to end, resuming, reports, and damaged folders."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -116,6 +117,7 @@ def test_killed_design_goes_on_to_the_same_designs(tmp_path, monkeypatch, method
     def dying(*arguments):
         reward = make_reward(*arguments)
 
+        @functools.wraps(reward)
         def call(x):
             calls.append(1)
             if len(calls) == (4 if method == "straight_through" else 1):  # in the second round

@@ -26,8 +26,6 @@ def output_of(root, command):
 
 
 WHERE_IT_APPEARS = f"""
-import inspect
-
 import catreparam
 from catreparam.cli import main
 from catreparam.experiments.sweep.spaces import space_of

@@ -5,13 +5,14 @@ shape of the loss: they are the axes between those of the loss and the classes.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from catreparam.categorical import Rows, log_prob
-from catreparam.validation import inside_transform, is_exporting, is_jit_tracing
+from catreparam.validation import inside_transform, is_exporting, is_jit_tracing, is_recorded
 
 Objective = Callable[[Tensor], Tensor]
 Loss = Float[Tensor, "..."]  # one entry per example: the leading axes of x
@@ -20,7 +21,8 @@ Loss = Float[Tensor, "..."]  # one entry per example: the leading axes of x
 def evaluate(objective: Objective, x: Tensor, *, kept: bool = True) -> Loss:
     """objective(x), checked: its shape must be a prefix of x's batch and variable axes.
 
-    Objectives may change their argument in place: they get a copy of an x that is `kept` for anything else.
+    Objectives may change their argument in place: they get a copy of an x that is `kept` for anything else. A loss
+    without a gradient in an x that has one may be looked at; differentiating it is a ValueError.
 
     Raises TypeError unless a tensor comes back, ValueError if its shape does not fit or it is not floating.
     """
@@ -34,7 +36,31 @@ def evaluate(objective: Objective, x: Tensor, *, kept: bool = True) -> Loss:
             f"objective must map x {tuple(x.shape)} to one loss per example, a leading part of {tuple(x.shape[:-1])} "
             f"(or a scalar), got shape {tuple(loss.shape)}"
         )
+    if x.requires_grad and not loss.requires_grad and torch.is_grad_enabled() and not _is_followed():
+        return _WithoutGradient.apply(loss, x)
     return loss
+
+
+def _is_followed() -> bool:
+    """Whether a transform, compiler or recorder runs: they see the graph themselves."""
+    return inside_transform() or is_recorded() or torch.compiler.is_compiling()
+
+
+class _WithoutGradient(torch.autograd.Function):
+    """A loss that does not depend on x differentiably: its value is good, its gradient is an error that says so."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, x: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise ValueError(
+            "the loss does not depend on x differentiably (through argmax, rounding, a look-up or detach?), and this "
+            "estimator passes on its gradient in x. Use a score-function estimator, which needs values alone: "
+            "expectation(objective, logits, estimator='rloo', num_samples=4). A loss that is constant on purpose "
+            "becomes differentiable by + 0 * x.sum()"
+        )
 
 
 def sum_variables(values: Tensor, loss: Loss) -> Loss:

@@ -1,6 +1,7 @@
 """A whole generation guided by a reward: optimise the logits in every round, draw, reveal."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from catreparam.guidance.inference_mode import with_gradients
 from catreparam.guidance.optimize import Optimization, OptimizedLogits, Schedule, optimize
 from catreparam.guidance.problem import Problem
 from catreparam.guidance.rewards import Reward, RewardError
-from catreparam.guidance.state import Checkpoint, GuidedState, fingerprint
+from catreparam.guidance.state import Checkpoint, GuidedState, made_with
 from catreparam.guidance.stopping import Annealed, EarlyStop, asks_to_stop
 from catreparam.guidance.trace import Evaluations, Generation, Trace, reward_of
 from catreparam.guidance.update import divergence
@@ -92,7 +93,8 @@ def guided_sample(
     of the highest reward that the round's optimisation saw). `callback(RoundInfo)` may end the generation by returning
     True: positions still masked then take their proposal. `progress(done, total)` is called after every round.
     `checkpoint`: a file (safetensors) written after every round, and left there; the same call finds it and goes on, to
-    bitwise the same result. It needs a `generator`.
+    bitwise the same result. It needs a `generator`. A file made with another setting, prompt, estimator, reward (by its
+    name) or seed is refused, by name; a finished one is returned with a warning.
 
     Cost:   num_rounds model evaluations; num_rounds * num_steps * num_samples of the reward and of its gradient, and
             one.
@@ -118,12 +120,8 @@ def generate(
 ) -> Generation:
     """The loop of `guided_sample`: all rounds of a process, each optimised by the settings."""
     check_choice("commit", commit, ("sample", "argmax", "best"))
-    reward = process.bound(reward)
-    num_rounds, file = process.unmasking.num_rounds, None
-    if checkpoint is not None:
-        digest = fingerprint(tokens, process, settings, commit)
-        file = Checkpoint.of(checkpoint, digest, process.generator, settings.estimator)
-    state = (file.load(tokens) if file else None) or GuidedState.start(process.limit(tokens))
+    file, state = _begin(checkpoint, tokens, process, settings, commit, reward)
+    num_rounds, reward = process.unmasking.num_rounds, process.bound(reward)
     while state.round_index < num_rounds and not state.stopped and not process.is_done(state.tokens):
         prior = process.prior(state.tokens, state.round_index)
         try:
@@ -156,6 +154,27 @@ def generate(
         evaluations += Evaluations(model=process.evaluations_per_round)
     rewards = reward_of(reward, state.tokens, vocab_size, "for the finished tokens")
     return Generation(state.tokens, rewards, state.prior_log_prob, state.kl, state.trace, evaluations)
+
+
+def _begin(
+    checkpoint: str | Path | None,
+    tokens: Tensor,
+    process: ReverseProcess,
+    settings: Optimization,
+    commit: str,
+    reward: Reward,
+) -> tuple[Checkpoint | None, GuidedState]:
+    """The file to write into, and the state that it holds, or the first one."""
+    file, state = None, None
+    if checkpoint is not None:
+        made = made_with(tokens, process, settings, commit, reward)
+        file = Checkpoint.of(checkpoint, made, process.generator, settings.estimator)
+        state = file.load(tokens)
+    if state is not None and (state.stopped or state.round_index == process.unmasking.num_rounds):
+        warnings.warn(
+            f"{checkpoint} holds this generation, finished: it is returned, nothing is generated", stacklevel=6
+        )
+    return file, state or GuidedState.start(process.limit(tokens))
 
 
 def _propose(optimized: OptimizedLogits, commit: str, process: ReverseProcess, tokens: Tensor) -> tuple[Tensor, Tensor]:

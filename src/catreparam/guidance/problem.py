@@ -17,6 +17,10 @@ from catreparam.masked_diffusion import carry_over
 from catreparam.pending import check_pending, defers, waits
 from catreparam.validation import inside_transform
 
+NOT_DIFFERENTIABLE = (
+    "the reward does not depend on x differentiably (detached, or built from argmax?); wrap a reward "
+    "without gradient as BlackBoxReward and use a score-function estimator (rloo, reinforce, arsm)"
+)
 NO_GRADIENT = "the gradient of the reward is not finite at step {}; check the reward's derivative"
 
 
@@ -90,15 +94,14 @@ class Problem:
             values = torch.where(hard, rewards.detach(), -torch.inf)
             better = values > (-torch.inf if self.best_reward is None else self.best_reward)
             self.best_tokens, self.best_reward = pick(better, (tokens, values), (self.best_tokens, self.best_reward))
+        if x.requires_grad and not rewards.requires_grad and not inside_transform():
+            raise RewardError(NOT_DIFFERENTIABLE)
         return -rewards
 
     def gradient(self, loss: Tensor, logits: Tensor) -> Tensor:
         """The gradient of the summed loss. Raises RewardError if there is none."""
         if not loss.requires_grad:
-            raise RewardError(
-                "the reward does not depend on x differentiably (detached, or built from argmax?); wrap a reward "
-                "without gradient as BlackBoxReward and use a score-function estimator (rloo, reinforce, arsm)"
-            )
+            raise RewardError(NOT_DIFFERENTIABLE)
         return torch.autograd.grad(loss, logits, torch.ones_like(loss))[0].contiguous()
 
     def check_step(self, rewards: Tensor, finite: Tensor | bool, step: int) -> None:

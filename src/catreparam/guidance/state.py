@@ -49,17 +49,17 @@ class Checkpoint:
     """One safetensors file: state, generator, what the estimator has learned; settings in its metadata."""
 
     path: Path
-    settings: str
+    made: Mapping[str, Any]
     generator: Generator
     estimator: object
 
     @staticmethod
-    def of(path: str | Path, settings: str, generator: Generator | None, estimator: object) -> "Checkpoint":
+    def of(path: str | Path, made: Mapping[str, Any], generator: Generator | None, estimator: object) -> "Checkpoint":
         """A checkpoint. Raises ValueError without a generator, ImportError without safetensors."""
         if generator is None:
             raise ValueError("checkpoint needs generator=torch.Generator(...): the global generator cannot be resumed")
         _safetensors()
-        return Checkpoint(Path(path), settings, generator, estimator)
+        return Checkpoint(Path(path), made, generator, estimator)
 
     def save(self, state: GuidedState) -> None:
         """Replaces the file, atomically."""
@@ -67,7 +67,11 @@ class Checkpoint:
         if state.tilt is not None:
             tensors["tilt"] = state.tilt
         tensors |= {f"estimator.{key}": value for key, value in learned_state(self.estimator).items()}
-        facts = {"settings": self.settings, **{key: getattr(state, key) for key in FACTS}}
+        facts = {
+            "settings": fingerprint(self.made),
+            "made": dict(self.made),
+            **{key: getattr(state, key) for key in FACTS},
+        }
         facts |= {"trace": state.trace.rows, "evaluations": dataclasses.astuple(state.evaluations)}
         plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +85,8 @@ class Checkpoint:
             with _safetensors().safe_open(self.path, framework="pt") as file:
                 facts = json.loads((file.metadata() or {})["guidance"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-            if facts["settings"] == self.settings:
+            others = self._differences(facts)
+            if not others:
                 state = GuidedState(
                     tilt=tensors["tilt"].to(tokens.device) if "tilt" in tensors else None,
                     trace=Trace(facts["trace"]),
@@ -95,21 +100,42 @@ class Checkpoint:
         except (_safetensors().SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise ValueError(f"checkpoint {self.path} is damaged ({error}); delete it to start over") from error
         raise ValueError(
-            f"{self.path} belongs to a generation with other tokens, settings or estimator; "
-            "delete it or choose another file"
+            f"{self.path} belongs to a generation with other {', '.join(others)}; delete it or choose another file"
         )
 
+    def _differences(self, facts: Mapping[str, Any]) -> list[str]:
+        """Names of what the file was made with and this call is not."""
+        made = facts.get("made")
+        if made is None:  # an older file
+            return [] if facts["settings"] == fingerprint(self.made) else ["tokens, settings or estimator"]
+        own = json.loads(json.dumps(self.made))
+        return [name for name in {**made, **own} if made.get(name) != own.get(name)]
 
-def fingerprint(tokens: Tensor, process: ReverseProcess, settings: Optimization, commit: str) -> str:
-    """A digest of all that decides the result, as far as it can be read off; functions and models count by name."""
-    unmasking, (estimator, *numbers) = process.unmasking, vars(settings).values()
-    parts = [tokens, estimator, unmasking.num_rounds, unmasking.schedule, unmasking.remask_sigma, unmasking.order]
-    parts += [process.denoiser, process.temperature, *numbers, commit]
-    parts += [] if unmasking.block_size is unmasking.threshold is None else [unmasking.block_size, unmasking.threshold]
-    later = [unmasking.end_token, unmasking.pad_token, getattr(process.denoiser, "corruption", None)]
-    parts += later if any(part is not None for part in later) else []  # older files lack them
-    parts += [part for key in sorted(process.condition) for part in (key, process.condition[key])]
-    return hashlib.sha256(json.dumps([_readable(part) for part in parts]).encode()).hexdigest()
+
+def made_with(
+    tokens: Tensor, process: ReverseProcess, settings: Optimization, commit: str, reward: object
+) -> dict[str, Any]:
+    """All that decides the result, by name, as far as it can be read off; functions and models count by name."""
+    unmasking, numbers = process.unmasking, {**vars(settings), "num_samples": settings.num_samples or 1}
+    named: dict[str, object] = {"tokens": tokens, "estimator": numbers.pop("estimator")}
+    named |= {key: getattr(unmasking, key) for key in ("num_rounds", "schedule", "remask_sigma", "order")}
+    named |= {"denoiser": process.denoiser, "temperature": process.temperature, **numbers, "commit": commit}
+    blocks = {"block_size": unmasking.block_size, "threshold": unmasking.threshold}
+    ends = {"end_token": unmasking.end_token, "pad_token": unmasking.pad_token}
+    ends["corruption"] = getattr(process.denoiser, "corruption", None)
+    for later in (blocks, ends):  # older files lack them
+        named |= later if any(value is not None for value in later.values()) else {}
+    for key in sorted(process.condition):
+        named |= {f"condition {key}": key, f"condition {key}'s value": process.condition[key]}
+    seed = None if process.generator is None else process.generator.initial_seed()
+    named |= {"reward": reward, "generator's seed": seed}
+    return {name: _readable(value) for name, value in named.items()}
+
+
+def fingerprint(made: Mapping[str, Any]) -> str:
+    """A digest of the settings, without what files of earlier versions did not know of."""
+    parts = [value for name, value in made.items() if name not in ("reward", "generator's seed")]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _readable(value: object) -> Any:

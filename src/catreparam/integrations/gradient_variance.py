@@ -55,6 +55,11 @@ def gradient_variance(
         value = loss()
         if value.ndim:
             raise ValueError(f"loss must return a scalar, got shape {tuple(value.shape)}; take its mean")
+        if not value.requires_grad:
+            raise ValueError(
+                "loss does not depend on the parameters differentiably; is x turned into classes by argmax? Then use a "
+                "score-function estimator (rloo) in it"
+            )
         gradients = torch.autograd.grad(value, wanted, allow_unused=True)
         for average, gradient in zip(mean, gradients, strict=True):
             if gradient is None:

@@ -6,6 +6,7 @@ The paper's protocol is the default: 20 linear rounds with remasking, in each 20
 
 import dataclasses
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,7 +176,8 @@ def _generate(config: Config, transformer: MaskGIT, vq: VQModel, score: Score, f
         if info.round_index % every == 0:  # what this round proposes; written before the generation's own checkpoint
             folder.save_checkpoint(f"round-{info.round_index:03d}", {"tokens": info.clean}, {})
 
-    with show_progress() as progress:
+    with show_progress() as progress, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* finished: it is returned")  # a report asks for nothing else
         progress.start("rounds", total=config.num_rounds)
         return guided_sample(
             denoiser,
