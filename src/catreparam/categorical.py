@@ -175,7 +175,7 @@ def one_hot_like(index: Tensor, rows: BroadcastRows) -> BroadcastRows:
     return (index.unsqueeze(-1) == classes).to(rows.dtype)
 
 
-def spoil(x: Rows, rows: Rows) -> Rows:
+def spoil(x: Rows, rows: BroadcastRows) -> Rows:
     """x, changed in place: on a device where faults wait, NaN in rows that are NaN, of which something was drawn."""
     return x.masked_fill_(rows[..., :1].isnan(), torch.nan) if waits(rows.device) else x
 

@@ -109,7 +109,15 @@ double row_cost(const Task& task) {
 }
 
 constexpr double kChunk = 6000;  // nanoseconds: small enough to share out evenly
-constexpr double kHandOver = 4000, kHandOverPerThread = 1000;
+constexpr double kHandOverPerThread = 1000;
+
+// What it takes to hand work over: threads that sleep between calls, as OMP_WAIT_POLICY=passive asks, have to be woken.
+double find_hand_over() {
+  const char* policy = std::getenv("OMP_WAIT_POLICY");
+  return policy != nullptr && (policy[0] == 'p' || policy[0] == 'P') ? 50000 : 4000;
+}
+
+const double hand_over = find_hand_over();
 
 int32_t run(Task& task, int threads) {
   Call& call = task.call;
@@ -118,7 +126,7 @@ int32_t run(Task& task, int threads) {
   ask_for_large_pages(call.out, call.rows * call.classes * item);
   task.scratch_bytes = active->scratch_bytes(call);
   const double cost = row_cost(task);
-  if ((double)call.rows * cost < kHandOver + kHandOverPerThread * threads) threads = 1;
+  if ((double)call.rows * cost < hand_over + kHandOverPerThread * threads) threads = 1;
   // The same number of chunks for every thread, whatever is left over in the last.
   const int64_t seats = threads < 1 ? 1 : threads;
   const int64_t each = (int64_t)((double)call.rows * cost / (kChunk * (double)seats)) + 1;
@@ -132,7 +140,7 @@ int32_t run(Task& task, int threads) {
 // Rows dealt out in chunks to functions of (first, one behind the last) that return flags.
 template <typename Work>
 int32_t for_rows(int64_t rows, double cost, int threads, Work work) {
-  if ((double)rows * cost < kHandOver + kHandOverPerThread * threads) threads = 1;
+  if ((double)rows * cost < hand_over + kHandOverPerThread * threads) threads = 1;
   struct Shared {
     Work work;
     const int64_t rows, each;
