@@ -217,15 +217,18 @@ def test_what_is_cut_off_without_a_sign_is_found_in_the_browser(tmp_path, body, 
     assert all(line.partition(": ")[2].startswith(problem) for line in problems)
 
 
-@pytest.mark.parametrize("ci", ["", "true"])
-def test_pages_that_nobody_looked_at_are_an_error_in_ci_and_a_loud_line_elsewhere(tmp_path, monkeypatch, capsys, ci):
+@pytest.mark.parametrize(("ci", "unseen", "code"), [("", "", 0), ("true", "", 1), ("true", "true", 0)])
+def test_pages_that_nobody_looked_at_are_an_error_in_ci_and_a_loud_line_elsewhere(
+    tmp_path, monkeypatch, capsys, ci, unseen, code
+):
     looks = load("browser")
     monkeypatch.setattr(looks, "find_browser", lambda: None)
     monkeypatch.setattr("sys.argv", ["browser.py", str(tmp_path)])
     monkeypatch.setenv("CI", ci)
+    monkeypatch.setenv("CATREPARAM_PAGES_UNSEEN", unseen)
     with pytest.raises(SystemExit) as stop:
         looks.main()
-    assert stop.value.code == bool(ci)
+    assert stop.value.code == code
     assert "NOBODY LOOKED AT THE PAGES" in capsys.readouterr().err
 
 

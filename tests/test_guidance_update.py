@@ -27,7 +27,7 @@ def instruction_set(request):
     """Each of the instruction sets that this machine has."""
     before = library.instruction_set()
     if not library.choose_instruction_set(request.param):
-        pytest.skip(f"this machine lacks {request.param}")
+        pytest.skip(f"this processor has no {request.param}")
     yield
     library.choose_instruction_set(before)
 
