@@ -111,7 +111,7 @@ def training_step(spec: str) -> Callable[[], None]:
     generator = torch.Generator().manual_seed(0)
     images = (torch.rand(200, 28, 28, generator=generator) < 0.2).float()
     model = CategoricalVAE((28, 28), num_latents=48, num_classes=2, generator=generator)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-4, fused=True)
     estimator = build_estimator(f"{spec}:t1={T1},num_steps={NUM_STEPS}" if "redge" in spec else spec)
 
     def step() -> None:
