@@ -12,6 +12,7 @@ from catreparam import make_estimator
 from catreparam.guidance import optimize_logits
 from catreparam.guidance.rewards import hot_tokens, is_hard
 from catreparam.guidance.update import TorchUpdate, update_of
+from catreparam.kernels import dispatch
 from catreparam.kernels.compiled import library, node
 from catreparam.kernels.compiled.update import Update, serves
 from methods import seeded
@@ -120,6 +121,12 @@ def test_other_tensors_take_the_twin():
     }
     for name, (given, kind) in kinds.items():
         assert type(update_of(given, log_prior.to(given.dtype), None)) is kind, name
+
+
+def test_the_path_that_is_asked_for_is_taken():
+    logits, log_prior, _ = problem((2, 3, 9))
+    with dispatch.using("naive"):
+        assert type(update_of(logits, log_prior, None)) is TorchUpdate
 
 
 # Hard samples

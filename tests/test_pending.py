@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -214,7 +215,8 @@ def test_a_process_that_ends_says_what_nobody_raised():
         check_rows(torch.full((2, 3), torch.nan))
         device.work()
     """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=100)
+    settings = {"capture_output": True, "text": True, "check": True, "timeout": 100, "cwd": Path(__file__).parent}
+    done = subprocess.run([sys.executable, "-c", program], **settings)
     assert done.stderr.startswith("catreparam: logits hold NaN")
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from catreparam.categorical import finite
+from catreparam.kernels import dispatch
 from catreparam.kernels.compiled import update as compiled
 from catreparam.kernels.compiled.update import Seen
 
@@ -78,5 +79,6 @@ class TorchUpdate:
 
 def update_of(logits: Tensor, log_prior: Tensor, active: Tensor | None) -> "TorchUpdate | compiled.Update":
     """The faster one that takes such logits."""
-    kind = compiled.Update if compiled.serves(logits.detach(), log_prior) else TorchUpdate
+    served = dispatch.allows_compiled() and compiled.serves(logits.detach(), log_prior)
+    kind = compiled.Update if served else TorchUpdate
     return kind(logits, log_prior, active)

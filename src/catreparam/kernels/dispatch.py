@@ -89,6 +89,11 @@ _wanted = os.environ.get(ENVIRONMENT, "")  # read once: asking the environment t
 USUAL = ("", "compiled") if library.BUILT else ()  # wishes with which the usual call takes the compiled kernels
 
 
+def allows_compiled() -> bool:
+    """Whether compiled kernels may be used: they are built, and nobody asked for a slower path."""
+    return _wanted in USUAL
+
+
 def wanted() -> str:
     """The path asked for, empty if none was. Raises ValueError unless it is one of NAMES."""
     return _wanted if not _wanted or _wanted in NAMES else check_choice(ENVIRONMENT, _wanted, NAMES)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from catreparam.estimators import expectation
 from catreparam.experiments.bench.samplers import GUMBEL, NUM_STEPS, PEER, T1, find_samplers, peak_bytes
-from catreparam.experiments.runs.estimator_specs import build_estimator
+from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, build_estimator
 from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.runs.progress import Progress
 from catreparam.guidance import codebook_embed, optimize_logits
@@ -23,7 +23,6 @@ LARGE = "1x576x16384"  # small ones hold more of other things than of such tenso
 GUIDED = {LARGE: ((1, 576, 16_384), 10), "16x81x9": ((16, 81, 9), 200)}  # shape, steps of a run
 QUICK = {"16x81x9": ((16, 81, 9), 20)}
 DIMENSIONS = 8  # of a code's vector
-TRAINED = ("straight_through", "gumbel_softmax", "reinmax", "redge", "exact_redge")
 TRAINING = "VAE, 48 x 2, batch 200"
 WARM_UP = 1
 
@@ -55,7 +54,7 @@ class Loop:
 def measure_steps(quick: bool, rounds: int, progress: Progress) -> Table:
     """All loops, timed."""
     groups = {f"guidance, {name}": guidance_loops(*case) for name, case in (QUICK if quick else GUIDED).items()}
-    groups[TRAINING] = [Loop(name, training_step(name), 1) for name in TRAINED]
+    groups[TRAINING] = [Loop(name, training_step(name), 1) for name in MAIN_ESTIMATORS]
     progress.start("steps", total=len(groups))
     rows: list[Record] = []
     for name, loops in groups.items():
