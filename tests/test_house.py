@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,13 @@ def test_every_folder_says_what_lives_there(folder):
         assert ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))), f"{named(init)} has no docstring"
     else:
         assert (folder / "README.md").exists(), f"{named(folder)} has no README.md: one line on what lives there"
+
+
+def test_no_file_holds_a_conflict_that_nobody_resolved():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    texts = [ROOT / name for name in listed if name.endswith((".py", ".md", ".toml", ".yml", ".txt", ".cpp", ".h"))]
+    marks = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
+    assert [named(path) for path in texts if path.exists() and marks.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_no_list_of_estimators_outside_the_registry_and_presets():
