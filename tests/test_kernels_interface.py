@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from catreparam.kernels.compiled import library
+from catreparam.kernels.compiled import library, update
 from catreparam.kernels.methods import Rule
 from catreparam.kernels.plan import Evaluation, Interval
 
@@ -52,3 +52,14 @@ def test_the_setting_has_the_fields_of_the_header():
         name.strip() for line in re.findall(r"^\s*[\w ]+[ *]([\w, ]+);", body, re.M) for name in line.split(", ")
     ]
     assert declared == [name for name, _ in library._CSetting._fields_]
+
+
+def test_the_step_of_guidance_has_the_fields_of_the_header():
+    body = re.sub(r"//.*", "", re.search(r"struct Update {(.*?)};", HEADER, re.S)[1])
+    declared = [
+        name.strip(" *")
+        for line in re.findall(r"(?:const )?\w+_t\*? ([^;]+);|(?:const )?float ?\*? ?([^;]+);", body)
+        for name in "".join(line).split(",")
+    ]
+    assert declared == [name for name, _ in update._CUpdate._fields_]
+    assert enumerators("UpdatePass") == {"AddDivergence": update.ADD_DIVERGENCE, "Move": update.MOVE}

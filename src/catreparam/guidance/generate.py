@@ -134,10 +134,8 @@ def generate(
             raise RewardError(f"round {state.round_index}: {error}") from error
         clean, log_prob = _propose(optimized, commit, process, state.tokens)
         after = process.step(state.tokens, clean, log_prob, state.round_index, prior=prior, logits=optimized.logits)
-        info, keep = (
-            RoundInfo(state.round_index, num_rounds, after, clean, optimized, state.kl),
-            settings.forgetting < 1,
-        )
+        info = RoundInfo(state.round_index, num_rounds, after, clean, optimized, state.kl)
+        keep = settings.forgetting < 1
         following = _next_state(state, process, prior, info, stopped=False, keep=keep)
         if callback is not None and asks_to_stop(callback(dataclasses.replace(info, kl=following.kl))):
             after = process.completed(torch.where(process.masked(after), clean, after))

@@ -131,15 +131,12 @@ def carry_over(prior_logits: Float[Tensor, "B L V"], tokens: Int[Tensor, "B L"],
     """Prior logits whose frozen positions allow only their token: 0 there, -inf elsewhere in the row."""
     index = tokens.masked_fill(~frozen, 0).unsqueeze(-1)
     at_index = prior_logits.gather(-1, index).masked_fill(frozen.unsqueeze(-1), 0.0)
-    everywhere = frozen.unsqueeze(-1)
-    if prior_logits.device.type != "cpu" or prior_logits.requires_grad:
-        return prior_logits.masked_fill(everywhere, -torch.inf).scatter_(-1, index, at_index)
-    out = spacious(prior_logits.shape, prior_logits)
-    if 2 * int(frozen.sum()) > frozen.numel():
+    if prior_logits.is_cpu and not prior_logits.requires_grad and 2 * int(frozen.sum()) > frozen.numel():
+        out = spacious(prior_logits.shape, prior_logits).fill_(-torch.inf)  # copying what few rows are free costs less
         free = (~frozen).flatten().nonzero().squeeze(-1)
-        out.fill_(-torch.inf).flatten(0, -2).index_copy_(0, free, prior_logits.flatten(0, -2).index_select(0, free))
+        out.flatten(0, -2).index_copy_(0, free, prior_logits.flatten(0, -2).index_select(0, free))
     else:
-        out.copy_(prior_logits).masked_fill_(everywhere, -torch.inf)
+        out = prior_logits.masked_fill(frozen.unsqueeze(-1), -torch.inf)
     return out.scatter_(-1, index, at_index)
 
 
