@@ -6,7 +6,7 @@ from catreparam import startup  # noqa: F401 (before torch)
 from catreparam import estimators
 from catreparam.categorical import attach_gradient, draw_one_hot, entropy, kl, kl_to_uniform
 from catreparam.estimators import *  # noqa: F403
-from catreparam.gradients import GradientStats, exact_gradient, measure, tune
+from catreparam.gradients import GradientStats, exact_gradient, measure, tune, tune_training
 from catreparam.noise_schedule import NoiseSchedule, alpha_grid, lambda_grid, make_schedule, quadratic_grid
 from catreparam.pending import check_pending, set_validation
 
@@ -29,5 +29,6 @@ __all__ = [
     "quadratic_grid",
     "set_validation",
     "tune",
+    "tune_training",
 ]
 __all__ += estimators.__all__  # pyright: ignore[reportAttributeAccessIssue, reportUnsupportedDunderAll]

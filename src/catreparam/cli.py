@@ -74,11 +74,14 @@ def _commands() -> dict[str, tuple[Callable[[list[str]], int], str]]:
             "tune every estimator on a study, then compare their best settings",
         ),
         "guide": (
-            _guide,
+            partial(_alone_or_second_word, "guide"),
             "guide a model by a reward: digits, maskgit (by a prompt), antibody; train the digits' networks",
         ),
         "measure": (partial(_study, "measure"), "bias, variance, law and cost of estimators on an objective"),
-        "tune": (partial(_study, "tune"), "the best estimator and hyperparameters for an objective"),
+        "tune": (
+            partial(_alone_or_second_word, "tune"),
+            "the best estimator and hyperparameters for an objective, or (tune training) for a training of yours",
+        ),
         "bench": (partial(_study, "bench"), "speed of every path and every installed peer"),
         "report": (_report, "rebuild the report of a run folder"),
         "list": (_list, "estimators, data sets, experiments; all about one of them"),
@@ -97,11 +100,11 @@ def _second_word(command: str, kind: str, about: str, words: list[str]) -> int:
     return _study(f"{command} {check_choice(kind, words[0], names)}", words[1:])
 
 
-def _guide(words: list[str]) -> int:
-    """`guide` alone takes options; a bare word after it must be one of its own."""
+def _alone_or_second_word(command: str, words: list[str]) -> int:
+    """A command that takes options alone; a bare word after it must be one of its own."""
     if not words or words[0].startswith("-"):
-        return _study("guide", words)
-    return _study(f"guide {check_choice('word after guide', words[0], _names('guide'))}", words[1:])
+        return _study(command, words)
+    return _study(f"{command} {check_choice(f'word after {command}', words[0], _names(command))}", words[1:])
 
 
 def _names(command: str) -> list[str]:

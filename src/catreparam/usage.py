@@ -20,6 +20,7 @@ EXAMPLES = {
     "report runs/demo": "rebuild a report",
     "measure --objectives quadratic": "bias and variance of every estimator",
     "tune --objective my_module:my_loss": "the best setting for a loss of your own",
+    "tune training --train my_module:train": "the best setting for a training of your own",
     "guide --reward class:3": "digits as image tokens, guided by a classifier",
     "guide antibody --help": "design parts of an antibody towards properties",
     "list": "estimators, data sets, experiments",

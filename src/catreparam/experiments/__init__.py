@@ -3,7 +3,7 @@
 They share `runs`, which imports none of them, and do not know each other; `sweep` alone tunes two of them.
 """
 
-# Words after `catreparam` -> a module with Config and run(config) -> Report, maybe PRESETS; all but the last three make
+# Words after `catreparam` -> a module with Config and run(config) -> Report, maybe PRESETS; all but the last four make
 # run folders and have report_folder(path) -> Report too.
 STUDIES = {
     "run vae": "catreparam.experiments.vae.study",
@@ -21,5 +21,6 @@ STUDIES = {
     "guide maskgit": "catreparam.experiments.guide.maskgit",
     "measure": "catreparam.experiments.gradients.measure",
     "tune": "catreparam.experiments.gradients.tune",
+    "tune training": "catreparam.experiments.gradients.tune_training",
     "bench": "catreparam.experiments.bench.study",
 }

@@ -3,11 +3,14 @@
 from catreparam.gradients.measure import GradientStats, measure
 from catreparam.gradients.reference import Reference, exact_gradient, reference_gradient, seconds_per_draw
 from catreparam.gradients.tune import SEARCH_SPACE, TuneResult, TuneRow, count_evaluations, tune
+from catreparam.gradients.tune_training import TrainedRow, TrainingResult, tune_training
 
 __all__ = [
     "SEARCH_SPACE",
     "GradientStats",
     "Reference",
+    "TrainedRow",
+    "TrainingResult",
     "TuneResult",
     "TuneRow",
     "count_evaluations",
@@ -16,4 +19,5 @@ __all__ = [
     "reference_gradient",
     "seconds_per_draw",
     "tune",
+    "tune_training",
 ]

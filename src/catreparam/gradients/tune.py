@@ -63,8 +63,7 @@ class TuneRow:
 
     def show(self) -> str:
         """name:key=value,… as the command line takes it."""
-        given = ",".join(f"{key}={value}" for key, value in self.estimator.keywords.items())
-        return self.estimator.name + ":" * bool(given) + given
+        return show_setting(self.estimator)
 
 
 @dataclass(frozen=True)
@@ -112,12 +111,18 @@ class TuneResult:
             return f"expectation(objective, logits, estimator={made}, num_samples={count})"
         return f"{estimator.name}(logits{given})"
 
+    @property
+    def doubt(self) -> str:
+        """What to do where most settings cannot be told apart; "" where they can."""
+        few = 2 * len(self.level) <= len(self.rows) or len(self.rows) < 3
+        return "" if few else ": too few to choose by; give more draws, or more rows of logits"
+
     def __str__(self) -> str:
         level = {row.order for row in self.level}
         shown = self.rows[: max(SHOWN, len(level))]
         width = max(len(row.show()) for row in shown)
         lines = [
-            f"{len(self.rows)} settings by {self.criterion}; {len(level)} (*) cannot be told from the best",
+            f"{len(self.rows)} settings by {self.criterion}; {len(level)} (*) cannot be told from the best{self.doubt}",
             f"Recommended, the cheapest of these: {self.code}",
             f"  {'setting':<{width}}  {'score':>19}  {'bias²':>8}  {'variance':>8}  evaluations",
         ]
@@ -237,6 +242,12 @@ def candidates(num_samples: int = 1) -> tuple[str, ...]:
     """What `tune` tries unasked, by name: SEARCH_SPACE, and what needs several samples if so many are asked for."""
     joint = (name for name in ESTIMATORS if 1 < fewest_samples(name) <= num_samples)
     return tuple(dict.fromkeys([*SEARCH_SPACE, *joint]))
+
+
+def show_setting(estimator: Estimator) -> str:
+    """name:key=value,… as the command line takes it."""
+    given = ",".join(f"{key}={value}" for key, value in estimator.keywords.items())
+    return estimator.name + ":" * bool(given) + given
 
 
 def expand(entry: str | Estimator, search_space: Mapping[str, Mapping[str, Sequence[object]]]) -> list[Estimator]:

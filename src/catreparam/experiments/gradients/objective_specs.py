@@ -26,7 +26,7 @@ def build_objective(spec: str, *, num_variables: int, num_classes: int, seed: in
                 f"unknown objective {spec!r}. Choose from: {', '.join(OBJECTIVES)}; or give your own as module:function"
             )
         return make_objective(spec, num_variables=num_variables, num_classes=num_classes, seed=seed)
-    function = _function("objective", spec)
+    function = find_function("objective", spec)
 
     @functools.wraps(function)
     def objective(x: Tensor) -> Any:
@@ -54,7 +54,7 @@ def load_logits(spec: str) -> Tensor:
         except Exception as error:
             raise ValueError(f"logits {spec!r}: cannot be read ({str(error).strip().splitlines()[0]})") from error
     elif ":" in spec:
-        found = _function("logits", spec)()
+        found = find_function("logits", spec)()
     else:
         raise ValueError(f"logits {spec!r}: give a {', '.join(READERS)} file or module:function")
     if isinstance(found, dict):
@@ -86,7 +86,7 @@ def _pt(path: Path) -> Any:
 READERS: dict[str, Callable[[Path], Any]] = {".npy": _npy, ".safetensors": _safetensors, ".pt": _pt}
 
 
-def _function(what: str, spec: str) -> Callable[..., Any]:
+def find_function(what: str, spec: str) -> Callable[..., Any]:
     """`module:function`, imported from the working folder too."""
     module_name, _, name = spec.partition(":")
     here = str(Path.cwd())

@@ -142,7 +142,8 @@ def _report(config: Config, result: TuneResult) -> Report:
     return Report(
         title=f"Tuning for {config.objective}",
         summary=f"Recommended by {config.criterion}: {result.code}\n{len(level)} of {len(rows)} settings cannot be "
-        f"told from the best by their errors; of these it is the cheapest. Lowest score: {result.rows[0].show()}.",
+        f"told from the best by their errors{result.doubt}; of these it is the cheapest. Lowest score: "
+        f"{result.rows[0].show()}.",
         table=Table(columns, rows, NOTE),
         plots=[trade_off("Pareto front", "variance at equal evaluations", front, " Star: the recommendation.")],
         facts={"machine": describe_machine(), "seed": str(config.seed)},
