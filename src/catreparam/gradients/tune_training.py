@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from catreparam.estimators.registry import Estimator, make_estimator
 from catreparam.gradients.tune import SEARCH_SPACE, candidates, expand, show_setting
 from catreparam.validation import check_count, check_number
@@ -107,7 +109,7 @@ class _Runner:
             self.over = True
             return False
         try:
-            self.values.append(float(value))
+            self.values.append(float(value.detach() if isinstance(value, Tensor) else value))
         except (TypeError, ValueError) as error:
             got = f"{type(value).__name__} with {self.show()}"
             raise TypeError(f"train must yield losses as numbers, got {got}") from error
