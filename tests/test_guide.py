@@ -8,10 +8,8 @@ import safetensors.torch
 import torch
 
 from catreparam.cli import main
-from catreparam.experiments.guide import report as guide_report
 from catreparam.experiments.guide import study as guide
 from catreparam.experiments.guide.methods import CANDIDATES, OTHER_METHODS, Budget, check_methods
-from catreparam.experiments.guide.report import accuracy_at, equal_kls
 from catreparam.experiments.guide.rewards import RewardSpec
 from catreparam.guidance import on_embeddings
 from catreparam.models.classifier import frechet_distance
@@ -203,32 +201,6 @@ def test_frechet_distance_of_normal_laws_has_its_closed_form():
     turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]])
     turned = frechet_distance(torch.zeros(2), turn @ a @ turn.T, turn @ shift, turn @ b @ turn.T)
     assert turned == pytest.approx(10, abs=1e-5)
-
-
-def point(method, kl, accuracy):
-    empty = torch.zeros(0)
-    return guide_report.Point(method, 1.0, empty, 0.0, kl, accuracy, 0.1, None, 0.0, 0.0, 0.0, 0.0, 0.0)
-
-
-def test_accuracy_at_equal_kl_lies_between_neighbours():
-    points = [point("redge", 1.0, 0.5), point("redge", 3.0, 0.9)]
-    value, half = accuracy_at(points, 2.0)
-    assert value == pytest.approx(0.7)
-    assert half == pytest.approx(0.1 / 2**0.5)
-    assert accuracy_at(points, 3.5) is None
-
-
-def test_equal_kls_lie_where_all_gradient_methods_reach():
-    points = [
-        point("redge", 1.0, 0.5),
-        point("redge", 4.0, 0.9),
-        point("reinmax", 2.0, 0.5),
-        point("reinmax", 8.0, 1.0),
-    ]
-    kls = equal_kls([*points, point("svdd", 99.0, 0.1)])
-    assert len(kls) == 3
-    assert all(2.0 < kl < 4.0 for kl in kls)
-    assert equal_kls([point("redge", 1.0, 0.5)]) == []
 
 
 def test_shipped_networks_are_good_enough_to_guide_with():

@@ -9,12 +9,10 @@ import torch
 import antibody_bed as bed
 from catreparam.cli import main
 from catreparam.experiments.guide.antibody import judges, study
-from catreparam.experiments.guide.antibody.at_kl import Point, value_at_kl
 from catreparam.experiments.guide.antibody.inputs import Antibody, read_antibodies
 from catreparam.experiments.guide.antibody.logo import draw_logo
 from catreparam.experiments.guide.antibody.targets import Measures, make_reward, make_targets, one_hot
 from catreparam.experiments.guide.antibody.weights import load_prior
-from catreparam.experiments.runs.statistics import mean_and_interval, stratified_mean_and_interval
 from catreparam.models.antiberty import CHAINS, NUM_RESIDUES
 from catreparam.objectives.residues import RESIDUES, liability_counts, net_charge
 
@@ -230,45 +228,8 @@ def test_judges_that_are_not_installed_say_nothing(monkeypatch):
     assert judges.missing_judges() == ["biopython", "anarcii"]
 
 
-def test_intervals_leave_out_what_sequences_differ_by():
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randn(5, 4, generator=generator, dtype=torch.float64)
-    mean, half = stratified_mean_and_interval(values.tolist())
-    shifted = stratified_mean_and_interval((values + 100 * torch.arange(5)[:, None]).tolist())
-    assert shifted == (pytest.approx(mean + 200), pytest.approx(half))
-    assert stratified_mean_and_interval([[1.0, 2.0, 4.0]]) == pytest.approx(mean_and_interval([1.0, 2.0, 4.0]))
-    assert stratified_mean_and_interval([[1.0, 2.0], [3.0]])[1] is None
-
-
 def test_a_logo_is_a_picture_with_something_in_it():
     picture = draw_logo("before", [START], (3, 4, 12))
     assert picture.shape[0] == 3
     assert picture.shape[2] > 3 * picture.shape[1]  # a strip, which the page gives a row of its own
     assert 0 <= float(picture.min()) < 0.5 < float(picture.max()) <= 1
-
-
-def test_intervals_at_equal_kl_cover_and_count_the_error_of_the_kl():
-    """Reward 10 KL and little else: at a KL it is known nearly exactly, though each mean reward is not.
-
-    2,000 studies of 5 sequences and 4 designs: coverage of 95 % intervals is within 2 % (five standard errors) but for
-    the slope's error, which is of second order here.
-    """
-    generator, inside, halves = torch.Generator().manual_seed(0), 0, []
-    for _ in range(2000):
-        points = []
-        for strength, centre in ((2.0, 4.0), (1.0, 8.0)):
-            kl = centre + torch.randn(5, 4, generator=generator)
-            reward = 10 * kl + 0.1 * torch.randn(5, 4, generator=generator)
-            points.append(Point("straight_through", strength, {"kl": kl.tolist(), "reward": reward.tolist()}))
-        value, half = value_at_kl(points, "reward", 6.0)
-        inside += abs(value - 60.0) < half
-        halves.append(half)
-    assert abs(inside / 2000 - 0.95) < 0.025
-    assert max(halves) < 0.1  # the mean rewards alone are known to 5
-
-
-def test_outside_of_its_strengths_a_method_has_no_value():
-    points = [Point("redge", s, {"kl": [[k, k]], "reward": [[k, k]]}) for s, k in ((1.0, 2.0), (2.0, 1.0))]
-    assert value_at_kl(points, "reward", 1.5) == (pytest.approx(1.5), pytest.approx(0.0))
-    assert value_at_kl(points, "reward", 2.1) is None
-    assert value_at_kl(points[:1], "reward", 2.0) is None

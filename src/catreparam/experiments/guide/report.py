@@ -1,14 +1,14 @@
 """The report of `catreparam guide`: table at every strength and at equal KL, curves, pictures over the rounds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from catreparam.experiments.guide.config import Config
-from catreparam.experiments.guide.equal_kl import equal_kls, value_at
+from catreparam.experiments.guide.equal_kl import NOTE, Point, rows_at_equal_kl
 from catreparam.experiments.guide.methods import strengths
 from catreparam.experiments.guide.rewards import RewardSpec
 from catreparam.experiments.runs.configs import command_of
@@ -23,22 +23,14 @@ RESAMPLES = 60  # of the bootstrap behind the interval of the Frechet distance
 
 
 @dataclass(frozen=True)
-class Point:
-    """A method at one strength, over all seeds: means with half-widths of 95 % intervals."""
+class JudgedPoint(Point):
+    """A method at one strength, over all seeds, its values by wanted class: also its images and its row of the table.
 
-    method: str
-    strength: float
-    images: Tensor  # [n, 28, 28]
-    reward: float
-    kl: float | None
-    accuracy: float | None
-    accuracy_half: float | None
-    own_accuracy: float | None
-    distance: float
-    distance_half: float
-    prior_log_prob: float
-    evaluations: float
-    seconds: float
+    Half-widths are of 95 % intervals.
+    """
+
+    images: Tensor = field(kw_only=True)  # [n, 28, 28]
+    row: Record = field(kw_only=True)
 
 
 def report_guide(config: Config, folder: RunFolder) -> Report:
@@ -51,8 +43,7 @@ def report_guide(config: Config, folder: RunFolder) -> Report:
         for strength in strengths(method, config.kl_weights, config.reward_weights)
         if _of(records, method, strength)
     ]
-    numbers = [{key: value for key, value in vars(point).items() if key != "images"} for point in points]
-    rows = [{"part": "Every method at every strength", **row} for row in numbers]
+    rows = [{"part": "Every method at every strength", **point.row} for point in points]
     missing = len(config.keys()) - len(records)
     report = Report(
         title=f"Guided digits: reward {config.reward}",
@@ -69,28 +60,34 @@ def report_guide(config: Config, folder: RunFolder) -> Report:
 
 
 @torch.no_grad()
-def point_of(config: Config, models: DigitsModels, method: str, strength: float, records: list[Record]) -> Point:
+def point_of(config: Config, models: DigitsModels, method: str, strength: float, records: list[Record]) -> JudgedPoint:
     """One point of the comparison, from the tokens of all seeds."""
     mine = _of(records, method, strength)
-    tokens = torch.tensor([row for record in mine for row in record["tokens"]])
-    images = models.vq.decode_tokens(tokens)
+    images = models.vq.decode_tokens(torch.tensor([row for record in mine for row in record["tokens"]]))
     features = models.heldout.features(images)
-    targets = RewardSpec.parse(config.reward).targets(config.num_images)
-    accuracy = half = own = None
-    place = -1  # of the moments of all labels
+    values = {key: [v for record in mine for v in record[key] or ()] for key in ("kl", "reward", "prior_log_prob")}
+    row: Record = {"method": method, "strength": strength}
+    targets, place = RewardSpec.parse(config.reward).targets(config.num_images), -1  # the moments of all labels
+    wanted = torch.zeros(len(images)) if targets is None else targets.repeat(len(mine))
     if targets is not None:
-        wanted = targets.repeat(len(mine))
         right = (models.heldout.head(features).argmax(-1) == wanted).double()
-        accuracy, half = float(right.mean()), agresti_coull_half(float(right.mean()), len(right))
-        own = float((models.reward(images).argmax(-1) == wanted).double().mean())
+        values["accuracy"] = right.tolist()
+        row["accuracy_half"] = agresti_coull_half(float(right.mean()), len(right))
+        row["own_accuracy"] = float((models.reward(images).argmax(-1) == wanted).double().mean())
         place = int(targets[0]) if len(targets.unique()) == 1 else place
     reference = models.reference_mean[place], models.reference_covariance[place]
-    kls = [value for record in mine if record["kl"] is not None for value in record["kl"]]
-    means = {key: fmean(value for record in mine for value in record[key]) for key in ("reward", "prior_log_prob")}
-    means |= {key: fmean(record[key] for record in mine) for key in ("evaluations", "seconds")}
-    means |= dict(zip(("distance", "distance_half"), distance_with_interval(features, *reference), strict=True))
-    judged = {"kl": fmean(kls) if kls else None, "accuracy": accuracy, "accuracy_half": half, "own_accuracy": own}
-    return Point(method, strength, images, **judged, **means)
+    row |= {key: fmean(known) for key, known in values.items() if known}
+    row |= {key: fmean(record[key] for record in mine) for key in ("evaluations", "seconds")}
+    row["distance"], row["distance_half"] = distance_with_interval(features, *reference)
+    by_class = {key: _grouped(known, wanted.tolist()) for key, known in values.items() if known}
+    return JudgedPoint(method, strength, by_class, images=images, row=row)
+
+
+def _grouped(values: Sequence[float], labels: Sequence[int]) -> list[list[float]]:
+    groups: dict[int, list[float]] = {}
+    for value, label in zip(values, labels, strict=True):
+        groups.setdefault(label, []).append(value)
+    return list(groups.values())
 
 
 def distance_with_interval(features: Tensor, mean: Tensor, covariance: Tensor) -> tuple[float, float]:
@@ -105,23 +102,12 @@ def distance_with_interval(features: Tensor, mean: Tensor, covariance: Tensor) -
     return distance(features), 1.96 * float(spread)
 
 
-def accuracy_at(points: Sequence[Point], kl: float) -> tuple[float, float] | None:
-    """Held-out accuracy at a KL and its half-width; None outside."""
-    known = [(p.kl, p.accuracy, p.accuracy_half or 0.0) for p in points if p.kl is not None and p.accuracy is not None]
-    return value_at(known, kl)
-
-
 def _rows_at_equal_kl(points: Sequence[Point]) -> list[Record]:
-    by_method: dict[str, list[Point]] = {}
-    for point in points:
-        by_method.setdefault(point.method, []).append(point)
-    rows = []
-    for kl in equal_kls(points):
-        part = {"part": f"Held-out accuracy at a KL of {kl:.2f} nats", "kl": kl}
-        found = {method: at for method, mine in by_method.items() if (at := accuracy_at(mine, kl))}
-        at_kl = [{**part, "method": method, "accuracy": at[0], "accuracy_half": at[1]} for method, at in found.items()]
-        rows += sorted(at_kl, key=lambda row: -row["accuracy"])
-    return rows
+    """Held-out accuracy at equal KL, or the reward where nothing is classified."""
+    has_classes = any("accuracy" in point.values for point in points)
+    key, title = ("accuracy", "Held-out accuracy") if has_classes else ("reward", "Reward")
+    rows = rows_at_equal_kl(points, [key])
+    return [{"part": f"{title} at a KL of {row['kl']:.2f} nats", **row} for row in rows]
 
 
 def _columns(config: Config) -> list[Column]:
@@ -132,7 +118,8 @@ def _columns(config: Config) -> list[Column]:
         Column("strength", "weight", "g"),
         Column("kl", "KL, nats", ".2f"),
         *((judged, own) if RewardSpec.parse(config.reward).targets(1) is not None else ()),
-        Column("reward", "reward", ".3f"),
+        Column("reward", "reward", ".3f", "reward_half"),
+        Column("behind", "behind the best", ".3f", "behind_half"),
         Column("distance", "Fréchet distance", ".2f", "distance_half"),
         Column("prior_log_prob", "log prior", ".1f"),
         Column("evaluations", "evaluations", ".0f"),
@@ -147,22 +134,24 @@ def _note(config: Config) -> str:
         "95 % interval: of a proportion, and by resampling images for the distance. Fréchet distance: between features "
         "of the held-out classifier and those of real test images"
         + (" of that class" if config.reward.startswith(("class:", "logit:")) and "all" not in config.reward else "")
-        + ". Log prior: log-probability of all reveals under the prior. "
-        "At equal KL: linear between neighbouring weights."
+        + ". Log prior: log-probability of all reveals under the prior. At equal KL: "
+        + ("all classes weigh alike; " if "all" in config.reward else "")
+        + "svdd may be better than shown, as its KL is a bound. "
+        + NOTE
     )
 
 
-def _curves_against_kl(config: Config, points: Sequence[Point]) -> list[Plot]:
+def _curves_against_kl(config: Config, points: Sequence[JudgedPoint]) -> list[Plot]:
     """Reward and held-out accuracy against the KL, a curve a method."""
     plots = []
     for key, title in (("reward", f"reward {config.reward}"), ("accuracy", "held-out accuracy")):
         curves = []
         for method in config.methods:
-            known = [p for p in points if p.method == method and p.kl is not None and getattr(p, key) is not None]
-            known.sort(key=lambda p: p.kl or 0.0)
+            known = [p.row for p in points if p.method == method and "kl" in p.row and key in p.row]
+            known.sort(key=lambda row: row["kl"])
             if known and method != "unguided":
-                error = [p.accuracy_half or 0.0 for p in known] if key == "accuracy" else []
-                curves.append(Curve(method, [p.kl or 0.0 for p in known], [getattr(p, key) for p in known], error))
+                error = [row["accuracy_half"] for row in known] if key == "accuracy" else []
+                curves.append(Curve(method, [row["kl"] for row in known], [row[key] for row in known], error))
         if curves:
             plots.append(Plot(f"{title.capitalize()} against KL", "KL to the prior, nats", title, curves, log_x=True))
     return plots
@@ -201,7 +190,7 @@ def _round_grids(config: Config, models: DigitsModels, records: list[Record]) ->
     return grids
 
 
-def _result_grid(points: Sequence[Point]) -> ImageGrid:
+def _result_grid(points: Sequence[JudgedPoint]) -> ImageGrid:
     shown = min(NUM_SHOWN, *(len(point.images) for point in points)) if points else 0
     images = torch.stack([point.images[:shown] for point in points]) if points else torch.zeros(1, 1, 28, 28)
     names = "; ".join(f"{p.method}{f' {p.strength:g}' if p.strength else ''}" for p in points)

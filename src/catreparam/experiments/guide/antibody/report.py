@@ -5,12 +5,12 @@ from statistics import fmean
 
 import torch
 
-from catreparam.experiments.guide.antibody.at_kl import Point, rows_at_equal_kl
 from catreparam.experiments.guide.antibody.config import Config
 from catreparam.experiments.guide.antibody.inputs import Antibody
 from catreparam.experiments.guide.antibody.judges import missing_judges
 from catreparam.experiments.guide.antibody.logo import draw_logo
 from catreparam.experiments.guide.antibody.targets import UNITS
+from catreparam.experiments.guide.equal_kl import NOTE, Point, rows_at_equal_kl
 from catreparam.experiments.guide.methods import CANDIDATES, is_gradient_method
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.folder import Record, RunFolder, finish
@@ -33,7 +33,6 @@ IN_TABLE = ("prior_log_prob", "pll", "instability", "numbered", "identity")
 SPECS = {"charge": ".2f", "pi": ".2f", "gravy": ".3f", "patch": ".2f", "aromaticity": ".3f", "liabilities": ".2f"}
 SPECS |= dict.fromkeys(HEADS, ".3f")  # probability of the wanted class
 EQUAL_KL = "At equal KL"
-EQUAL_KL_NOTE = "Linear between neighbouring weights; ± is half a 95 % interval, and knows that the KL is measured too."
 LOGOS = 3  # antibodies shown as logos
 
 
@@ -121,7 +120,8 @@ def _equal_kl_part(config: Config, points: Sequence[Point]) -> dict[str, Table]:
 
 def _at_equal_kl(config: Config, points: Sequence[Point]) -> Table:
     """Every method that optimises logits, at KLs that all of them reach, best first."""
-    rows = rows_at_equal_kl(points, ["reward", *_shown(config)])
+    optimised = [point for point in points if is_gradient_method(point.method)]
+    rows = rows_at_equal_kl(optimised, ["reward", *_shown(config)])
     columns = [
         Column("method", "method"),
         Column("kl", "KL, nats", ".1f"),
@@ -129,7 +129,7 @@ def _at_equal_kl(config: Config, points: Sequence[Point]) -> Table:
         Column("behind", "behind the best", ".2f", "behind_half"),
     ]
     columns += [Column(name, name, SPECS[name], f"{name}_half") for name in _shown(config)]
-    return Table(columns, rows, EQUAL_KL_NOTE)
+    return Table(columns, rows, NOTE)
 
 
 def _columns(config: Config) -> list[Column]:
