@@ -54,7 +54,7 @@ def test_the_best_goes_on_and_nobody_is_trained_further_than_the_rounds_say(best
     assert [row.estimator.name for row in result.rows] == [names[(best + i) % 9] for i in range(9)]
     wanted, alive = dict.fromkeys(range(9), first), 9
     while (alive := math.ceil(alive / reduction)) > 1:
-        wanted |= {place: wanted[0] * reduction for place in range(alive)}
+        wanted |= dict.fromkeys(range(alive), wanted[0] * reduction)
     assert [len(row.values) for row in result.rows] == list(wanted.values())
     assert result.compared == wanted[0]
     assert result.finalists == sum(count == wanted[0] for count in wanted.values())
