@@ -36,6 +36,20 @@ FULL_SIZE_ESTIMATORS = (
     "straight_through gumbel_softmax gumbel_rao:num_noises=10 reinmax redge redge_cov reindge "
     "exact_redge:second_order_weight=0 exact_redge lambda_reinmax"
 )
+TOKEN_ESTIMATORS = (
+    "straight_through gumbel_softmax reinmax redge redge_cov reindge exact_redge exact_redge:t1=0.7,num_noises=4"
+)
+DEFAULTS = FULL_SIZE_ESTIMATORS.replace("weight=0 exact_redge", "weight=1 exact_redge")
+"""The same, each with its defaults: `exact_redge` has weight 0."""
+BEYOND = (
+    "gumbel_softmax:temperature=0.1 gumbel_softmax:temperature=0.05 gumbel_softmax:temperature=0.02 "
+    "gumbel_softmax:temperature=0.01 gumbel_rao:num_noises=10,temperature=0.1 "
+    "gumbel_rao:num_noises=10,temperature=0.05 gumbel_rao:num_noises=10,temperature=0.02 redge:t1=0.3,num_steps=6 "
+    "redge:t1=0.2,num_steps=6 redge:t1=0.1,num_steps=6 redge:t1=0.1,num_steps=11 redge_cov:t1=0.2,num_steps=6 "
+    "redge_cov:t1=0.1,num_steps=6 redge_cov:t1=0.1,num_steps=11 exact_redge:t1=0.2,second_order_weight=0 "
+    "exact_redge:t1=0.1,second_order_weight=0"
+)
+"""Beyond the ranges that searches look at."""
 FULL_SIZE_SETTINGS = "vae-mnist-48x2/search-run"
 FULL_SIZE_SEARCH = "--num-trials 8 --search-seeds 1000 --lr-range 5e-4 3e-3 --vae.num-epochs 20"
 RIVALS = ("straight_through", "gumbel_softmax", "gumbel_rao:num_noises=10", "reinmax", "redge", OURS)
@@ -89,6 +103,16 @@ def polynomial(power: str) -> Study:
     )
 
 
+def one_draw(power: str) -> Study:
+    """The paper's setting: one draw a step and learning rate 0.05, with those of its own variants."""
+    return Study(
+        "sweep polynomial",
+        f"--estimators {FULL_SIZE_ESTIMATORS} --polynomial.powers {power}",
+        search="--num-trials 24 --search-seeds 1000 --lr-range 0.05 0.05",
+        plots=("Gap to the optimum",),
+    )
+
+
 def full_size(dataset: str, estimators: str, num_epochs: int, **facts: str) -> Study:
     """The paper's network, one draw a step, on a whole data set; the search sees 20 epochs."""
     return Study(
@@ -105,6 +129,11 @@ STUDIES = {
     "polynomial-1.5": polynomial("1.5"),
     "polynomial-2": polynomial("2"),
     "polynomial-3": polynomial("3"),
+    "polynomial-one-draw-1.5": one_draw("1.5"),
+    "polynomial-one-draw-2": one_draw("2"),
+    "polynomial-one-draw-3": one_draw("3"),
+    "polynomial-defaults": Study("run polynomial", f"--estimators {DEFAULTS}"),
+    "polynomial-beyond": Study("run polynomial", f"--powers 1.5 --estimators {BEYOND}"),
     "law": Study("run law", "", plots=("Total variation, t1 = 0.1", "Total variation, t1 = 0.5")),
     "vae-48x2": vae(48, 2, "leaky_relu"),
     "vae-reinmax-8x4": vae(4, 8, "relu"),
@@ -113,6 +142,14 @@ STUDIES = {
     "vae-48x2-longer": longer("vae-48x2", 80, 48, 2, "leaky_relu"),
     "vae-mnist-48x2": full_size(
         "mnist", FULL_SIZE_ESTIMATORS, 60, search=FULL_SIZE_SEARCH, settings_of=FULL_SIZE_SETTINGS
+    ),
+    "image-tokens": Study(
+        "guide",
+        f"--reward class:all --estimator {TOKEN_ESTIMATORS} --rivals unguided best_of_n svdd smc entrgi "
+        "--kl-weights 0.02 0.05 0.1 0.2 0.5 --num-images 100",
+        plots=("Held-out accuracy against KL",),
+        seeds="--seeds 0 1 2 3 4",
+        asked_by="paper",
     ),
     # Does the order carry over?
     "vae-fashion-48x2": full_size("fashion_mnist", FIVE, 50, settings_of=FULL_SIZE_SETTINGS),

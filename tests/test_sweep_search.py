@@ -1,10 +1,12 @@
 """The search of a sweep: its space, its points, and which trials are stopped."""
 
 import collections
+from math import log
 
 import pytest
 
 from catreparam.estimators import ESTIMATORS, make_estimator
+from catreparam.estimators.facts import Range
 from catreparam.experiments.runs.estimator_specs import parse_spec
 from catreparam.experiments.runs.folder import RunFolder
 from catreparam.experiments.sweep.plan import Sweep
@@ -93,3 +95,29 @@ def test_the_search_space_of_every_estimator_starts_at_a_valid_setting(name):
 def test_what_a_spec_fixes_is_not_searched():
     assert set(space_of("redge:num_steps=2", (1e-3, 1e-2), 1e-3)) == {"t1", "lr"}
     assert space_of("straight_through", (1e-3, 1e-3), 1e-3) == {}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_what_lies_at_an_end_of_its_range_is_told_and_a_default_is_not(name):
+    for values in space_of(name, (2e-4, 5e-3), 1e-3).values():
+        if isinstance(values, Range):
+            low, high = values.low, values.high
+            middle = (low * high) ** 0.5 if values.log else (low + high) / 2
+            assert not values.at_edge(middle)
+            assert values.at_edge(high)
+            assert values.at_edge(low) == (not isinstance(low, int))  # one noise is the fewest there are
+
+
+@pytest.mark.parametrize(("best", "edges"), [(0.01, "temperature in [0.1, 2]"), (0.5, None)])
+def test_the_table_says_where_the_best_lies_at_an_edge(tmp_path, monkeypatch, best, edges):
+    """A bed that is lowest at a temperature below its range, or inside of it. The search is seeded."""
+
+    def value(self, spec, lr, seed, say):
+        return log(parse_spec(spec)[1]["temperature"] / best) ** 2
+
+    monkeypatch.setattr(BedStudy, "search", value)
+    config = bed_config(tmp_path / "run", num_trials=30, pruner="none", estimators=("gumbel_softmax",))
+    table = run_sweep(config, BedStudy(tmp_path / "events")).table
+    assert [row["edge"] for row in table.rows] == [edges]
+    assert ("a better value may lie beyond" in table.note) == (edges is not None)
+    assert ("edge" in [column.key for column in table.columns]) == (edges is not None)

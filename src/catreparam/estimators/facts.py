@@ -5,6 +5,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar, cast
@@ -34,6 +35,18 @@ class Range:
     start: int | float
     log: bool = False
     grid: tuple[int | float | str, ...] = ()
+
+    def at_edge(self, value: int | float) -> bool:
+        """Whether a value lies within 2 % of an end, on the range's scale; the least count is no edge.
+
+        >>> [Range(0.1, 2.0, 1.0, log=True).at_edge(value) for value in (0.1003, 0.2, 2.0)]
+        [True, False, True]
+        """
+        if isinstance(self.low, int):
+            return value >= self.high
+        points = (self.low, self.high, value)
+        low, high, at = map(math.log, points) if self.log else points
+        return min(at - low, high - at) <= 0.02 * (high - low)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from catreparam.kernels.settings import Setting, remembered
 @estimator(
     "Straight-through and ReinMax",
     mean_jacobian=lambda hyperparameters: _is_one(hyperparameters.get("temperature", 1.0)),
-    search={"temperature": Range(0.7, 1.5, 1.0, grid=(1.0, 1.3))},
+    search={"temperature": Range(0.7, 1.5, 1.0, grid=(1.0, 1.25, 1.5))},
 )
 def reinmax(
     logits: Float[Tensor, "*batch num_classes"],

@@ -4,9 +4,10 @@ from statistics import fmean
 
 from catreparam.estimators.facts import Range
 from catreparam.experiments.runs.configs import command_of
+from catreparam.experiments.runs.estimator_specs import parse_spec
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import band_curves, compare
-from catreparam.experiments.sweep.chosen import chosen_for
+from catreparam.experiments.sweep.chosen import Chosen, chosen_for
 from catreparam.experiments.sweep.plan import Study, Sweep, searched
 from catreparam.experiments.sweep.spaces import spec_at
 from catreparam.report import Column, Curve, Plot, Report, Table
@@ -32,6 +33,9 @@ NOTE = (
     "Every estimator with its best setting of the search, chosen by validation values; values with fresh seeds. ± is "
     "half the 95 % interval over three seeds or more (Student's t); differences to the best are paired by seed and "
     "not corrected for the number of comparisons."
+)
+EDGE_NOTE = (
+    " At an edge of its range: a better value may lie beyond. Fix one by hand to see: gumbel_softmax:temperature=0.05."
 )
 SEARCH_NOTE = (
     "Validation values of the best search trial of each estimator: the choice has made them a little too good."
@@ -87,6 +91,7 @@ def _final_table(sweep: Sweep, records: list[Record], finals: dict[str, list[Rec
         Column("seeds", "seeds"),
         Column("lr", "learning rate", ".2e"),
         Column("setting", "setting"),
+        Column("edge", "at an edge of its range"),
         Column("state", "state", stays=True),
     ]
     dull = {c.key for c in columns if all(row.get(c.key) in (None, "done") for row in rows)}
@@ -95,6 +100,7 @@ def _final_table(sweep: Sweep, records: list[Record], finals: dict[str, list[Rec
     if not sweep.config.seeds:
         dull.add("seeds")
     note = NOTE if sweep.config.seeds else SEARCH_NOTE
+    note += EDGE_NOTE * any(row.get("edge") for row in rows)
     return Table([column for column in columns if column.key not in dull], rows, note)
 
 
@@ -102,7 +108,7 @@ def _final_row(sweep: Sweep, records: list[Record], spec: str, runs: list[Record
     row: Record = {"estimator": spec, "state": _state(sweep, records, spec), "seeds": len(runs)}
     chosen = chosen_for(sweep, records, spec)
     if chosen:
-        row |= {"setting": _setting(chosen.spec, spec), "lr": chosen.lr}
+        row |= {"setting": _setting(chosen.spec, spec), "lr": chosen.lr, "edge": _edges(sweep, spec, chosen) or None}
     if runs:
         row |= {"test": compared["mean"], "test_ci": compared["half"]}
         row |= {"difference": compared["difference"], "difference_ci": compared["difference_half"]}
@@ -110,6 +116,15 @@ def _final_row(sweep: Sweep, records: list[Record], spec: str, runs: list[Record
     elif chosen and not sweep.config.seeds:
         row["validation"] = chosen.validation
     return row
+
+
+def _edges(sweep: Sweep, spec: str, chosen: Chosen) -> str:
+    """Which hyperparameters of the chosen point touch an end of what was searched; the command shows the rates'."""
+    values = parse_spec(chosen.spec)[1]
+    ranges = {name: found for name, found in sweep.space(spec).items() if isinstance(found, Range)}
+    numbers = {name: value for name, value in values.items() if name in ranges and isinstance(value, int | float)}
+    touched = [name for name, value in numbers.items() if ranges[name].at_edge(value)]
+    return ", ".join(f"{name} in [{ranges[name].low:g}, {ranges[name].high:g}]" for name in touched)
 
 
 def _detail_table(finals: dict[str, list[Record]]) -> Table:
