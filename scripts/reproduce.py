@@ -39,8 +39,9 @@ FULL_SIZE_ESTIMATORS = (
 TOKEN_ESTIMATORS = (
     "straight_through gumbel_softmax reinmax redge redge_cov reindge exact_redge exact_redge:t1=0.7,num_noises=4"
 )
-DEFAULTS = FULL_SIZE_ESTIMATORS.replace("weight=0 exact_redge", "weight=1 exact_redge")
-"""The same, each with its defaults: `exact_redge` has weight 0."""
+AT_DEFAULTS = FULL_SIZE_ESTIMATORS.replace(
+    "exact_redge:second_order_weight=0 exact_redge", "exact_redge exact_redge:second_order_weight=1"
+)
 BEYOND = (
     "gumbel_softmax:temperature=0.1 gumbel_softmax:temperature=0.05 gumbel_softmax:temperature=0.02 "
     "gumbel_softmax:temperature=0.01 gumbel_rao:num_noises=10,temperature=0.1 "
@@ -132,7 +133,7 @@ STUDIES = {
     "polynomial-one-draw-1.5": one_draw("1.5"),
     "polynomial-one-draw-2": one_draw("2"),
     "polynomial-one-draw-3": one_draw("3"),
-    "polynomial-defaults": Study("run polynomial", f"--estimators {DEFAULTS}"),
+    "polynomial-defaults": Study("run polynomial", f"--estimators {AT_DEFAULTS}"),
     "polynomial-beyond": Study("run polynomial", f"--powers 1.5 --estimators {BEYOND}"),
     "law": Study("run law", "", plots=("Total variation, t1 = 0.1", "Total variation, t1 = 0.5")),
     "vae-48x2": vae(48, 2, "leaky_relu"),
