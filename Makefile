@@ -95,11 +95,11 @@ docs-tables: $(STAMP)
 reproduce: $(LIGHT)
 	$(BIN)/python scripts/reproduce.py
 
-# One of the VAE studies with four times as many epochs (some half an hour on two cores)
+# One of the VAE studies with four times as many epochs, the polynomial with other settings (forty minutes on two cores)
 reproduce-more: $(LIGHT)
 	$(BIN)/python scripts/reproduce.py --more
 
-# The VAE at the size of the paper: all of MNIST, then Fashion-MNIST (hours on two cores)
+# The VAE at the size of the paper: all of MNIST, then Fashion-MNIST; guided image tokens (hours on two cores)
 reproduce-paper: $(LIGHT)
 	$(BIN)/catreparam data mnist
 	$(BIN)/catreparam data fashion_mnist

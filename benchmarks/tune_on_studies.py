@@ -5,8 +5,8 @@ catreparam tune training --train benchmarks.tune_on_studies:mnist_48x2 --first 3
 catreparam tune training --train benchmarks.tune_on_studies:digits_8x4 --num-samples 4 --first 3 --lr 8e-4 2.5e-3
 catreparam tune training --train benchmarks.tune_on_studies:polynomial --num-samples 2 --lr 0.02 0.05
 
-From the root of the project, each setting in under five minutes on two cores. What the recommended settings reach in the whole
-study is a run with them alone; docs/guides/tuning.md has the table.
+From the root of the project, each setting in under five minutes on two cores. What the recommended settings reach in
+the whole study is a run with them alone; docs/guides/tuning.md has the table.
 """
 
 from collections.abc import Iterator

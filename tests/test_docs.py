@@ -228,3 +228,80 @@ def test_importing_the_package_needs_no_optional_dependency():
     code = f"import sys, catreparam; print([name for name in {optional} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def table_under(page: str, title: str, start: str) -> list[list[str]]:
+    """The cells of the table of a section whose head begins so, without head and rule."""
+    tables = re.findall(r"(?:^ *\|.*\n)+", section(page, title), re.M)
+    (table,) = [found for found in tables if found.lstrip().startswith(f"| {start}")]
+    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
+
+
+def csv_rows(name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((ROOT / "docs/results" / name).read_text("utf-8").splitlines()))
+
+
+SPELT = {  # what tables of pages call a spec
+    "gumbel_rao, 10 noises": "gumbel_rao:num_noises=10",
+    "exact_redge, weight 0": "exact_redge:second_order_weight=0",
+    "exact_redge, t1 0.7, 4 noises": "exact_redge:t1=0.7,num_noises=4",
+    "EntRGi's mixing, with KL": "entrgi",
+    "SVDD": "svdd",
+    "gumbel_rao, 10 noises, temperature 0.02": "gumbel_rao:num_noises=10,temperature=0.02",
+    "gumbel_softmax, temperature 0.01": "gumbel_softmax:temperature=0.01",
+    "exact_redge, weight 0, t1 = 0.2": "exact_redge:t1=0.2,second_order_weight=0",
+    "redge, t1 = 0.1, 6 steps": "redge:t1=0.1,num_steps=6",
+    "redge_cov, t1 = 0.2, 6 steps": "redge_cov:t1=0.2,num_steps=6",
+}
+
+
+def spec_of(cell: str) -> str:
+    words = cell.replace("`", "")
+    return SPELT.get(words, words)
+
+
+def test_the_evidence_shows_the_polynomials_that_were_measured():
+    tuned = [{row["estimator"]: row for row in csv_rows(f"polynomial-one-draw-{p}/table.csv")} for p in ("1.5", "2", "3")]
+    groups = [f"p = {p}, optimum" for p in ("1.5", "2", "3")]
+    default = csv_rows("polynomial-defaults/table.csv")
+    rows = table_under("evidence.md", "Polynomial programming", "estimator")
+    assert len(rows) == 1 + len(tuned[0])
+    for name, *cells in rows[1:]:
+        spec = spec_of(name)
+        at_defaults = {"exact_redge:second_order_weight=0": "exact_redge", "exact_redge": None}.get(spec, spec)
+        for cell, runs, group in zip(cells, tuned, groups, strict=True):
+            wanted = f"{float(runs[spec]['test']):.5f}"
+            if at_defaults is not None:
+                (row,) = [r for r in default if r["problem"].startswith(group) and r["estimator"] == at_defaults]
+                wanted += f" ({float(row['gap']):.5f})"
+            assert cell == wanted, (name, group)
+    beyond = {row["estimator"]: float(row["gap"]) for row in csv_rows("polynomial-beyond/table.csv")}
+    for name, cell in table_under("evidence.md", "Polynomial programming", "beyond"):
+        assert cell == f"{beyond[spec_of(name)]:.5f}"
+
+
+def test_the_page_on_image_tokens_shows_the_measured_accuracies():
+    rows = csv_rows("image-tokens/table.csv")
+    text = (ROOT / "docs" / "image-tokens.md").read_text("utf-8").replace("### ", "## ")
+    kls = list(dict.fromkeys(row["kl"] for row in rows if row["part"].startswith("Held-out")))
+    (table,) = re.findall(r"(?:^\| method \| at.*\n(?:^\|.*\n)+)", text, re.M)
+    shown = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()]
+    assert [re.sub("[^0-9.]", "", cell) for cell in shown[0][1:]] == [f"{float(kl):.2f}" for kl in kls]
+    assert len(shown) == 2 + 10
+    for name, *cells in shown[2:]:
+        found = {row["kl"]: row for row in rows if row["part"][:8] == "Held-out" and row["method"] == spec_of(name)}
+        for cell, kl in zip(cells, kls, strict=True):
+            row = found.get(kl)
+            assert cell == (f"{float(row['accuracy']):.3f} ± {float(row['accuracy_half']):.3f}" if row else "–")
+
+
+def test_the_guide_on_tuning_shows_the_measured_bias():
+    measured = {row["estimator"]: row for row in csv_rows("one-step.csv") if row["epochs"] == "8"}
+    text = (ROOT / "docs" / "guides" / "tuning.md").read_text("utf-8")
+    (table,) = re.findall(r"(?:^\| estimator \| test.*\n(?:^\|.*\n)+)", text, re.M)
+    shown = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
+    assert [spec_of(name) for name, *_ in shown] == sorted(measured, key=lambda name: float(measured[name]["test"]))
+    for name, *cells in shown:
+        row = measured[spec_of(name)]
+        formats = (("test", ".2f"), ("squared_bias", ".3f"), ("variance", ".1f"))
+        assert cells == [format(float(row[key]), spec) for key, spec in formats]

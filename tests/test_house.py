@@ -19,7 +19,7 @@ MAY_NAME_ESTIMATORS = {
     "src/catreparam/estimators/registry.py": "the order in which lists and tables show them; others follow",
     "src/catreparam/jax/__init__.py": "the functions that it defines for JAX, under the same names",
     "src/catreparam/experiments/runs/estimator_specs.py": "what studies compare unless they are told otherwise",
-    "scripts/reproduce.py": "the studies of docs/results",
+    "scripts/studies.py": "the studies of docs/results",
 }
 MAY_NAME_ESTIMATORS |= {
     f"src/catreparam/experiments/{name}.py": "defaults and presets of a study"
