@@ -261,7 +261,9 @@ def spec_of(cell: str) -> str:
 
 
 def test_the_evidence_shows_the_polynomials_that_were_measured():
-    tuned = [{row["estimator"]: row for row in csv_rows(f"polynomial-one-draw-{p}/table.csv")} for p in ("1.5", "2", "3")]
+    tuned = [
+        {row["estimator"]: row for row in csv_rows(f"polynomial-one-draw-{p}/table.csv")} for p in ("1.5", "2", "3")
+    ]
     groups = [f"p = {p}, optimum" for p in ("1.5", "2", "3")]
     default = csv_rows("polynomial-defaults/table.csv")
     rows = table_under("evidence.md", "Polynomial programming", "estimator")
