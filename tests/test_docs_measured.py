@@ -1,0 +1,205 @@
+"""Tables of pages hold the numbers that were measured, as the files under docs/results have them."""
+
+import csv
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+
+from catreparam import ESTIMATORS
+
+ROOT = Path(__file__).parent.parent
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """The rows of all tables by their first cell, without what follows the estimator's name in it."""
+    lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in re.findall(r"^\|.*\|$", text, re.M)]
+    return {re.split("[:,]", cells[0].replace("`", ""))[0]: cells[1:] for cells in lines}
+
+
+def section(page: str, title: str) -> str:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.split(r"^## |^\?\?\? ", text.partition(f"## {title}\n")[2], flags=re.M)[0]
+
+
+@pytest.mark.parametrize(
+    ("title", "name", "columns"),
+    [("Few digits, three shapes", "vae", (0, 2, 4)), ("Few digits, trained longer", "vae-48x2-longer", (1, 3, 5))],
+)
+def test_the_evidence_shows_the_measured_tables(title, name, columns):
+    measured = rows_of((ROOT / "docs" / "results" / f"{name}.md").read_text(encoding="utf-8"))
+    shown = rows_of(section("evidence.md", title))
+    assert shown.keys() & ESTIMATORS == measured.keys() & ESTIMATORS
+    for estimator in shown.keys() & ESTIMATORS:
+        assert shown[estimator] == [measured[estimator][column] for column in columns]
+
+
+@pytest.mark.parametrize(("title", "folder", "count"), [("All of MNIST", "mnist", 10), ("Fashion-MNIST", "fashion", 5)])
+def test_the_evidence_at_full_size_is_the_mean_of_its_runs(title, folder, count):
+    path = ROOT / f"docs/results/vae-{folder}-48x2/final-run/metrics.jsonl"
+    runs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    tests: dict[str, dict[int, float]] = {}
+    for run in runs:
+        if run["state"] == "complete":
+            tests.setdefault(run["estimator"], {})[run["number"]] = run["test"]
+    seeds = set.intersection(*map(set, tests.values()))
+    shown = re.findall(r"^\| (`.*?) \| +([\d.]+)(?: ±.*?)? \| ", section("evidence.md", title), re.M)
+    assert len(shown) == len(tests) == count
+    for name, value in shown:
+        spec = (
+            name.replace("`", "")
+            .replace(", 10 noises", ":num_noises=10")
+            .replace(", weight 0", ":second_order_weight=0")
+        )
+        assert float(value) == round(statistics.fmean(tests[spec][seed] for seed in seeds), 2)
+
+
+SUDOKU = {  # the tables of the page, by title and heading: folders, group of each column, and what is counted
+    ("Without a prior", "estimator"): [
+        (("no-prior",), group, "solved_argmax")
+        for group in (
+            "easy (36 to 45 clues), no prior, digits of peers' clues excluded",
+            "easy (36 to 45 clues), no prior",
+            "hard (22 to 29 clues), no prior, digits of peers' clues excluded",
+            "hard (22 to 29 clues), no prior",
+        )
+    ],
+    ("With a prior", "hard puzzles"): [
+        (
+            ("hard-long", "hard-long-reindge") if prior == "long" else ("hard-weaker", "hard-weaker-rest"),
+            f"hard (22 to 29 clues), prior {prior}",
+            "exact",
+        )
+        for prior in ("untrained", "short", "medium", "long")
+    ],
+    ("With a prior", "easy puzzles"): [
+        (("easy-long",) if prior == "long" else ("easy-weaker",), f"easy (36 to 45 clues), prior {prior}", "exact")
+        for prior in ("untrained", "short", "medium", "long")
+    ],
+}
+METHODS = {
+    "digits drawn": "unguided",
+    "most probable digits": "unguided_argmax",
+    "t1 = 0.9": "redge:t1=0.9",
+    "weight 1": "exact_redge:second_order_weight=1.0,num_noises=2",
+}
+
+
+@pytest.mark.parametrize(("title", "heading"), SUDOKU)
+def test_the_page_on_sudoku_shows_the_measured_numbers(title, heading):
+    (table,) = [
+        t for t in re.findall(r"(?:^\|.*\n)+", section("sudoku.md", title), re.M) if t.startswith(f"| {heading}")
+    ]
+    for line in table.splitlines()[2:]:
+        name, *cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        method = next(
+            (key for words, key in METHODS.items() if words in name), name.removeprefix("guided, ").strip("`")
+        )
+        for cell, (folders, group, count) in zip(cells, SUDOKU[title, heading], strict=True):
+            tables = [
+                csv.DictReader((ROOT / "docs/results/sudoku" / folder / "table.csv").read_text("utf-8").splitlines())
+                for folder in folders
+            ]
+            found = [
+                row[count] for table in tables for row in table if (row["group"], row["method"]) == (group, method)
+            ]
+            assert cell == "–" if not found else float(cell) == float(found[0].split(" ")[0]), (name, group)
+
+
+def test_the_page_on_antibodies_shows_the_measured_table():
+    written = (ROOT / "docs" / "results" / "antibody" / "summary.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"(?:^\|.*\n)+", written, re.M)
+    assert table.count("\n") == 14
+    assert table in (ROOT / "docs" / "antibody.md").read_text(encoding="utf-8")
+
+
+def test_the_page_on_guidance_shows_the_measured_orders():
+    with (ROOT / "docs/results/guidance-orders.csv").open(encoding="utf-8", newline="") as file:
+        gains = {(row["model"], row["rounds"], row["order"]): row["gain"] for row in csv.DictReader(file)}
+    table = re.findall(r"(?:^\|.*\n)+", section("guidance.md", "Which order"), re.M)[0]
+    columns = [("text", "4"), ("text", "12"), ("digits", "4"), ("digits", "12"), ("sudoku", "4"), ("sudoku", "12")]
+    for line in table.splitlines()[2:]:
+        order, *cells = [cell.strip() for cell in line.strip("| ").split("|")]
+        assert cells == [gains[(*key, order.strip('`"'))] for key in [*columns, ("antibodies", "4")]]
+    assert table.count("\n") == 6
+
+
+def table_under(page: str, title: str, start: str) -> list[list[str]]:
+    """The cells of the table of a section whose head begins so, without head and rule."""
+    tables = re.findall(r"(?:^ *\|.*\n)+", section(page, title), re.M)
+    (table,) = [found for found in tables if found.lstrip().startswith(f"| {start}")]
+    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
+
+
+def csv_rows(name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((ROOT / "docs/results" / name).read_text("utf-8").splitlines()))
+
+
+SPELT = {  # what tables of pages call a spec
+    "gumbel_rao, 10 noises": "gumbel_rao:num_noises=10",
+    "exact_redge, weight 0": "exact_redge:second_order_weight=0",
+    "exact_redge, t1 0.7, 4 noises": "exact_redge:t1=0.7,num_noises=4",
+    "EntRGi's mixing, with KL": "entrgi",
+    "SVDD": "svdd",
+    "gumbel_rao, 10 noises, temperature 0.02": "gumbel_rao:num_noises=10,temperature=0.02",
+    "gumbel_softmax, temperature 0.01": "gumbel_softmax:temperature=0.01",
+    "exact_redge, weight 0, t1 = 0.2": "exact_redge:t1=0.2,second_order_weight=0",
+    "redge, t1 = 0.1, 6 steps": "redge:t1=0.1,num_steps=6",
+    "redge_cov, t1 = 0.2, 6 steps": "redge_cov:t1=0.2,num_steps=6",
+}
+
+
+def spec_of(cell: str) -> str:
+    words = cell.replace("`", "")
+    return SPELT.get(words, words)
+
+
+def test_the_evidence_shows_the_polynomials_that_were_measured():
+    tuned = [
+        {row["estimator"]: row for row in csv_rows(f"polynomial-one-draw-{p}/table.csv")} for p in ("1.5", "2", "3")
+    ]
+    groups = [f"p = {p}, optimum" for p in ("1.5", "2", "3")]
+    default = csv_rows("polynomial-defaults/table.csv")
+    rows = table_under("evidence.md", "Polynomial programming", "estimator")
+    assert len(rows) == 1 + len(tuned[0])
+    for name, *cells in rows[1:]:
+        spec = spec_of(name)
+        at_defaults = {"exact_redge:second_order_weight=0": "exact_redge", "exact_redge": None}.get(spec, spec)
+        for cell, runs, group in zip(cells, tuned, groups, strict=True):
+            wanted = f"{float(runs[spec]['test']):.5f}"
+            if at_defaults is not None:
+                (row,) = [r for r in default if r["problem"].startswith(group) and r["estimator"] == at_defaults]
+                wanted += f" ({float(row['gap']):.5f})"
+            assert cell == wanted, (name, group)
+    beyond = {row["estimator"]: float(row["gap"]) for row in csv_rows("polynomial-beyond/table.csv")}
+    for name, cell in table_under("evidence.md", "Polynomial programming", "beyond"):
+        assert cell == f"{beyond[spec_of(name)]:.5f}"
+
+
+def test_the_page_on_image_tokens_shows_the_measured_accuracies():
+    rows = csv_rows("image-tokens/table.csv")
+    text = (ROOT / "docs" / "image-tokens.md").read_text("utf-8").replace("### ", "## ")
+    kls = list(dict.fromkeys(row["kl"] for row in rows if row["part"].startswith("Held-out")))
+    (table,) = re.findall(r"(?:^\| method \| at.*\n(?:^\|.*\n)+)", text, re.M)
+    shown = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()]
+    assert [re.sub("[^0-9.]", "", cell) for cell in shown[0][1:]] == [f"{float(kl):.2f}" for kl in kls]
+    assert len(shown) == 2 + 10
+    for name, *cells in shown[2:]:
+        found = {row["kl"]: row for row in rows if row["part"][:8] == "Held-out" and row["method"] == spec_of(name)}
+        for cell, kl in zip(cells, kls, strict=True):
+            row = found.get(kl)
+            assert cell == (f"{float(row['accuracy']):.3f} ± {float(row['accuracy_half']):.3f}" if row else "–")
+
+
+def test_the_guide_on_tuning_shows_the_measured_bias():
+    measured = {row["estimator"]: row for row in csv_rows("one-step.csv") if row["epochs"] == "8"}
+    text = (ROOT / "docs" / "guides" / "tuning.md").read_text("utf-8")
+    (table,) = re.findall(r"(?:^\| estimator \| test.*\n(?:^\|.*\n)+)", text, re.M)
+    shown = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
+    assert [spec_of(name) for name, *_ in shown] == sorted(measured, key=lambda name: float(measured[name]["test"]))
+    for name, *cells in shown:
+        row = measured[spec_of(name)]
+        formats = (("test", ".2f"), ("squared_bias", ".3f"), ("variance", ".1f"))
+        assert cells == [format(float(row[key]), spec) for key, spec in formats]
