@@ -13,6 +13,11 @@ from catreparam import ESTIMATORS
 ROOT = Path(__file__).parent.parent
 
 
+def csv_rows(name: str) -> list[dict[str, str]]:
+    """A table under docs/results."""
+    return list(csv.DictReader((ROOT / "docs/results" / name).read_text("utf-8").splitlines()))
+
+
 def rows_of(text: str) -> dict[str, list[str]]:
     """The rows of all tables by their first cell, without what follows the estimator's name in it."""
     lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in re.findall(r"^\|.*\|$", text, re.M)]
@@ -22,6 +27,13 @@ def rows_of(text: str) -> dict[str, list[str]]:
 def section(page: str, title: str) -> str:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     return re.split(r"^## |^\?\?\? ", text.partition(f"## {title}\n")[2], flags=re.M)[0]
+
+
+def table_under(page: str, title: str, start: str) -> list[list[str]]:
+    """The cells of the table of a section whose head begins so, without head and rule."""
+    tables = re.findall(r"(?:^ *\|.*\n)+", section(page, title), re.M)
+    (table,) = [found for found in tables if found.lstrip().startswith(f"| {start}")]
+    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
 
 
 @pytest.mark.parametrize(
@@ -89,22 +101,13 @@ METHODS = {
 
 @pytest.mark.parametrize(("title", "heading"), SUDOKU)
 def test_the_page_on_sudoku_shows_the_measured_numbers(title, heading):
-    (table,) = [
-        t for t in re.findall(r"(?:^\|.*\n)+", section("sudoku.md", title), re.M) if t.startswith(f"| {heading}")
-    ]
-    for line in table.splitlines()[2:]:
-        name, *cells = [cell.strip() for cell in line.strip("| ").split("|")]
+    for name, *cells in table_under("sudoku.md", title, heading):
         method = next(
             (key for words, key in METHODS.items() if words in name), name.removeprefix("guided, ").strip("`")
         )
         for cell, (folders, group, count) in zip(cells, SUDOKU[title, heading], strict=True):
-            tables = [
-                csv.DictReader((ROOT / "docs/results/sudoku" / folder / "table.csv").read_text("utf-8").splitlines())
-                for folder in folders
-            ]
-            found = [
-                row[count] for table in tables for row in table if (row["group"], row["method"]) == (group, method)
-            ]
+            rows = [row for folder in folders for row in csv_rows(f"sudoku/{folder}/table.csv")]
+            found = [row[count] for row in rows if (row["group"], row["method"]) == (group, method)]
             assert cell == "–" if not found else float(cell) == float(found[0].split(" ")[0]), (name, group)
 
 
@@ -116,25 +119,13 @@ def test_the_page_on_antibodies_shows_the_measured_table():
 
 
 def test_the_page_on_guidance_shows_the_measured_orders():
-    with (ROOT / "docs/results/guidance-orders.csv").open(encoding="utf-8", newline="") as file:
-        gains = {(row["model"], row["rounds"], row["order"]): row["gain"] for row in csv.DictReader(file)}
+    gains = {(row["model"], row["rounds"], row["order"]): row["gain"] for row in csv_rows("guidance-orders.csv")}
     table = re.findall(r"(?:^\|.*\n)+", section("guidance.md", "Which order"), re.M)[0]
     columns = [("text", "4"), ("text", "12"), ("digits", "4"), ("digits", "12"), ("sudoku", "4"), ("sudoku", "12")]
     for line in table.splitlines()[2:]:
         order, *cells = [cell.strip() for cell in line.strip("| ").split("|")]
         assert cells == [gains[(*key, order.strip('`"'))] for key in [*columns, ("antibodies", "4")]]
     assert table.count("\n") == 6
-
-
-def table_under(page: str, title: str, start: str) -> list[list[str]]:
-    """The cells of the table of a section whose head begins so, without head and rule."""
-    tables = re.findall(r"(?:^ *\|.*\n)+", section(page, title), re.M)
-    (table,) = [found for found in tables if found.lstrip().startswith(f"| {start}")]
-    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
-
-
-def csv_rows(name: str) -> list[dict[str, str]]:
-    return list(csv.DictReader((ROOT / "docs/results" / name).read_text("utf-8").splitlines()))
 
 
 SPELT = {  # what tables of pages call a spec
