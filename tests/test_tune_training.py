@@ -138,6 +138,45 @@ def test_unasked_it_tries_every_method_with_its_defaults_and_a_name_over_its_spa
     assert len(rows) == 1 + len(SEARCH_SPACE["redge"]["t1"])
 
 
+@pytest.mark.parametrize("outside", [True, False])
+def test_a_training_that_yields_inside_no_grad_takes_gradients_from_nobody(outside):
+    """A context that a generator is left in stays on for whoever runs next, unless somebody puts it back."""
+
+    def train(estimator):
+        for _ in range(4):
+            assert torch.is_grad_enabled()
+            with torch.no_grad():
+                yield 1.0 + (estimator.name != "reinmax")
+
+    with torch.set_grad_enabled(outside):
+        result = tune_training(train, estimators=["redge", "reinmax", "rloo"], search_space={}, reduction=2)
+        assert torch.is_grad_enabled() == outside
+    assert result.recommended.name == "reinmax"
+
+
+def test_a_training_that_yields_inside_inference_mode_is_told():
+    def train(estimator):
+        with torch.inference_mode():
+            yield 1.0
+
+    with pytest.raises(RuntimeError, match="yield outside of it"):
+        tune_training(train, estimators=["redge"])
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_every_training_has_an_estimator_of_its_own_that_may_learn():
+    seen = []
+
+    def train(estimator, learning_rate):
+        seen.append(estimator)
+        yield learning_rate
+
+    made = make_estimator("relax")
+    tune_training(train, estimators=[made], learning_rates=[0.1, 0.2])
+    networks = [made.keywords["control_variate"], *(one.keywords["control_variate"] for one in seen)]
+    assert len({id(network) for network in networks}) == 3
+
+
 def test_it_finds_the_estimator_that_trains_best():
     """Straight-through does not leave the start on |x - 0.45|^1.5, ReinMax does: a fact, no chance of failure."""
 

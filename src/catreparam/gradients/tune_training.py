@@ -1,10 +1,12 @@
 """Choosing an estimator by training with it: short runs of the caller's own training, of which the better go on."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from catreparam.estimators.registry import Estimator, make_estimator
@@ -90,6 +92,7 @@ class _Runner:
         self.iterator: Iterator[float] | None = None
         self.values: list[float] = []
         self.seconds, self.over = 0.0, False
+        self.grad_enabled, self.inference_outside = True, torch.is_inference_mode_enabled()
 
     def advance(self) -> bool:
         """One value more; False when there is none. Raises TypeError for what is no number."""
@@ -101,7 +104,7 @@ class _Runner:
                 got = type(made).__name__
                 raise TypeError(f"train must be a generator function, which yields its losses; it returned {got}")
             self.iterator = made
-        value = next(self.iterator, None)
+        value = self._next(self.iterator)
         self.seconds += time.perf_counter() - began
         if value is None:
             if not self.values:
@@ -115,6 +118,22 @@ class _Runner:
             raise TypeError(f"train must yield losses as numbers, got {got}") from error
         self.over = not math.isfinite(self.values[-1])
         return not self.over
+
+    def _next(self, iterator: Iterator[float]) -> float | None:
+        """What it yields, None at its end. Nothing that it does inside `no_grad()` reaches the other trainings.
+
+        Raises RuntimeError if it yields inside `inference_mode()`, which cannot be kept from them.
+        """
+        outside = torch.is_grad_enabled()
+        torch.set_grad_enabled(self.grad_enabled)
+        try:
+            value = next(iterator, None)
+        finally:
+            self.grad_enabled = torch.is_grad_enabled()
+            torch.set_grad_enabled(outside)
+        if torch.is_inference_mode_enabled() and not self.inference_outside:
+            raise RuntimeError("train yielded inside torch.inference_mode(), which stays on then; yield outside of it")
+        return value
 
     def row(self) -> TrainedRow:
         """What is known of it."""
@@ -135,7 +154,8 @@ class _Runner:
     def close(self) -> None:
         """Ends the training, so that its memory is free."""
         if self.iterator is not None and hasattr(self.iterator, "close"):
-            self.iterator.close()  # pyright: ignore[reportAttributeAccessIssue]
+            with torch.set_grad_enabled(torch.is_grad_enabled()):  # as it was, whatever the training leaves
+                self.iterator.close()  # pyright: ignore[reportAttributeAccessIssue]
         self.iterator, self.over = None, True
 
 
@@ -155,7 +175,8 @@ def tune_training(
 
     train: a generator function. `train(estimator)` trains a model of your own and yields the validation loss (lower is
     better) as it goes: after every epoch, or every hundred steps. It is continued where it stopped, so that nothing is
-    trained twice. Give every setting the same seed. All trainings still in the race are held in memory.
+    trained twice. Give every setting the same seed. All trainings still in the race are held in memory. Each gets an
+    estimator of its own, also where that learns (`relax`).
 
     First every setting yields `first` values; the best `1 / reduction` of them go on to `reduction` times as many, and
     so on (successive halving, Jamieson and Talwalkar 2016). After `max_seconds` no training goes on, and what is known
@@ -186,7 +207,7 @@ def tune_training(
     entries = map(make_estimator, candidates(num_samples)) if estimators is None else estimators
     rates = [check_number("learning_rates", rate, above=0.0) for rate in learning_rates] or [None]
     settings = [setting for entry in entries for setting in expand(entry, search_space)]
-    runners = [_Runner(train, setting, rate) for setting in settings for rate in rates]
+    runners = [_Runner(train, copy.deepcopy(setting), rate) for setting in settings for rate in rates]
     if not runners:
         raise ValueError("estimators must name at least one estimator, got none")
     try:
