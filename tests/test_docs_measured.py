@@ -194,3 +194,13 @@ def test_the_guide_on_tuning_shows_the_measured_bias():
         row = measured[spec_of(name)]
         formats = (("test", ".2f"), ("squared_bias", ".3f"), ("variance", ".1f"))
         assert cells == [format(float(row[key]), spec) for key, spec in formats]
+
+
+def test_the_evidence_shows_what_settings_were_measured_to_cost():
+    measured = {row["estimator"]: row for row in csv_rows("defaults-48x2/table.csv")}
+    for name, *cells in table_under("evidence.md", "What a wrong setting costs", "| t1"):
+        spec, _, weight = name.replace("`", "").partition(", weight ")
+        for cell, t1 in zip(cells, ("0.3", "0.5", "0.7", "0.9"), strict=True):
+            row = measured.get(f"{spec}:t1={t1}" + f",second_order_weight={weight}" * bool(weight))
+            keys = ("test_negative_elbo", "test_negative_elbo_ci")
+            assert cell == (" ± ".join(f"{float(row[key]):.2f}" for key in keys) if row else "–")
