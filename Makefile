@@ -95,7 +95,7 @@ docs-tables: $(STAMP)
 reproduce: $(LIGHT)
 	$(BIN)/python scripts/reproduce.py
 
-# One of the VAE studies with four times as many epochs, the polynomial with other settings (forty minutes on two cores)
+# One of the VAE studies with four times as many epochs, the polynomial with other settings (half an hour on two cores for the first)
 reproduce-more: $(LIGHT)
 	$(BIN)/python scripts/reproduce.py --more
 

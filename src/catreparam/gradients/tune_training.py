@@ -25,14 +25,17 @@ class TrainedRow:
         values: what the training yielded, one after the other; lower is better.
         seconds: how long that took.
         learning_rate: what it was trained at; None if `train` has its own.
-        diverged: whether it ended in a value that is not finite.
     """
 
     estimator: Estimator
     values: tuple[float, ...]
     seconds: float
     learning_rate: float | None = None
-    diverged: bool = False
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it ended in a value that is not finite."""
+        return bool(self.values) and not math.isfinite(self.values[-1])
 
     def show(self) -> str:
         """name:key=value,… as the command line takes it, and the learning rate."""
@@ -94,8 +97,8 @@ class _Runner:
         self.seconds, self.over = 0.0, False
         self.grad_enabled, self.inference_outside = True, torch.is_inference_mode_enabled()
 
-    def advance(self) -> bool:
-        """One value more; False when there is none. Raises TypeError for what is no number."""
+    def advance(self) -> None:
+        """One value more, or it is over. Raises TypeError for what is no number."""
         began = time.perf_counter()
         if self.iterator is None:
             more = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
@@ -110,14 +113,13 @@ class _Runner:
             if not self.values:
                 raise ValueError(f"train yielded no loss with {self.show()}")
             self.over = True
-            return False
+            return
         try:
             self.values.append(float(value.detach() if isinstance(value, Tensor) else value))
         except (TypeError, ValueError) as error:
             got = f"{type(value).__name__} with {self.show()}"
             raise TypeError(f"train must yield losses as numbers, got {got}") from error
-        self.over = not math.isfinite(self.values[-1])
-        return not self.over
+        self.over = self.row().diverged
 
     def _next(self, iterator: Iterator[float]) -> float | None:
         """What it yields, None at its end. Nothing that it does inside `no_grad()` reaches the other trainings.
@@ -137,19 +139,15 @@ class _Runner:
 
     def row(self) -> TrainedRow:
         """What is known of it."""
-        return TrainedRow(self.estimator, tuple(self.values), self.seconds, self.learning_rate, self.diverged)
+        return TrainedRow(self.estimator, tuple(self.values), self.seconds, self.learning_rate)
 
     def show(self) -> str:
         """Its name in messages."""
         return _shown(self.estimator, self.learning_rate)
 
-    @property
-    def diverged(self) -> bool:
-        return bool(self.values) and not math.isfinite(self.values[-1])
-
     def value_after(self, count: int) -> float:
         """The value after so many, or the last one if the training ended before."""
-        return math.inf if self.diverged or not self.values else self.values[min(count, len(self.values)) - 1]
+        return math.inf if not self.values or self.row().diverged else self.values[min(count, len(self.values)) - 1]
 
     def close(self) -> None:
         """Ends the training, so that its memory is free."""
@@ -183,6 +181,7 @@ def tune_training(
     decides. A value that is not finite, or an ArithmeticError, takes a setting out of the race.
 
     What this cannot see is what happens later: a method that learns fastest and overfits first wins a short race.
+    Cost: about `first * n` values a round with n settings, in log n / log reduction rounds, one training at a time.
 
     `estimators`: a name is expanded over `search_space`; a made estimator is tried as it is. None: those of
     SEARCH_SPACE, each with its defaults, and, from two `num_samples` on, reinmax_rloo and rloo, which need several.

@@ -18,7 +18,6 @@ from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import show_progress
 from catreparam.gradients import TrainingResult, tune_training
 from catreparam.report import Column, Curve, Plot, Report, Table
-from catreparam.validation import check_count
 
 COLUMNS = (
     Column("estimator", "setting"),
@@ -60,7 +59,6 @@ def run(config: Config) -> Report:
     """Trains with every setting and orders them. Raises ValueError or TypeError for a bad config."""
     if not config.train:
         raise ValueError("--train is missing: give your generator function as module:function; see --help")
-    check_count("num_samples", config.num_samples)
     train = find_function("train", config.train)
     specs = normalise_specs(config.estimators, searched=True) if config.estimators else ()
     with show_progress() as progress:
