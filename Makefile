@@ -99,7 +99,7 @@ reproduce: $(LIGHT)
 reproduce-more: $(LIGHT)
 	$(BIN)/python scripts/reproduce.py --more
 
-# The VAE at the size of the paper: all of MNIST, then Fashion-MNIST; guided image tokens (hours on two cores)
+# The VAE at the size of the paper: all of MNIST, then Fashion-MNIST; guided image tokens; Sudoku (hours on two cores)
 reproduce-paper: $(LIGHT)
 	$(BIN)/catreparam data mnist
 	$(BIN)/catreparam data fashion_mnist

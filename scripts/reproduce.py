@@ -5,8 +5,8 @@ python scripts/reproduce.py [--only STUDY ... | --more | --paper] [--tune] [--jo
 Every study is a command of catreparam with a run folder under runs/reproduce; the same call goes on after a kill.
 Tables, pages and the pictures of the documentation are copied to docs/results/STUDY. Hyperparameters come from its
 settings.json; --tune searches them anew first (half as long again). --more runs further ones: a VAE of more epochs, the
-polynomial with other settings. --paper: those at the size of the paper (all of MNIST, Fashion-MNIST) and guided image
-tokens, for hours.
+polynomial with other settings. --paper: those at the size of the paper (all of MNIST, Fashion-MNIST), guided image
+tokens and Sudoku, for hours.
 """
 
 import argparse

@@ -28,7 +28,36 @@ BEYOND = (
 )
 """Beyond the ranges that searches look at."""
 FULL_SIZE_SETTINGS = "vae-mnist-48x2/search-run"
-FULL_SIZE_SEARCH = "--num-trials 8 --search-seeds 1000 --lr-range 5e-4 3e-3 --vae.num-epochs 20"
+FULL_SIZE_SEARCH = "--num-trials 8 --search-seeds 1000 --lr-range 5e-4 3e-3 --vae.num-epochs"
+SUDOKU = {
+    "no-prior": "--priors none_excluded none",
+    "reference": (
+        "--priors none_excluded none --estimators redge:num_steps=2,t1=0.9 --free-lr 0.05 --free-steps "
+        "2000 --restarts 1"
+    ),
+    "no-prior-longer": (
+        "--num-puzzles 100 --levels hard --priors none_excluded --estimators straight_through --free-steps 2000 "
+        "--free-samples 4 --restarts 3"
+    ),
+    "hard-long": "--levels hard --priors long",
+    "hard-weaker": (
+        "--levels hard --priors medium short untrained --estimators redge:t1=0.9 straight_through reinmax --attempts 1"
+    ),
+    "hard-long-reindge": "--levels hard --priors long --estimators reindge",
+    "hard-weaker-rest": (
+        "--levels hard --priors short medium untrained --estimators reindge gumbel_softmax redge "
+        "exact_redge:second_order_weight=1.0,num_noises=2 --attempts 1"
+    ),
+    "easy-long": "--levels easy --priors long --estimators redge:t1=0.9 straight_through --attempts 1",
+    "easy-weaker": (
+        "--levels easy --priors medium short untrained --estimators redge:t1=0.9 straight_through --attempts 1"
+    ),
+    "ancestral": (
+        "--levels hard --priors long --estimators redge:t1=0.9 straight_through reinmax --order "
+        "ancestral --commit argmax --num-steps 50 --attempts 1"
+    ),
+}
+"""Options of `catreparam run sudoku` for the tables of docs/sudoku.md; 1,000 puzzles if they do not say."""
 RIVALS = ("straight_through", "gumbel_softmax", "gumbel_rao:num_noises=10", "reinmax", "redge", OURS)
 
 
@@ -70,32 +99,24 @@ def longer(settings_of: str, num_epochs: int, num_latents: int, num_classes: int
     return replace(study, search="", settings_of=settings_of, asked_by="more")
 
 
-def polynomial(power: str) -> Study:
-    """Two draws a step, which `rloo` needs."""
+def polynomial(power: str, estimators: str, search: str, given: str = "") -> Study:
+    """1,000 steps, by default at learning rate 0.05 with one draw a step, as in the paper."""
     return Study(
         "sweep polynomial",
-        f"--estimators {POLYNOMIAL_ESTIMATORS} --polynomial.powers {power} --polynomial.num-samples 2",
-        search="--num-trials 6 --search-seeds 1000",
+        f"--estimators {estimators} --polynomial.powers {power} {given}",
+        search=f"{search} --search-seeds 1000",
         plots=("Gap to the optimum",),
     )
 
 
-def one_draw(power: str) -> Study:
-    """The paper's setting: one draw a step and learning rate 0.05, with those of its own variants."""
-    return Study(
-        "sweep polynomial",
-        f"--estimators {FULL_SIZE_ESTIMATORS} --polynomial.powers {power}",
-        search="--num-trials 24 --search-seeds 1000 --lr-range 0.05 0.05",
-        plots=("Gap to the optimum",),
-    )
-
-
-def full_size(dataset: str, estimators: str, num_epochs: int, **facts: str) -> Study:
-    """The paper's network, one draw a step, on a whole data set; the search sees 20 epochs."""
+def full_size(dataset: str, estimators: str, num_epochs: int, shape: str = "48 2 leaky_relu", **facts: str) -> Study:
+    """The paper's network, one draw a step, on a whole data set. `shape`: codes, classes, and the activation."""
+    num_latents, num_classes, activation = shape.split()
     return Study(
         "sweep vae",
-        f"--estimators {estimators} --vae.dataset {dataset} --vae.num-latents 48 --vae.num-classes 2 "
-        f"--vae.batch-size 200 --vae.num-epochs {num_epochs} --vae.num-evaluation-samples 2",
+        f"--estimators {estimators} --vae.dataset {dataset} --vae.num-latents {num_latents} --vae.num-classes "
+        f"{num_classes} --vae.activation {activation} --vae.batch-size 200 --vae.num-epochs {num_epochs} "
+        "--vae.num-evaluation-samples 2",
         plots=("Test −ELBO", "Train −ELBO"),
         asked_by="paper",
         **facts,
@@ -103,12 +124,16 @@ def full_size(dataset: str, estimators: str, num_epochs: int, **facts: str) -> S
 
 
 STUDIES = {
-    "polynomial-1.5": polynomial("1.5"),
-    "polynomial-2": polynomial("2"),
-    "polynomial-3": polynomial("3"),
-    "polynomial-one-draw-1.5": one_draw("1.5"),
-    "polynomial-one-draw-2": one_draw("2"),
-    "polynomial-one-draw-3": one_draw("3"),
+    **{
+        f"polynomial-{power}": polynomial(  # two draws a step, which `rloo` needs
+            power, POLYNOMIAL_ESTIMATORS, "--num-trials 6", "--polynomial.num-samples 2"
+        )
+        for power in ("1.5", "2", "3")
+    },
+    **{
+        f"polynomial-one-draw-{power}": polynomial(power, FULL_SIZE_ESTIMATORS, "--num-trials 24 --lr-range 0.05 0.05")
+        for power in ("1.5", "2", "3")
+    },
     "polynomial-defaults": Study("run polynomial", f"--estimators {AT_DEFAULTS}", asked_by="more"),
     "polynomial-beyond": Study("run polynomial", f"--powers 1.5 --estimators {BEYOND}", asked_by="more"),
     "law": Study("run law", "", plots=("Total variation, t1 = 0.1", "Total variation, t1 = 0.5")),
@@ -118,7 +143,7 @@ STUDIES = {
     # Does the order last?
     "vae-48x2-longer": longer("vae-48x2", 80, 48, 2, "leaky_relu"),
     "vae-mnist-48x2": full_size(
-        "mnist", FULL_SIZE_ESTIMATORS, 60, search=FULL_SIZE_SEARCH, settings_of=FULL_SIZE_SETTINGS
+        "mnist", FULL_SIZE_ESTIMATORS, 60, search=f"{FULL_SIZE_SEARCH} 20", settings_of=FULL_SIZE_SETTINGS
     ),
     "image-tokens": Study(
         "guide",
@@ -130,4 +155,8 @@ STUDIES = {
     ),
     # Does the order carry over?
     "vae-fashion-48x2": full_size("fashion_mnist", FIVE, 50, settings_of=FULL_SIZE_SETTINGS),
+    **{
+        f"sudoku/{name}": Study("run sudoku", f"--num-puzzles 1000 {options}", seeds="", asked_by="paper")
+        for name, options in SUDOKU.items()
+    },
 }

@@ -14,7 +14,7 @@ from catreparam.estimators import Estimator
 from catreparam.experiments.gradients.measure import Point, draw_logits, trade_off
 from catreparam.experiments.gradients.objective_specs import build_objective, load_logits
 from catreparam.experiments.runs.configs import check_seeds, command_of
-from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
+from catreparam.experiments.runs.estimator_specs import entries_to_tune
 from catreparam.experiments.runs.folder import Record, write_into
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import show_progress
@@ -92,8 +92,7 @@ def run(config: Config) -> Report:
     """Measures every setting and orders them. Raises ValueError or TypeError for a bad config."""
     check_seeds("seed", [config.seed])
     check_count("num_samples", config.num_samples)
-    specs = normalise_specs(config.estimators or candidates(config.num_samples), searched=True)
-    entries = [build_estimator(spec) if ":" in spec else spec.strip() for spec in specs]
+    entries = entries_to_tune(config.estimators or candidates(config.num_samples))
     logits = draw_logits(config.num_variables, config.num_classes, config.logit_scale, config.seed)
     if config.logits is not None:
         logits = load_logits(config.logits)

@@ -12,7 +12,7 @@ from pathlib import Path
 from catreparam.estimators import Estimator
 from catreparam.experiments.gradients.objective_specs import find_function
 from catreparam.experiments.runs.configs import command_of
-from catreparam.experiments.runs.estimator_specs import build_estimator, normalise_specs
+from catreparam.experiments.runs.estimator_specs import entries_to_tune
 from catreparam.experiments.runs.folder import Record, write_into
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import show_progress
@@ -60,7 +60,7 @@ def run(config: Config) -> Report:
     if not config.train:
         raise ValueError("--train is missing: give your generator function as module:function; see --help")
     train = find_function("train", config.train)
-    specs = normalise_specs(config.estimators, searched=True) if config.estimators else ()
+    entries = entries_to_tune(config.estimators) if config.estimators else None
     with show_progress() as progress:
 
         def follow(length: int, settings: Iterable[Estimator]) -> Iterator[Estimator]:
@@ -73,7 +73,7 @@ def run(config: Config) -> Report:
 
         result = tune_training(
             train,
-            estimators=[build_estimator(spec) if ":" in spec else spec for spec in specs] or None,
+            estimators=entries,
             learning_rates=config.lr,
             num_samples=config.num_samples,
             first=config.first,

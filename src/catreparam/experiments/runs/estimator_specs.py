@@ -82,6 +82,15 @@ def normalise_specs(specs: Iterable[str], *, searched: bool = False) -> tuple[st
     return tuple(normal)
 
 
+def entries_to_tune(specs: Iterable[str]) -> list[str | Estimator]:
+    """What `tune` and `tune_training` take: a name alone, to be expanded, or an estimator with its hyperparameters.
+
+    Raises what `normalise_specs` raises.
+    """
+    normal = normalise_specs(specs, searched=True)
+    return [build_estimator(spec) if ":" in spec else spec for spec in normal]
+
+
 def try_estimator(spec: str, shape: tuple[int, int], *, num_samples: int) -> None:
     """Raises ValueError if the estimator cannot work on codes [num_latents, num_classes] with so many samples.
 

@@ -1,0 +1,79 @@
+"""The studies that `make reproduce` and its further targets run are commands that exist, with what they publish."""
+
+import importlib
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from catreparam import cli
+from catreparam.experiments import STUDIES as MODULES
+
+ROOT = Path(__file__).parent.parent
+STUDIES = runpy.run_path(str(ROOT / "scripts" / "studies.py"))["STUDIES"]
+
+
+class Reached(Exception):
+    """The command has read its options."""
+
+
+def config_of(monkeypatch, command, options):
+    """What the study would run with, checked; nothing runs."""
+    configs = []
+
+    def run(config):
+        configs.append(config.checked())
+        raise Reached
+
+    monkeypatch.setattr(importlib.import_module(MODULES[command]), "run", run)
+    with pytest.raises(Reached):
+        cli.main([*command.split(), *options.split()])
+    return configs[0]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_is_a_command_with_options_that_it_takes(name, monkeypatch):
+    study = STUDIES[name]
+    config = config_of(monkeypatch, study.command, f"{study.options} {study.seeds} --jobs 2")
+    assert config.jobs == 2
+    if study.seeds:
+        assert config.seeds == tuple(map(int, study.seeds.split()[1:]))
+    if study.search:
+        searched = config_of(monkeypatch, study.command, f"{study.options} {study.search} --seeds")
+        assert (searched.seeds, searched.search_seeds) == ((), (1000,))
+        assert searched.estimators == config.estimators
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_its_results_and_the_settings_that_it_takes(name):
+    results, study = ROOT / "docs" / "results", STUDIES[name]
+    assert [*(results / name).glob("**/table.csv")], "nothing was published"
+    if study.search or study.settings_of:
+        assert (results / (study.settings_of or name) / "settings.json").exists()
+    for title in study.plots:
+        words = "".join(c if c.isascii() and c.isalnum() else " " for c in title.lower()).split()
+        assert (results / name / f"{'-'.join(words)}.svg").exists()
+
+
+def test_a_study_is_made_once_and_published(tmp_path, monkeypatch):
+    """`reproduce` runs a study, copies its page and tables, and draws its plots. Its second call finds all done."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    script = runpy.run_path(str(ROOT / "scripts" / "reproduce.py"))
+    small = script["Study"](
+        "run polynomial",
+        "--estimators reinmax redge --powers 2 --num-variables 4 --num-steps 4",
+        plots=("p = 2",),
+        seeds="--seeds 0 1",
+    )
+    monkeypatch.setitem(script["STUDIES"], "small", small)
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "--only", "small", "--jobs", "1"])
+    metrics = tmp_path / "runs" / "reproduce" / "small" / "metrics.jsonl"
+    assert script["main"]() == 0
+    written = metrics.read_bytes()
+    assert script["main"]() == 0
+    assert metrics.read_bytes() == written
+    results = tmp_path / "docs" / "results" / "small"
+    assert {"report.html", "table.csv", "p-2.svg"} == {path.name for path in results.iterdir()}
+    assert "reinmax" in (results / "table.csv").read_text("utf-8")
