@@ -28,8 +28,8 @@ EPOCHS, NUM_IMAGES, NUM_DRAWS, SEED = (2, 8), 24, 2000, 1000
 
 
 def main() -> None:
-    settings = json.loads((STUDY / "search-run" / "settings.json").read_text())["settings"]
-    with (STUDY / "final-run" / "table.csv").open() as file:
+    settings = json.loads((STUDY / "settings.json").read_text())["settings"]
+    with (STUDY / "table.csv").open() as file:
         reached = {row["estimator"]: float(row["test"]) for row in csv.DictReader(file)}
     data = load_dataset("mnist")
     state = new_state(

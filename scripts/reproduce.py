@@ -62,11 +62,11 @@ def reproduce(name: str, *, tune: bool, jobs: int) -> None:
     if tune and study.search:
         folder = RUNS / f"{name}-search"
         run(study, f"{options} {study.search} --seeds", folder, jobs)
-        publish(folder, RESULTS / name / "search")
+        publish(folder, RESULTS / name / "search", raw=study.raw)
         shutil.copy(folder / "settings.json", settings)
     given = f" --settings {settings}" if study.search or study.settings_of else ""
     run(study, f"{options} {study.seeds}{given}", RUNS / name, jobs)
-    publish(RUNS / name, RESULTS / name)
+    publish(RUNS / name, RESULTS / name, raw=study.raw)
     draw(study, name, RUNS / name)
 
 
@@ -77,10 +77,11 @@ def run(study: Study, options: str, folder: Path, jobs: int) -> None:
         sys.exit(status)
 
 
-def publish(folder: Path, target: Path) -> None:
-    """Copies the page, which holds every table, and the tables as CSV; what only serves to resume stays."""
+def publish(folder: Path, target: Path, *, raw: bool) -> None:
+    """Copies the page, which holds every table, and the tables as CSV; `raw`: what its command goes on by, too."""
     target.mkdir(parents=True, exist_ok=True)
-    for path in [folder / "report.html", *folder.glob("*.csv")]:
+    more = [folder / "metrics.jsonl", folder / "config.json"] if raw else []
+    for path in [folder / "report.html", *folder.glob("*.csv"), *more]:
         shutil.copy(path, target)
 
 

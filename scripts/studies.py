@@ -27,7 +27,6 @@ BEYOND = (
     "exact_redge:t1=0.1,second_order_weight=0"
 )
 """Beyond the ranges that searches look at."""
-FULL_SIZE_SETTINGS = "vae-mnist-48x2/search-run"
 FULL_SIZE_SEARCH = "--num-trials 8 --search-seeds 1000 --lr-range 5e-4 3e-3 --vae.num-epochs"
 SUDOKU = {
     "no-prior": "--priors none_excluded none",
@@ -75,6 +74,8 @@ class Study:
     """The folder of docs/results whose hyperparameters it takes, if not its own."""
     asked_by: str = ""
     """The option that asks for it, "more" or "paper"; "": none is needed."""
+    raw: bool = False
+    """Whether the values of every run are published, by which its command would go on."""
 
 
 def vae(
@@ -119,6 +120,7 @@ def full_size(dataset: str, estimators: str, num_epochs: int, shape: str = "48 2
         "--vae.num-evaluation-samples 2",
         plots=("Test −ELBO", "Train −ELBO"),
         asked_by="paper",
+        raw=True,
         **facts,
     )
 
@@ -142,9 +144,7 @@ STUDIES = {
     "vae-reinmax-4x24": vae(24, 4, "relu"),
     # Does the order last?
     "vae-48x2-longer": longer("vae-48x2", 80, 48, 2, "leaky_relu"),
-    "vae-mnist-48x2": full_size(
-        "mnist", FULL_SIZE_ESTIMATORS, 60, search=f"{FULL_SIZE_SEARCH} 20", settings_of=FULL_SIZE_SETTINGS
-    ),
+    "vae-mnist-48x2": full_size("mnist", FULL_SIZE_ESTIMATORS, 60, search=f"{FULL_SIZE_SEARCH} 20"),
     "image-tokens": Study(
         "guide",
         f"--reward class:all --estimator {TOKEN_ESTIMATORS} --rivals unguided best_of_n svdd smc entrgi "
@@ -154,7 +154,7 @@ STUDIES = {
         asked_by="paper",
     ),
     # Does the order carry over?
-    "vae-fashion-48x2": full_size("fashion_mnist", FIVE, 50, settings_of=FULL_SIZE_SETTINGS),
+    "vae-fashion-48x2": full_size("fashion_mnist", FIVE, 50, settings_of="vae-mnist-48x2"),
     **{
         f"sudoku/{name}": Study("run sudoku", f"--num-puzzles 1000 {options}", seeds="", asked_by="paper")
         for name, options in SUDOKU.items()
