@@ -8,7 +8,6 @@ in one process on one thread; CPU seconds, medians.
 """
 
 import argparse
-import random
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from catreparam.experiments.bench.turns import in_turn
 from catreparam.guidance import Reward, codebook_embed, guided_sample
 from catreparam.masked_diffusion import as_denoiser
 
@@ -37,13 +37,11 @@ def main() -> None:
     for name, reward in rewards.items():
         runs = {length: generation(reward, length, options) for length in options.prompts}
         seconds: dict[int, list[float]] = {length: [] for length in runs}
-        order = random.Random(0)
-        for turn in range(options.turns + 1):
-            for length in order.sample(list(runs), len(runs)):
-                started = time.process_time()
-                runs[length]()
-                if turn:
-                    seconds[length].append(time.process_time() - started)
+        for length, counted in in_turn(list(runs), options.turns):
+            started = time.process_time()
+            runs[length]()
+            if counted:
+                seconds[length].append(time.process_time() - started)
         base = statistics.median(seconds[options.prompts[0]])
         for length, values in seconds.items():
             middle = statistics.median(values)

@@ -1,16 +1,15 @@
 """Whole steps, `catreparam bench --steps`: of guidance, beside the loops that one would write; of training a VAE."""
 
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import quantiles
 
 import torch
 from torch import Tensor
 
 from catreparam.estimators import expectation
 from catreparam.experiments.bench.samplers import GUMBEL, NUM_STEPS, PEER, T1, find_samplers, peak_bytes
+from catreparam.experiments.bench.turns import in_turn, median_and_spread
 from catreparam.experiments.runs.estimator_specs import MAIN_ESTIMATORS, build_estimator
 from catreparam.experiments.runs.folder import Record
 from catreparam.experiments.runs.progress import Progress
@@ -24,7 +23,6 @@ GUIDED = {LARGE: ((1, 576, 16_384), 10), "16x81x9": ((16, 81, 9), 200)}  # shape
 QUICK = {"16x81x9": ((16, 81, 9), 20)}
 DIMENSIONS = 8  # of a code's vector
 TRAINING = "VAE, 48 x 2, batch 200"
-WARM_UP = 1
 
 COLUMNS = (
     Column("loop", "loop"),
@@ -126,21 +124,19 @@ def training_step(spec: str) -> Callable[[], None]:
 
 
 def _compare(name: str, loops: list[Loop], rounds: int) -> list[Record]:
-    seconds: dict[str, list[float]] = {loop.label: [] for loop in loops}
-    order = random.Random(0)
-    for turn in range(rounds + WARM_UP):
-        for loop in order.sample(loops, len(loops)):
-            started = time.perf_counter()
-            loop.run()
-            if turn >= WARM_UP:
-                seconds[loop.label].append(1e3 * (time.perf_counter() - started) / loop.num_steps)
-    quarters = {label: quantiles(values, n=4) for label, values in seconds.items()}
+    times: dict[str, list[float]] = {loop.label: [] for loop in loops}
+    for loop, counted in in_turn(loops, rounds):
+        started = time.perf_counter()
+        loop.run()
+        if counted:
+            times[loop.label].append(1e3 * (time.perf_counter() - started) / loop.num_steps)
+    medians = {label: median_and_spread(values) for label, values in times.items()}
     rows = []
     for loop in loops:
-        low, middle, high = quarters[loop.label]
+        step, spread = medians[loop.label]
         keys = {"against_peer": PEER, "against_gumbel": GUMBEL}
-        faster = {key: quarters[peer][1] / middle for key, peer in keys.items() if peer in quarters}
-        row: Record = {"step of": name, "loop": loop.label, "step": middle, "step_spread": (high - low) / 2, **faster}
+        faster = {key: medians[peer][0] / step for key, peer in keys.items() if peer in medians}
+        row: Record = {"step of": name, "loop": loop.label, "step": step, "step_spread": spread, **faster}
         if name == f"guidance, {LARGE}":
             elements = torch.Size(GUIDED[LARGE][0]).numel()
             row["peak"] = peak_bytes(loop.run) / (4 * elements)

@@ -8,12 +8,10 @@ timed.
 import json
 import math
 import os
-import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import quantiles
 
 import torch
 from torch import Tensor
@@ -30,6 +28,7 @@ from catreparam.experiments.bench.samplers import (
 )
 from catreparam.experiments.bench.scaling import Case, Scaling, exponent_table, fits, make_plot, scalings
 from catreparam.experiments.bench.steps import measure_steps
+from catreparam.experiments.bench.turns import in_turn, median_and_spread
 from catreparam.experiments.runs.configs import options
 from catreparam.experiments.runs.folder import Record, write_into
 from catreparam.experiments.runs.machine import describe_machine
@@ -186,19 +185,21 @@ def measure(case: Case, samplers: Sequence[Sampler], rounds: int) -> dict[str, d
         for device in {sampler.device for sampler in samplers}
     }
     times: dict[str, tuple[list[float], list[float]]] = {sampler.label: ([], []) for sampler in samplers}
-    order = random.Random(0)
-    for turn in range(rounds + WARM_UP):
-        for sampler in order.sample(samplers, len(samplers)):  # nobody always follows the same neighbour
-            with sampler.on_its_path():
-                forward, both = _time_block(sampler, *given[sampler.device], case.num_steps)
-            if turn >= WARM_UP:
-                times[sampler.label][0].append(forward)
-                times[sampler.label][1].append(both)
+    for sampler, counted in in_turn(samplers, rounds, warm_up=WARM_UP):
+        with sampler.on_its_path():
+            forward, both = _time_block(sampler, *given[sampler.device], case.num_steps)
+        if counted:
+            times[sampler.label][0].append(forward)
+            times[sampler.label][1].append(both)
     results = {}
     for label, (forward, both) in times.items():
-        (low, middle, high), (low_both, middle_both, high_both) = quantiles(forward, n=4), quantiles(both, n=4)
-        results[label] = {"forward": middle, "forward_spread": (high - low) / 2}
-        results[label] |= {"both": middle_both, "both_spread": (high_both - low_both) / 2}
+        (forward, forward_spread), (both, both_spread) = median_and_spread(forward), median_and_spread(both)
+        results[label] = {
+            "forward": forward,
+            "forward_spread": forward_spread,
+            "both": both,
+            "both_spread": both_spread,
+        }
     return results
 
 
