@@ -200,6 +200,35 @@ def test_a_missing_package_names_the_extra_to_install(capsys, monkeypatch):
     assert "pip install '.[experiments]'" in fails(capsys, "run vae")
 
 
+HUGE = "1000000000000000"  # beyond the addresses of a process
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"run polynomial --num-variables {HUGE}",
+        f"run polynomial --num-variables {HUGE} --jobs 2",
+        f"run polynomial --batch-size {HUGE}",
+        f"run law --num-classes {HUGE}",
+        f"run vae --iwae-samples {HUGE} --num-epochs 1 --estimators reinmax",
+        f"run vae --num-samples {HUGE} --num-epochs 1 --estimators reinmax",
+        f"run sudoku --free-samples {HUGE} --free-steps 1 --num-puzzles 2 --levels easy --priors none",
+        f"guide --num-images {HUGE}",
+    ],
+)
+def test_what_no_machine_can_hold_is_one_line(words, capsys):
+    assert "out of memory" in fails(capsys, f"{words} --folder run")
+
+
+def test_another_runtime_error_is_shown_as_it_is(monkeypatch):
+    def run(config):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("catreparam.experiments.law.study.run", run)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.main(["run", "law"])
+
+
 def test_a_traceback_can_be_asked_for(monkeypatch):
     monkeypatch.setenv("CATREPARAM_TRACEBACK", "1")
     with pytest.raises(ValueError, match="unknown command"):

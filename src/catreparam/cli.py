@@ -13,7 +13,7 @@ from catreparam import usage
 from catreparam.experiments import STUDIES
 from catreparam.extras import install
 from catreparam.report import Report, to_markdown
-from catreparam.terminal import fail, is_watched, message_of, prepare, wants_traceback
+from catreparam.terminal import fail, is_watched, message_of, out_of_memory, prepare, wants_traceback
 from catreparam.validation import check_choice
 
 
@@ -34,6 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, `head` say, has seen enough
         return 141
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error) or wants_traceback():
+            raise
+        return fail(out_of_memory(error))
     except (ValueError, TypeError, OSError) as error:
         if report := getattr(error, "report", None):  # it could not be written: shown all the same
             _print_report(report)

@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import os
+import re
 import sys
 from typing import Any, TextIO
 
@@ -38,6 +39,22 @@ def message_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f" ({error.filename})" if error.filename else "")
     return str(error)
+
+
+def out_of_memory(error: BaseException) -> str:
+    """What to do where Python or torch ran out of memory; "" where the error is another.
+
+    >>> out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8000000000 bytes."))
+    'out of memory: 8.0 GB were asked for at once; lower a size, a batch or a number of samples'
+    """
+    said = str(error)
+    signs = ("DefaultCPUAllocator", "Storage size calculation overflowed")
+    ours = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if not ours and not (isinstance(error, RuntimeError) and any(sign in said for sign in signs)):
+        return ""
+    found = re.search(r"allocate (\d+) bytes", said)
+    asked = f": {int(found[1]) / 1e9:,.1f} GB were asked for at once" if found else ""
+    return f"out of memory{asked}; lower a size, a batch or a number of samples"
 
 
 def wants_traceback() -> bool:

@@ -29,7 +29,7 @@ from catreparam.experiments.bench.samplers import (
 from catreparam.experiments.bench.scaling import Case, Scaling, exponent_table, fits, make_plot, scalings
 from catreparam.experiments.bench.steps import measure_steps
 from catreparam.experiments.bench.turns import in_turn, median_and_spread
-from catreparam.experiments.runs.configs import options
+from catreparam.experiments.runs.configs import check_room, options
 from catreparam.experiments.runs.folder import Record, write_into
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
@@ -170,11 +170,12 @@ def _wanted(samplers: list[Sampler], names: Sequence[str]) -> list[Sampler]:
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """100x30x10 as a tuple. Raises ValueError unless it is positive numbers."""
+    """100x30x10 as a tuple. Raises ValueError unless it is positive numbers, and not too many."""
     words = text.split("x")
     if not all(word.isdigit() and int(word) > 0 for word in words):
         raise ValueError(f"a shape is positive numbers like 100x30x10, got {text!r}")
-    return tuple(int(word) for word in words)
+    check_room(f"logits of shape {text}", math.prod(map(int, words)))
+    return tuple(map(int, words))
 
 
 def measure(case: Case, samplers: Sequence[Sampler], rounds: int) -> dict[str, dict[str, float]]:
