@@ -145,6 +145,13 @@ STUDIES = {
     # Does the order last?
     "vae-48x2-longer": longer("vae-48x2", 80, 48, 2, "leaky_relu"),
     "vae-mnist-48x2": full_size("mnist", FULL_SIZE_ESTIMATORS, 60, search=f"{FULL_SIZE_SEARCH} 20"),
+    "vae-mnist-10x30": full_size(
+        "mnist",
+        FULL_SIZE_ESTIMATORS,
+        60,
+        "30 10 relu",  # ReinMax's 10 classes x 30 codes
+        search=f"{FULL_SIZE_SEARCH} 10 --vae.iwae-samples 0",
+    ),
     "image-tokens": Study(
         "guide",
         f"--reward class:all --estimator {TOKEN_ESTIMATORS} --rivals unguided best_of_n svdd smc entrgi "
