@@ -52,7 +52,7 @@ SAID_ON = ("README.md", "docs/index.md", "docs/which-estimator.md", "docs/guides
 
 
 def test_one_default_is_recommended_everywhere():
-    claim = "it is never far from the best, after short and after long training."
+    claim = "it was at most 5 nats behind the best in four small trainings, short and long."
     for page in SAID_ON:
         text = " ".join((ROOT / page).read_text(encoding="utf-8").replace("*", "").split())
         assert f"Start with `{DEFAULT}`: {claim}" in text, page
