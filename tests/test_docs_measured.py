@@ -67,7 +67,11 @@ def spec_of(cell: str) -> str:
     return SPELT.get(words, words)
 
 
-FULL_SIZE = {"All of MNIST": ("vae-mnist-48x2", 10), "Fashion-MNIST": ("vae-fashion-48x2", 5)}
+FULL_SIZE = {
+    "All of MNIST": ("vae-mnist-48x2", 10),
+    "All of MNIST, 30 codes of 10": ("vae-mnist-10x30", 10),
+    "Fashion-MNIST": ("vae-fashion-48x2", 5),
+}
 
 
 @pytest.mark.parametrize("title", FULL_SIZE)
