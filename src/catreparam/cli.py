@@ -35,9 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, `head` say, has seen enough
         return 141
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error) or wants_traceback():
+        remedy = out_of_memory(error)
+        if not remedy or wants_traceback():
             raise
-        return fail(out_of_memory(error))
+        return fail(remedy)
     except (ValueError, TypeError, OSError) as error:
         if report := getattr(error, "report", None):  # it could not be written: shown all the same
             _print_report(report)
