@@ -47,9 +47,14 @@ SUDOKU = {
         "--levels hard --priors short medium untrained --estimators reindge gumbel_softmax redge "
         "exact_redge:second_order_weight=1.0,num_noises=2 --attempts 1"
     ),
+    "no-prior-reindge": "--priors none_excluded none --estimators reindge",
     "easy-long": "--levels easy --priors long --estimators redge:t1=0.9 straight_through --attempts 1",
     "easy-weaker": (
         "--levels easy --priors medium short untrained --estimators redge:t1=0.9 straight_through --attempts 1"
+    ),
+    "easy-rest": (
+        "--levels easy --priors short medium long untrained --estimators reindge gumbel_softmax redge reinmax "
+        "exact_redge:second_order_weight=1.0,num_noises=2 --attempts 1"
     ),
     "ancestral": (
         "--levels hard --priors long --estimators redge:t1=0.9 straight_through reinmax --order "
@@ -110,14 +115,16 @@ def polynomial(power: str, estimators: str, search: str, given: str = "") -> Stu
     )
 
 
-def full_size(dataset: str, estimators: str, num_epochs: int, shape: str = "48 2 leaky_relu", **facts: str) -> Study:
-    """The paper's network, one draw a step, on a whole data set. `shape`: codes, classes, and the activation."""
+def full_size(
+    dataset: str, estimators: str, num_epochs: int, shape: str = "48 2 leaky_relu", num_samples: int = 1, **facts: str
+) -> Study:
+    """The paper's network on a whole data set. `shape`: codes, classes, and the activation."""
     num_latents, num_classes, activation = shape.split()
     return Study(
         "sweep vae",
         f"--estimators {estimators} --vae.dataset {dataset} --vae.num-latents {num_latents} --vae.num-classes "
         f"{num_classes} --vae.activation {activation} --vae.batch-size 200 --vae.num-epochs {num_epochs} "
-        "--vae.num-evaluation-samples 2",
+        f"--vae.num-samples {num_samples} --vae.num-evaluation-samples 2",
         plots=("Test −ELBO", "Train −ELBO"),
         asked_by="paper",
         raw=True,
@@ -150,6 +157,13 @@ STUDIES = {
         FULL_SIZE_ESTIMATORS,
         60,
         "30 10 relu",  # ReinMax's 10 classes x 30 codes
+        search=f"{FULL_SIZE_SEARCH} 10 --vae.iwae-samples 0",
+    ),
+    "vae-mnist-48x2-four": full_size(  # four draws a step, which RLOO needs
+        "mnist",
+        "reinmax reinmax_rloo rloo",
+        60,
+        num_samples=4,
         search=f"{FULL_SIZE_SEARCH} 10 --vae.iwae-samples 0",
     ),
     "image-tokens": Study(

@@ -97,7 +97,7 @@ def plus_or_minus(found: dict[str, float | None], value: str, half: str) -> str:
 
 SUDOKU = {  # the tables of the page, by title and heading: folders, group of each column, and what is counted
     ("Without a prior", "estimator"): [
-        (("no-prior",), group, "solved_argmax")
+        (("no-prior", "no-prior-reindge"), group, "solved_argmax")
         for group in (
             "easy (36 to 45 clues), no prior, digits of peers' clues excluded",
             "easy (36 to 45 clues), no prior",
