@@ -23,7 +23,7 @@ from catreparam.cli import main as catreparam
 from catreparam.experiments import STUDIES as MODULES
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import compare
-from catreparam.report import Column, Plot, Report, Table, to_csv, to_markdown
+from catreparam.report import Column, Report, Table, to_csv, to_markdown
 from catreparam.report.figures import plot_to_svg
 
 RUNS, RESULTS = Path("runs/reproduce"), Path("docs/results")
@@ -91,7 +91,7 @@ def draw(study: Study, name: str, folder: Path) -> None:
     labels = list(dict.fromkeys(curve.label for plot in report.plots for curve in plot.curves))
     for plot in report.plots:
         if plot.title in study.plots:
-            (RESULTS / name / f"{slug(plot)}.svg").write_text(plot_to_svg(plot, labels), encoding="utf-8")
+            (RESULTS / name / f"{slug(plot.title)}.svg").write_text(plot_to_svg(plot, labels), encoding="utf-8")
 
 
 def finished(studies: Iterable[str]) -> bool:
@@ -172,10 +172,9 @@ def versus_ours(
     return Table(columns, rows, note)
 
 
-def slug(plot: Plot) -> str:
+def slug(title: str) -> str:
     """Test −ELBO -> test-elbo."""
-    words = "".join(c if c.isascii() and c.isalnum() else " " for c in plot.title.lower()).split()
-    return "-".join(words)
+    return "-".join("".join(c if c.isascii() and c.isalnum() else " " for c in title.lower()).split())
 
 
 if __name__ == "__main__":

@@ -52,10 +52,6 @@ SUDOKU = {
     "easy-weaker": (
         "--levels easy --priors medium short untrained --estimators redge:t1=0.9 straight_through --attempts 1"
     ),
-    "easy-rest": (
-        "--levels easy --priors short medium long untrained --estimators reindge gumbel_softmax redge reinmax "
-        "exact_redge:second_order_weight=1.0,num_noises=2 --attempts 1"
-    ),
     "ancestral": (
         "--levels hard --priors long --estimators redge:t1=0.9 straight_through reinmax --order "
         "ancestral --commit argmax --num-steps 50 --attempts 1"
@@ -157,13 +153,6 @@ STUDIES = {
         FULL_SIZE_ESTIMATORS,
         60,
         "30 10 relu",  # ReinMax's 10 classes x 30 codes
-        search=f"{FULL_SIZE_SEARCH} 10 --vae.iwae-samples 0",
-    ),
-    "vae-mnist-48x2-four": full_size(  # four draws a step, which RLOO needs
-        "mnist",
-        "reinmax reinmax_rloo rloo",
-        60,
-        num_samples=4,
         search=f"{FULL_SIZE_SEARCH} 10 --vae.iwae-samples 0",
     ),
     "image-tokens": Study(

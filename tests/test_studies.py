@@ -11,7 +11,10 @@ from catreparam import cli
 from catreparam.experiments import STUDIES as MODULES
 
 ROOT = Path(__file__).parent.parent
-STUDIES = runpy.run_path(str(ROOT / "scripts" / "studies.py"))["STUDIES"]
+sys.path.insert(0, str(ROOT / "scripts"))
+REPRODUCE = runpy.run_path(str(ROOT / "scripts" / "reproduce.py"))
+sys.path.pop(0)
+STUDIES = REPRODUCE["STUDIES"]
 
 
 class Reached(Exception):
@@ -52,27 +55,24 @@ def test_every_study_has_its_results_and_the_settings_that_it_takes(name):
     if study.search or study.settings_of:
         assert (results / (study.settings_of or name) / "settings.json").exists()
     for title in study.plots:
-        words = "".join(c if c.isascii() and c.isalnum() else " " for c in title.lower()).split()
-        assert (results / name / f"{'-'.join(words)}.svg").exists()
+        assert (results / name / f"{REPRODUCE['slug'](title)}.svg").exists()
 
 
 def test_a_study_is_made_once_and_published(tmp_path, monkeypatch):
     """`reproduce` runs a study, copies its page and tables, and draws its plots. Its second call finds all done."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    script = runpy.run_path(str(ROOT / "scripts" / "reproduce.py"))
-    small = script["Study"](
+    small = REPRODUCE["Study"](
         "run polynomial",
         "--estimators reinmax redge --powers 2 --num-variables 4 --num-steps 4",
         plots=("p = 2",),
         seeds="--seeds 0 1",
     )
-    monkeypatch.setitem(script["STUDIES"], "small", small)
+    monkeypatch.setitem(STUDIES, "small", small)
     monkeypatch.setattr(sys, "argv", ["reproduce.py", "--only", "small", "--jobs", "1"])
     metrics = tmp_path / "runs" / "reproduce" / "small" / "metrics.jsonl"
-    assert script["main"]() == 0
+    assert REPRODUCE["main"]() == 0
     written = metrics.read_bytes()
-    assert script["main"]() == 0
+    assert REPRODUCE["main"]() == 0
     assert metrics.read_bytes() == written
     results = tmp_path / "docs" / "results" / "small"
     assert {"report.html", "table.csv", "p-2.svg"} == {path.name for path in results.iterdir()}
