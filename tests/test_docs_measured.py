@@ -29,9 +29,20 @@ def section(page: str, title: str) -> str:
     return re.split(r"^## |^\?\?\? ", text.partition(f"## {title}\n")[2], flags=re.M)[0]
 
 
+def table_in_full(page: str, title: str, start: str) -> list[list[str]]:
+    """As `table_under`, of what is folded away too."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return table_in(re.split(r"^## ", text.partition(f"## {title}\n")[2], flags=re.M)[0], start)
+
+
 def table_under(page: str, title: str, start: str) -> list[list[str]]:
     """The cells of the table of a section whose head begins so, without head and rule."""
-    tables = re.findall(r"(?:^ *\|.*\n)+", section(page, title), re.M)
+    return table_in(section(page, title), start)
+
+
+def table_in(text: str, start: str) -> list[list[str]]:
+    """The cells of the one table whose head begins so."""
+    tables = re.findall(r"(?:^ *\|.*\n)+", text, re.M)
     (table,) = [found for found in tables if found.lstrip().startswith(f"| {start}")]
     return [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
 
@@ -204,11 +215,80 @@ def test_the_guide_on_tuning_shows_the_measured_bias():
         assert cells == [format(float(row[key]), spec) for key, spec in formats]
 
 
-def test_the_evidence_shows_what_settings_were_measured_to_cost():
-    measured = {row["estimator"]: row for row in csv_rows("defaults-48x2/table.csv")}
-    for name, *cells in table_under("evidence.md", "What a wrong setting costs", "| t1"):
-        spec, _, weight = name.replace("`", "").partition(", weight ")
-        for cell, t1 in zip(cells, ("0.3", "0.5", "0.7", "0.9"), strict=True):
-            row = measured.get(f"{spec}:t1={t1}" + f",second_order_weight={weight}" * bool(weight))
-            keys = ("test_negative_elbo", "test_negative_elbo_ci")
-            assert cell == (" ± ".join(f"{float(row[key]):.2f}" for key in keys) if row else "–")
+DEFAULTS = {
+    "redge": "redge:t1=0.5",
+    "reindge": "reindge:t1=0.5",
+    "exact_redge": "exact_redge:t1=0.5,second_order_weight=0",
+    "lambda_reinmax": "reinmax",
+}
+FULL_SPEC = {  # what the tables of settings call one that differs from the default in more than t1
+    "redge, 2 steps": "redge:t1=0.5,num_steps=2",
+    "redge, 8 steps": "redge:t1=0.5,num_steps=8",
+    "exact_redge, t1 = 0.3": "exact_redge:t1=0.3,second_order_weight=0",
+    "exact_redge, t1 = 0.7": "exact_redge:t1=0.7,second_order_weight=0",
+    "exact_redge, weight 1": "exact_redge:t1=0.5,second_order_weight=1",
+    "exact_redge, weight 1, 4 noises": "exact_redge:t1=0.5,second_order_weight=1,num_noises=4",
+    "exact_redge, weight 1, t1 = 0.7": "exact_redge:t1=0.7,second_order_weight=1",
+    "exact_redge, weight 1, t1 = 0.9": "exact_redge:t1=0.9,second_order_weight=1",
+    "lambda_reinmax, weight 0.75": "lambda_reinmax:weight=0.75",
+}
+SHAPES = ("48 of 2", "24 of 4", "4 of 8")
+
+
+def setting_of(cell: str) -> str:
+    words = cell.replace("`", "")
+    return FULL_SPEC.get(words, DEFAULTS.get(words, words.replace(", t1 = ", ":t1=")))
+
+
+def settings_values(key: str, shapes: tuple[str, ...] = SHAPES, epochs: str = "20") -> dict[str, dict[str, float]]:
+    """What the runs of benchmarks/settings.py measured, by setting, then by shape and seed."""
+    values: dict[str, dict[str, float]] = {}
+    for row in csv_rows("settings.csv"):
+        if row["codes"] in shapes and row["epochs"] == epochs:
+            values.setdefault(row["setting"], {})[f"{row['codes']}, {row['seed']}"] = float(row[key])
+    return values
+
+
+@pytest.mark.parametrize(("start", "count"), [("against its default", 14), ("rule", 8)])
+def test_the_evidence_shows_what_settings_were_measured_to_cost(start, count):
+    shown = table_in_full("evidence.md", "What a wrong setting costs", start)
+    assert len(shown) == count
+    for name, *cells in shown:
+        setting = setting_of(name)
+        reference = DEFAULTS[re.split("[:,]", setting)[0]]
+        by_shape = [compare(settings_values("test", (shape,)), reference=reference)[setting] for shape in SHAPES]
+        pooled = [compare(settings_values(key), reference=reference)[setting] for key in ("test", "bound")]
+        assert cells == [
+            *(f"{found['difference']:.2f}" for found in by_shape),
+            *(plus_or_minus(found, "difference", "difference_half") for found in pooled),
+        ]
+
+
+def test_the_evidence_shows_settings_at_their_defaults_and_after_a_longer_training():
+    for name, *cells in table_in_full("evidence.md", "What a wrong setting costs", "at its default"):
+        found = [compare(settings_values("test", (shape,)))[setting_of(name)] for shape in SHAPES]
+        assert cells == [plus_or_minus(one, "mean", "half") for one in found]
+    test, bound = (compare(settings_values(key, epochs="80"), reference="reinmax") for key in ("test", "bound"))
+    shown = table_in_full("evidence.md", "What a wrong setting costs", "80 epochs")
+    assert [setting_of(name) for name, *_ in shown] == sorted(test, key=lambda name: test[name]["mean"])
+    for name, *cells in shown:
+        one = test[setting_of(name)]
+        above = "" if name == "`reinmax`" else plus_or_minus(one, "difference", "difference_half")
+        wanted = [plus_or_minus(one, "mean", "half"), above]
+        assert cells == [*wanted, plus_or_minus(bound[setting_of(name)], "mean", "half")]
+
+
+@pytest.mark.parametrize(
+    ("words", "setting", "reference", "key", "shapes", "epochs"),
+    [
+        ("5.6 ± 2.8 better", DEFAULTS["exact_redge"], "exact_redge, weight 1, t1 = 0.7", "test", SHAPES[:2], "20"),
+        ("13.2 ± 1.5 ahead of ReinMax", "reinmax", "redge", "test", SHAPES[2:], "20"),
+        ("3.6 ± 1.9 worse", "exact_redge, weight 1, t1 = 0.7", "exact_redge", "bound", SHAPES[:1], "80"),
+        ("2.9 ± 0.3 ahead of ReinMax", "reinmax", "exact_redge", "bound", SHAPES[:1], "80"),
+        ("t1 = 0.3 loses 4.6 ± 3.5", "exact_redge, t1 = 0.3", "exact_redge", "test", SHAPES, "20"),
+    ],
+)
+def test_what_the_evidence_says_of_settings_was_measured(words, setting, reference, key, shapes, epochs):
+    compared = compare(settings_values(key, shapes, epochs), reference=setting_of(reference))[setting_of(setting)]
+    assert f"{compared['difference']:.1f} ± {compared['difference_half']:.1f}" in words
+    assert words in " ".join(section("evidence.md", "What a wrong setting costs").split())
