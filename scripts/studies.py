@@ -52,6 +52,10 @@ SUDOKU = {
     "easy-weaker": (
         "--levels easy --priors medium short untrained --estimators redge:t1=0.9 straight_through --attempts 1"
     ),
+    "easy-rest": (
+        "--levels easy --priors short medium long untrained --estimators reindge gumbel_softmax redge reinmax "
+        "exact_redge:second_order_weight=1.0,num_noises=2 --attempts 1"
+    ),
     "ancestral": (
         "--levels hard --priors long --estimators redge:t1=0.9 straight_through reinmax --order "
         "ancestral --commit argmax --num-steps 50 --attempts 1"

@@ -125,7 +125,7 @@ SUDOKU = {  # the tables of the page, by title and heading: folders, group of ea
         for prior in ("untrained", "short", "medium", "long")
     ],
     ("With a prior", "easy puzzles"): [
-        (("easy-long",) if prior == "long" else ("easy-weaker",), f"easy (36 to 45 clues), prior {prior}", "exact")
+        (("easy-long", "easy-weaker", "easy-rest"), f"easy (36 to 45 clues), prior {prior}", "exact")
         for prior in ("untrained", "short", "medium", "long")
     ],
 }
