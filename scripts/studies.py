@@ -159,6 +159,13 @@ STUDIES = {
         "30 10 relu",  # ReinMax's 10 classes x 30 codes
         search=f"{FULL_SIZE_SEARCH} 10 --vae.iwae-samples 0",
     ),
+    "vae-mnist-48x2-four": full_size(  # four draws a step, which RLOO needs
+        "mnist",
+        "reinmax reinmax_rloo rloo",
+        60,
+        num_samples=4,
+        search=f"{FULL_SIZE_SEARCH} 10 --vae.iwae-samples 0",
+    ),
     "image-tokens": Study(
         "guide",
         f"--reward class:all --estimator {TOKEN_ESTIMATORS} --rivals unguided best_of_n svdd smc entrgi "

@@ -1,50 +1,13 @@
 """Tables of pages hold the numbers that were measured, as the files under docs/results have them."""
 
-import csv
 import json
 import re
-from pathlib import Path
 
 import pytest
 
 from catreparam import ESTIMATORS
 from catreparam.experiments.runs.statistics import compare
-
-ROOT = Path(__file__).parent.parent
-
-
-def csv_rows(name: str) -> list[dict[str, str]]:
-    """A table under docs/results."""
-    return list(csv.DictReader((ROOT / "docs/results" / name).read_text("utf-8").splitlines()))
-
-
-def rows_of(text: str) -> dict[str, list[str]]:
-    """The rows of all tables by their first cell, without what follows the estimator's name in it."""
-    lines = [[cell.strip() for cell in line.strip("| ").split("|")] for line in re.findall(r"^\|.*\|$", text, re.M)]
-    return {re.split("[:,]", cells[0].replace("`", ""))[0]: cells[1:] for cells in lines}
-
-
-def section(page: str, title: str) -> str:
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    return re.split(r"^## |^\?\?\? ", text.partition(f"## {title}\n")[2], flags=re.M)[0]
-
-
-def table_in_full(page: str, title: str, start: str) -> list[list[str]]:
-    """As `table_under`, of what is folded away too."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    return table_in(re.split(r"^## ", text.partition(f"## {title}\n")[2], flags=re.M)[0], start)
-
-
-def table_under(page: str, title: str, start: str) -> list[list[str]]:
-    """The cells of the table of a section whose head begins so, without head and rule."""
-    return table_in(section(page, title), start)
-
-
-def table_in(text: str, start: str) -> list[list[str]]:
-    """The cells of the one table whose head begins so."""
-    tables = re.findall(r"(?:^ *\|.*\n)+", text, re.M)
-    (table,) = [found for found in tables if found.lstrip().startswith(f"| {start}")]
-    return [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
+from pages_bed import ROOT, csv_rows, plus_or_minus, rows_of, section, table_under
 
 
 @pytest.mark.parametrize(
@@ -80,6 +43,7 @@ def spec_of(cell: str) -> str:
 
 FULL_SIZE = {
     "All of MNIST": ("vae-mnist-48x2", 10),
+    "All of MNIST, four draws": ("vae-mnist-48x2-four", 3),
     "All of MNIST, 30 codes of 10": ("vae-mnist-10x30", 10),
     "Fashion-MNIST": ("vae-fashion-48x2", 5),
 }
@@ -102,8 +66,13 @@ def test_the_evidence_at_full_size_is_what_its_runs_measured(title):
         assert cells == [plus_or_minus(test, "mean", "half"), above, plus_or_minus(bound, "mean", "half")]
 
 
-def plus_or_minus(found: dict[str, float | None], value: str, half: str) -> str:
-    return f"{found[value]:.2f}" + ("" if found[half] is None else f" ± {found[half]:.2f}")
+def test_the_default_in_numbers_is_what_was_measured():
+    shown = table_under("which-estimator.md", "The default in numbers", "training")
+    folders = ("vae-48x2", "vae-48x2-longer", "vae-reinmax-8x4", "vae-reinmax-4x24", "vae-mnist-48x2-four")
+    for (_, *cells), folder in zip(shown, folders, strict=True):
+        values = {row["estimator"]: float(row["test"]) for row in csv_rows(f"{folder}/table.csv")}
+        above = {name: f"{value - min(values.values()):.1f}" for name, value in values.items()}
+        assert cells == [above.get(name, "–") for name in ("reinmax_rloo", "reinmax", "redge", "gumbel_softmax")]
 
 
 SUDOKU = {  # the tables of the page, by title and heading: folders, group of each column, and what is counted
@@ -213,82 +182,3 @@ def test_the_guide_on_tuning_shows_the_measured_bias():
         row = measured[spec_of(name)]
         formats = (("test", ".2f"), ("squared_bias", ".3f"), ("variance", ".1f"))
         assert cells == [format(float(row[key]), spec) for key, spec in formats]
-
-
-DEFAULTS = {
-    "redge": "redge:t1=0.5",
-    "reindge": "reindge:t1=0.5",
-    "exact_redge": "exact_redge:t1=0.5,second_order_weight=0",
-    "lambda_reinmax": "reinmax",
-}
-FULL_SPEC = {  # what the tables of settings call one that differs from the default in more than t1
-    "redge, 2 steps": "redge:t1=0.5,num_steps=2",
-    "redge, 8 steps": "redge:t1=0.5,num_steps=8",
-    "exact_redge, t1 = 0.3": "exact_redge:t1=0.3,second_order_weight=0",
-    "exact_redge, t1 = 0.7": "exact_redge:t1=0.7,second_order_weight=0",
-    "exact_redge, weight 1": "exact_redge:t1=0.5,second_order_weight=1",
-    "exact_redge, weight 1, 4 noises": "exact_redge:t1=0.5,second_order_weight=1,num_noises=4",
-    "exact_redge, weight 1, t1 = 0.7": "exact_redge:t1=0.7,second_order_weight=1",
-    "exact_redge, weight 1, t1 = 0.9": "exact_redge:t1=0.9,second_order_weight=1",
-    "lambda_reinmax, weight 0.75": "lambda_reinmax:weight=0.75",
-}
-SHAPES = ("48 of 2", "24 of 4", "4 of 8")
-
-
-def setting_of(cell: str) -> str:
-    words = cell.replace("`", "")
-    return FULL_SPEC.get(words, DEFAULTS.get(words, words.replace(", t1 = ", ":t1=")))
-
-
-def settings_values(key: str, shapes: tuple[str, ...] = SHAPES, epochs: str = "20") -> dict[str, dict[str, float]]:
-    """What the runs of benchmarks/settings.py measured, by setting, then by shape and seed."""
-    values: dict[str, dict[str, float]] = {}
-    for row in csv_rows("settings.csv"):
-        if row["codes"] in shapes and row["epochs"] == epochs:
-            values.setdefault(row["setting"], {})[f"{row['codes']}, {row['seed']}"] = float(row[key])
-    return values
-
-
-@pytest.mark.parametrize(("start", "count"), [("against its default", 14), ("rule", 8)])
-def test_the_evidence_shows_what_settings_were_measured_to_cost(start, count):
-    shown = table_in_full("evidence.md", "What a wrong setting costs", start)
-    assert len(shown) == count
-    for name, *cells in shown:
-        setting = setting_of(name)
-        reference = DEFAULTS[re.split("[:,]", setting)[0]]
-        by_shape = [compare(settings_values("test", (shape,)), reference=reference)[setting] for shape in SHAPES]
-        pooled = [compare(settings_values(key), reference=reference)[setting] for key in ("test", "bound")]
-        assert cells == [
-            *(f"{found['difference']:.2f}" for found in by_shape),
-            *(plus_or_minus(found, "difference", "difference_half") for found in pooled),
-        ]
-
-
-def test_the_evidence_shows_settings_at_their_defaults_and_after_a_longer_training():
-    for name, *cells in table_in_full("evidence.md", "What a wrong setting costs", "at its default"):
-        found = [compare(settings_values("test", (shape,)))[setting_of(name)] for shape in SHAPES]
-        assert cells == [plus_or_minus(one, "mean", "half") for one in found]
-    test, bound = (compare(settings_values(key, epochs="80"), reference="reinmax") for key in ("test", "bound"))
-    shown = table_in_full("evidence.md", "What a wrong setting costs", "80 epochs")
-    assert [setting_of(name) for name, *_ in shown] == sorted(test, key=lambda name: test[name]["mean"])
-    for name, *cells in shown:
-        one = test[setting_of(name)]
-        above = "" if name == "`reinmax`" else plus_or_minus(one, "difference", "difference_half")
-        wanted = [plus_or_minus(one, "mean", "half"), above]
-        assert cells == [*wanted, plus_or_minus(bound[setting_of(name)], "mean", "half")]
-
-
-@pytest.mark.parametrize(
-    ("words", "setting", "reference", "key", "shapes", "epochs"),
-    [
-        ("5.6 ± 2.8 better", DEFAULTS["exact_redge"], "exact_redge, weight 1, t1 = 0.7", "test", SHAPES[:2], "20"),
-        ("13.2 ± 1.5 ahead of ReinMax", "reinmax", "redge", "test", SHAPES[2:], "20"),
-        ("3.6 ± 1.9 worse", "exact_redge, weight 1, t1 = 0.7", "exact_redge", "bound", SHAPES[:1], "80"),
-        ("2.9 ± 0.3 ahead of ReinMax", "reinmax", "exact_redge", "bound", SHAPES[:1], "80"),
-        ("t1 = 0.3 loses 4.6 ± 3.5", "exact_redge, t1 = 0.3", "exact_redge", "test", SHAPES, "20"),
-    ],
-)
-def test_what_the_evidence_says_of_settings_was_measured(words, setting, reference, key, shapes, epochs):
-    compared = compare(settings_values(key, shapes, epochs), reference=setting_of(reference))[setting_of(setting)]
-    assert f"{compared['difference']:.1f} ± {compared['difference_half']:.1f}" in words
-    assert words in " ".join(section("evidence.md", "What a wrong setting costs").split())
