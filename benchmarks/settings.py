@@ -4,7 +4,7 @@ python benchmarks/settings.py [--longer]
 
 Trains the VAEs on few digits of docs/evidence.md, one draw a step, learning rate 0.001, three shapes and three seeds.
 --longer: 80 epochs instead of 20, with one shape and the settings between which one has to choose. Appends to
-docs/results/settings.csv; what stands there is not run again. An hour and a half of one core, and half an hour.
+docs/results/settings.csv; what stands there is not run again. Some 45 minutes of one core, and 20 for --longer.
 """
 
 import argparse
