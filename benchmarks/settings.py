@@ -96,14 +96,14 @@ def by_entropy(name: str, logits: Tensor, *, generator: Generator) -> Tensor:
     return x
 
 
+def scheduled(name: str, start: float, end: float, epochs: int) -> ScheduledEstimator:
+    """t1 moves evenly over the training, a step an epoch."""
+    return ScheduledEstimator(name, t1=LinearSchedule(start, end, num_steps=epochs))
+
+
 RULES: dict[str, Callable[[int], Any]] = {  # each made for a number of epochs
     **{
-        f"{name}, t1 from {start} to {end}": partial(
-            lambda name, start, end, epochs: ScheduledEstimator(name, t1=LinearSchedule(start, end, num_steps=epochs)),
-            name,
-            start,
-            end,
-        )
+        f"{name}, t1 from {start} to {end}": partial(scheduled, name, start, end)
         for name in ("redge", "reindge")
         for start, end in ((0.9, 0.5), (0.5, 0.9))
     },

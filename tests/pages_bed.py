@@ -18,15 +18,20 @@ def rows_of(text: str) -> dict[str, list[str]]:
     return {re.split("[:,]", cells[0].replace("`", ""))[0]: cells[1:] for cells in lines}
 
 
-def section(page: str, title: str) -> str:
+def whole_section(page: str, title: str) -> str:
+    """A section of a page, with what is folded away."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    return re.split(r"^## |^\?\?\? ", text.partition(f"## {title}\n")[2], flags=re.M)[0]
+    return re.split(r"^## ", text.partition(f"## {title}\n")[2], flags=re.M)[0]
+
+
+def section(page: str, title: str) -> str:
+    """A section of a page, up to the first part that is folded away."""
+    return re.split(r"^\?\?\? ", whole_section(page, title), flags=re.M)[0]
 
 
 def table_in_full(page: str, title: str, start: str) -> list[list[str]]:
     """As `table_under`, of what is folded away too."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-    return table_in(re.split(r"^## ", text.partition(f"## {title}\n")[2], flags=re.M)[0], start)
+    return table_in(whole_section(page, title), start)
 
 
 def table_under(page: str, title: str, start: str) -> list[list[str]]:

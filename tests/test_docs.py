@@ -1,6 +1,5 @@
 """The README's and the docs' Python blocks run, every page is on the site, every estimator has a page and a figure."""
 
-import csv
 import re
 import runpy
 import subprocess
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from catreparam import ESTIMATORS, alpha_grid, redge_cov_surrogate, redge_surrogate
+from pages_bed import csv_rows
 
 ROOT = Path(__file__).parent.parent
 PROBLEM_WITH_PAGE = runpy.run_path(str(ROOT / "scripts" / "site" / "estimators.py"))["problem_with_page"]
@@ -66,8 +66,7 @@ def test_the_default_is_what_the_evidence_says():
     behind = runpy.run_path(str(ROOT / "scripts" / "site" / "chart.py"))["behind"]()
     assert min(behind, key=behind.__getitem__) == "reinmax_rloo"
     assert behind["reinmax_rloo"] < 6
-    with (ROOT / "docs/results/vae-mnist-48x2-four/table.csv").open(encoding="utf-8") as file:
-        large = {row["estimator"]: float(row["test"]) for row in csv.DictReader(file)}
+    large = {row["estimator"]: float(row["test"]) for row in csv_rows("vae-mnist-48x2-four/table.csv")}
     assert large["reinmax_rloo"] - min(large.values()) < 6
     assert all(distance > 18 for name, distance in behind.items() if name != "reinmax_rloo")
 
