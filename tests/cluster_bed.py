@@ -14,13 +14,12 @@ SWEEP = [sys.executable, str(Path(__file__).with_name("sweep_bed.py"))]
 
 
 class Ray:
-    """Two raylets. Ray's own files go into a folder of this cluster, and away with it."""
+    """Two raylets."""
 
     def __init__(self):
         from ray.cluster_utils import Cluster
 
-        self.files = tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True)
-        head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": self.files.name}
+        head = {"num_cpus": 1, "include_dashboard": False}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = self.cluster.address
         self.node = self.cluster.add_node(num_cpus=1)
@@ -33,7 +32,6 @@ class Ray:
 
     def close(self):
         self.cluster.shutdown()
-        self.files.cleanup()
 
 
 class Dask:

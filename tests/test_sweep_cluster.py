@@ -1,8 +1,12 @@
 """Sweeps on Ray and on Dask: clusters of two nodes on this machine, and local ones that a sweep starts."""
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -21,13 +25,25 @@ ENGINES = ["ray", "dask"]
 def run(folder: Path, *words: str) -> None:
     """The program, in that working folder; everything that it started has ended some seconds after it."""
     log = folder / "log"
-    with log.open("w") as file:
-        done = subprocess.run([sys.executable, *words], cwd=folder, stdout=file, stderr=file, timeout=400, check=False)
+    with log.open("w") as file, ray_files() as env:
+        done = subprocess.run(
+            [sys.executable, *words], cwd=folder, env=env, stdout=file, stderr=file, timeout=400, check=False
+        )
     assert done.returncode == 0, log.read_text()[-6000:]
     until = time.monotonic() + 60
     while left := processes_in(folder):
         assert time.monotonic() < until, f"left behind: {left}"
         time.sleep(0.2)
+
+
+@contextmanager
+def ray_files() -> Iterator[dict[str, str]]:
+    """An environment in which Ray's files, and its note of the newest cluster, are this program's own.
+
+    A short path: the names of Ray's sockets have at most 107 characters.
+    """
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as files:
+        yield os.environ | {"RAY_TMPDIR": files}
 
 
 def processes_in(folder: Path) -> list[str]:
@@ -49,7 +65,8 @@ def test_a_sweep_on_two_nodes_survives_a_lost_node_and_a_killed_driver(engine, t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
-def test_without_an_address_a_local_cluster_is_started(engine, tmp_path):
+def test_without_an_address_a_local_cluster_is_started(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # somebody else's, known to Ray: not joined
     run(tmp_path, str(BED), str(tmp_path / "run"), "0", "1", engine)
     assert_whole(tmp_path / "run", trials=6)
 

@@ -101,7 +101,7 @@ def _on_ray(work: Work[Any, Any]) -> Iterator[tuple[int, Any]]:
     import ray  # pyright: ignore[reportMissingImports]
     from ray.util.joblib import register_ray  # pyright: ignore[reportMissingImports]
 
-    ray.init(address=work.address or None, log_to_driver=False, configure_logging=False)
+    ray.init(address=work.address or "local", log_to_driver=False, configure_logging=False)
     try:
         register_ray()
         cpus = int(ray.cluster_resources().get("CPU", work.jobs))  # fewer than before, when a node was lost
