@@ -1,10 +1,11 @@
 """What a wrong t1, weight, number of steps or noises costs, and whether a rule beats fixed values.
 
-python benchmarks/settings.py [--longer]
+python benchmarks/settings.py [--four] [--longer]
 
 Trains the VAEs on few digits of docs/evidence.md, one draw a step, learning rate 0.001, three shapes and three seeds.
---longer: 80 epochs instead of 20, with one shape and the settings between which one has to choose. Appends to
-docs/results/settings.csv; what stands there is not run again. Some 45 minutes of one core, and 20 for --longer.
+--four: four draws a step, and estimators at their defaults. --longer: 80 epochs instead of 20, with one shape and the
+settings between which one has to choose. Appends to docs/results/settings.csv, or settings-four-draws.csv; what stands
+there is not run again. Some 45 minutes of one core, as many for --four, and 20 to 30 with --longer.
 """
 
 import argparse
@@ -27,7 +28,6 @@ from catreparam.experiments.runs.streams import stream
 from catreparam.experiments.vae.training import evaluate, evaluate_at_the_end, new_state, train_epoch
 from catreparam.schedules import LinearSchedule, ScheduledEstimator
 
-OUT = Path("docs/results/settings.csv")
 SHAPES = {"48 of 2": (48, 2, "leaky_relu"), "24 of 4": (24, 4, "relu"), "4 of 8": (4, 8, "relu")}
 SEEDS = (0, 1, 2)
 FIXED = [
@@ -49,6 +49,19 @@ LONGER = [
     "exact_redge:t1=0.7,second_order_weight=1",
     "reindge, t1 from 0.5 to 0.9",
 ]
+FOUR = [
+    "straight_through",
+    "gumbel_softmax",
+    "gumbel_rao:num_noises=10",
+    "reinmax",
+    "redge",
+    "reindge",
+    "exact_redge",
+    "rloo",
+    "reinmax_rloo",
+    "reinmax_rloo:second_order_weight=0.6",
+]
+FOUR_LONGER = [setting for setting in FOUR if setting not in ("straight_through", "reindge", "exact_redge")]
 
 
 class LearnedWeight:
@@ -115,19 +128,22 @@ RULES: dict[str, Callable[[int], Any]] = {  # each made for a number of epochs
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--longer", action="store_true", help="80 epochs, one shape")
-    longer = parser.parse_args().longer
-    epochs, shapes, settings = (80, ["48 of 2"], LONGER) if longer else (20, list(SHAPES), [*FIXED, *RULES])
+    parser.add_argument("--four", action="store_true", help="four draws a step, estimators at their defaults")
+    longer, four = (getattr(parser.parse_args(), name) for name in ("longer", "four"))
+    epochs, shapes = (80, ["48 of 2"]) if longer else (20, list(SHAPES))
+    settings = [[[*FIXED, *RULES], LONGER], [FOUR, FOUR_LONGER]][four][longer]
+    out = Path("docs/results") / ("settings-four-draws.csv" if four else "settings.csv")
     done = set()
-    if OUT.exists():
-        with OUT.open() as file:
+    if out.exists():
+        with out.open() as file:
             done = {(row["codes"], row["epochs"], row["setting"], row["seed"]) for row in csv.DictReader(file)}
     for seed, shape, setting in itertools.product(SEEDS, shapes, settings):
         if (shape, str(epochs), setting, str(seed)) in done:
             continue
         row = {"codes": shape, "epochs": epochs, "setting": setting, "seed": seed}
-        row |= train(shape, setting, seed, epochs)
-        begins = not OUT.exists()
-        with OUT.open("a", newline="") as file:
+        row |= train(shape, setting, seed, epochs, num_samples=4 if four else 1)
+        begins = not out.exists()
+        with out.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(row), lineterminator="\n")
             if begins:
                 writer.writeheader()
@@ -135,7 +151,7 @@ def main() -> None:
         print(row, flush=True)
 
 
-def train(shape: str, setting: str, seed: int, epochs: int) -> dict[str, Any]:
+def train(shape: str, setting: str, seed: int, epochs: int, num_samples: int) -> dict[str, Any]:
     """Test −ELBO at the best validation epoch, and the importance-weighted bound after the last one."""
     estimator = RULES[setting](epochs) if setting in RULES else build_estimator(setting)
     num_latents, num_classes, activation = SHAPES[shape]
@@ -155,7 +171,7 @@ def train(shape: str, setting: str, seed: int, epochs: int) -> dict[str, Any]:
     pixels = {part: binarise(getattr(data, part), "threshold") for part in ("validation", "test")}
     curves: list[tuple[float, float, int]] = []
     for epoch in range(1, epochs + 1):
-        train_epoch(state, data.train, binarisation="threshold", batch_size=100, num_samples=1)
+        train_epoch(state, data.train, binarisation="threshold", batch_size=100, num_samples=num_samples)
         if isinstance(estimator, ScheduledEstimator):
             estimator.step()
         validation, test = (
