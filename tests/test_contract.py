@@ -97,7 +97,7 @@ def test_backward_twice_through_a_retained_graph_gives_the_same_gradient(name):
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [name for name in ALL if name != "reinmax_rloo"])  # which refuses
 def test_double_backward_is_finite(name):
     logits = leaf(6, 4, dtype=torch.float64)
     (gradient,) = torch.autograd.grad(loss_of(name, logits, generator=seeded()).sum(), logits, create_graph=True)

@@ -11,6 +11,7 @@ from catreparam.masked_diffusion import as_denoiser
 from methods import seeded
 
 TABLE = torch.tensor([0.0, 1.0, 3.0])
+PARAMETERS = TABLE.clone().requires_grad_()
 SCORES = ("exact", "reinforce", "rloo", "arsm")  # need values alone
 PATHWISE = [name for name in ESTIMATORS if name not in SCORES]
 
@@ -23,11 +24,19 @@ def detached(x):
     return (x.detach() * TABLE.to(x.dtype)).sum((-1, -2))
 
 
+def embedded(x):
+    """Has parameters of its own: the loss requires a gradient, if not in x."""
+    return PARAMETERS[x.argmax(-1)].sum(-1)
+
+
 def leaf():
     return torch.zeros(2, 2, 3, requires_grad=True)
 
 
-@pytest.mark.parametrize("objective", [by_index, detached])
+WITHOUT = [by_index, detached, embedded]
+
+
+@pytest.mark.parametrize("objective", WITHOUT)
 @pytest.mark.parametrize("num_samples", [None, 4])
 @pytest.mark.parametrize("name", PATHWISE)
 def test_its_gradient_is_one_error_with_the_remedy_and_its_value_is_good(name, num_samples, objective):
@@ -50,11 +59,35 @@ def test_its_gradient_is_one_error_with_the_remedy_and_its_value_is_good(name, n
     assert torch.equal(plain, loss)
 
 
+@pytest.mark.parametrize("objective", [by_index, embedded])
 @pytest.mark.parametrize("name", SCORES)
-def test_score_functions_take_it(name):
+def test_score_functions_take_it(name, objective):
     logits = leaf()
-    expectation(by_index, logits, estimator=name, generator=seeded()).sum().backward()
+    expectation(objective, logits, estimator=name, generator=seeded()).sum().backward()
     assert logits.grad.isfinite().all()
+    assert logits.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", [name for name in PATHWISE if not facts_of(name).takes_objective])
+def test_the_gradient_in_parameters_of_such_a_loss_is_good(name):
+    table = TABLE.clone().requires_grad_()
+    loss = expectation(lambda x: table[x.argmax(-1)].sum(-1), leaf(), estimator=name, generator=seeded())
+    (gradient,) = torch.autograd.grad(loss.sum(), table)
+    assert gradient.sum() == 4  # two examples of two variables
+
+
+@pytest.mark.parametrize("name", PATHWISE)
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_loss_with_parameters_and_a_gradient_in_x_passes_both_on(name, in_place):
+    logits, weights = leaf(), torch.arange(1.0, 4.0, requires_grad=True)
+
+    def objective(x):
+        x = x.mul_(2) if in_place else 2 * x
+        return (x * weights).sum((-1, -2))
+
+    expectation(objective, logits, estimator=name, num_samples=2, generator=seeded()).sum().backward()
+    assert logits.grad.abs().sum() > 0
+    assert facts_of(name).takes_objective or weights.grad.abs().sum() > 0
 
 
 def test_a_constant_loss_is_differentiable_when_it_says_so():
@@ -73,12 +106,15 @@ def test_measure_tune_and_the_hook_say_it_too():
     assert measure(by_index, logits, estimator="rloo", **settings).num_samples == 2
     with pytest.raises(ValueError, match=r"does not depend on the parameters differentiably.*rloo"):
         gradient_variance(lambda: by_index(torch.eye(3)), [torch.zeros(3, requires_grad=True)])
+    with pytest.raises(ValueError, match=r"does not depend on the parameters differentiably.*rloo"):
+        gradient_variance(lambda: embedded(torch.eye(3)), [torch.zeros(3, requires_grad=True)])
 
 
+@pytest.mark.parametrize("reward", WITHOUT)
 @pytest.mark.parametrize("name", PATHWISE)
-def test_rewards_say_it_in_their_own_words(name):
+def test_rewards_say_it_in_their_own_words(name, reward):
     with pytest.raises(RewardError, match="the reward does not depend on x differentiably"):
-        optimize_logits(torch.zeros(1, 2, 3), by_index, estimator=name, num_steps=1)
+        optimize_logits(torch.zeros(1, 2, 3), reward, estimator=name, num_steps=1)
     denoiser = as_denoiser(lambda tokens: torch.zeros(*tokens.shape, 3), mask_token=3)
     with pytest.raises(RewardError, match="round 0: the reward does not depend on x differentiably"):
-        guided_sample(denoiser, by_index, torch.full((1, 2), 3), estimator=name, num_rounds=1, num_steps=1)
+        guided_sample(denoiser, reward, torch.full((1, 2), 3), estimator=name, num_rounds=1, num_steps=1)

@@ -103,6 +103,31 @@ def test_the_gradient_scales_with_the_loss_and_may_be_asked_for_twice():
     torch.testing.assert_close(scaled, 2.5 * once)
 
 
+def test_a_second_derivative_is_refused():
+    logits = torch.randn(8, 6, 3, generator=seeded()).requires_grad_()
+    loss = expectation(many_variables, logits, estimator="reinmax_rloo", num_samples=4, generator=seeded(2))
+    (first,) = torch.autograd.grad(loss.sum(), logits, retain_graph=True)
+    (again,) = torch.autograd.grad(loss.sum(), logits, create_graph=True)
+    assert torch.equal(first, again)
+    with pytest.raises(RuntimeError, match="no second derivatives; use reinmax or rloo"):
+        again.square().sum().backward()
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_gradient_of_its_samples_alone_is_refused(after):
+    logits, seen = torch.zeros(8, 6, 3, requires_grad=True), []
+
+    def objective(x):
+        seen.append(x)
+        return many_variables(x)
+
+    loss = expectation(objective, logits, estimator="reinmax_rloo", num_samples=4, generator=seeded())
+    if after:
+        loss.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="a gradient reached the samples of reinmax_rloo, but not through its losses"):
+        sum(x.sum() for x in seen).backward()
+
+
 def test_one_sample_is_refused():
     with pytest.raises(ValueError, match="at least 2"):
         expectation(misleading, torch.zeros(1, 2), estimator="reinmax_rloo", num_samples=1)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from catreparam.categorical import Rows, log_prob
+from catreparam.graph import leads_to
 from catreparam.validation import inside_transform, is_exporting, is_jit_tracing, is_recorded
 
 Objective = Callable[[Tensor], Tensor]
@@ -21,12 +22,16 @@ Loss = Float[Tensor, "..."]  # one entry per example: the leading axes of x
 def evaluate(objective: Objective, x: Tensor, *, kept: bool = True) -> Loss:
     """objective(x), checked: its shape must be a prefix of x's batch and variable axes.
 
-    Objectives may change their argument in place: they get a copy of an x that is `kept` for anything else. A loss
-    without a gradient in an x that has one may be looked at; differentiating it is a ValueError.
+    Objectives may change their argument in place: they get a copy of an x that is `kept` for anything else, or has no
+    history. A loss without a gradient in an x that has one may be looked at, and its gradient in parameters taken;
+    differentiating it in x is a ValueError.
 
     Raises TypeError unless a tensor comes back, ValueError if its shape does not fit or it is not floating.
     """
-    loss = objective(x.clone() if kept else x)
+    watched = x.requires_grad and torch.is_grad_enabled() and not _is_followed()
+    given = x.clone() if kept or (watched and x.is_leaf) else x
+    entrance = given.grad_fn if watched else None  # before the objective writes into it
+    loss = objective(given)
     if not isinstance(loss, Tensor):
         raise TypeError(f"objective must return a torch.Tensor, got {type(loss).__name__}")
     if not loss.is_floating_point():
@@ -36,8 +41,8 @@ def evaluate(objective: Objective, x: Tensor, *, kept: bool = True) -> Loss:
             f"objective must map x {tuple(x.shape)} to one loss per example, a leading part of {tuple(x.shape[:-1])} "
             f"(or a scalar), got shape {tuple(loss.shape)}"
         )
-    if x.requires_grad and not loss.requires_grad and torch.is_grad_enabled() and not _is_followed():
-        return _WithoutGradient.apply(loss, x)
+    if watched and not leads_to(loss, entrance):
+        return loss + _WithoutGradient.apply(x, loss.detach())
     return loss
 
 
@@ -47,11 +52,11 @@ def _is_followed() -> bool:
 
 
 class _WithoutGradient(torch.autograd.Function):
-    """A loss that does not depend on x differentiably: its value is good, its gradient is an error that says so."""
+    """Nothing, added to a loss that does not depend on x differentiably: its gradient in x is an error that says so."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Tensor, x: Tensor) -> Tensor:
-        return loss.clone()
+    def forward(ctx: Any, x: Tensor, loss: Tensor) -> Tensor:
+        return torch.zeros_like(loss)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

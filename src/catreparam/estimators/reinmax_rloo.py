@@ -12,6 +12,8 @@ from catreparam.estimators.facts import Range, estimator
 from catreparam.estimators.joint import Objective, evaluate, over_variables
 from catreparam.validation import check_count, check_number, inside_transform, is_recorded
 
+REMEDY = "use reinmax or rloo"
+
 
 @estimator(
     "Score function and exact",
@@ -50,7 +52,7 @@ def reinmax_rloo(
                is near 0.
     Cost:      num_samples >= 2 evaluations of f and of its gradient, as ReinMax with as many samples.
     Raises:    ValueError for num_samples < 2 or a weight outside [0, 2]; TypeError or ValueError for bad input and
-               losses of the wrong shape.
+               losses of the wrong shape; RuntimeError for a second derivative.
 
     >>> logits = torch.zeros(4, 3, requires_grad=True)
     >>> reinmax_rloo(lambda x: x[..., 0], logits, generator=torch.Generator().manual_seed(0)).shape
@@ -64,7 +66,7 @@ def reinmax_rloo(
     if inside_transform() or is_recorded():
         raise RuntimeError(
             "reinmax_rloo carries the losses to the backward pass and cannot run inside torch.func transforms, "
-            "torch.vmap, torch.jit.trace or make_fx; call it outside, or use reinmax or rloo"
+            f"torch.vmap, torch.jit.trace or make_fx; call it outside, or {REMEDY}"
         )
     return _loss(objective, logits, second_order_weight, num_samples, mask, generator)  # type: ignore[call-arg]
 
@@ -136,19 +138,46 @@ class _Mixed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        with torch.no_grad():
+            gradient = _Mixed.gradient_of(ctx, gradients[0])
+        return _Once.apply(gradient, *gradients) if torch.is_grad_enabled() else gradient, None, None, None
+
+    @staticmethod
+    def gradient_of(ctx: Any, slopes: Tensor) -> Tensor:
         probs, x = ctx.saved_tensors
         losses, upstream = ctx.record.losses, ctx.record.upstream
+        if upstream is None:
+            raise RuntimeError(f"a gradient reached the samples of reinmax_rloo, but not through its losses; {REMEDY}")
+        ctx.record.upstream = None
         split = len(x) // 2
         deviation = x - probs
         others = torch.cat(
             [losses[split:].mean(0).expand_as(losses[:split]), losses[:split].mean(0).expand_as(losses[split:])]
         )
         score = over_variables(upstream * (losses - others), x) * deviation
-        one_sample = deviation * (deviation * gradients[0]).sum(-1, keepdim=True)
+        one_sample = deviation * (deviation * slopes).sum(-1, keepdim=True)
         half = ctx.weight / 2
-        reinmax = (1 - half) * covariance_product(probs, gradients[0]) + half * one_sample
+        reinmax = (1 - half) * covariance_product(probs, slopes) + half * one_sample
         mixture = mixing_weight(reinmax, score, split, losses.ndim - 1)
-        return (mixture * reinmax + (1 - mixture) * score).sum(0), None, None, None
+        return (mixture * reinmax + (1 - mixture) * score).sum(0)
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that cannot be differentiated again: its mixture is fitted on losses that are constants here."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, slopes: Tensor) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        raise RuntimeError(f"reinmax_rloo has no second derivatives; {REMEDY}")
 
 
 def mixing_weight(reinmax: Tensor, score: Tensor, split: int, batch_axes: int) -> Tensor:

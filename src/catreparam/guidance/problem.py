@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from catreparam.categorical import wide
+from catreparam.graph import leads_to
 from catreparam.guidance.placing import Canvas, put_rows, take_rows
 from catreparam.guidance.rewards import FINITE, Reward, RewardError, check_reward_shape, check_rewards, hardness
 from catreparam.guidance.trace import Evaluations, pick
@@ -87,6 +88,7 @@ class Problem:
         if self.track_best and not inside_transform() and rows.numel():
             hard = hardness(rows)
             tokens = self._tokens(rows) if waits(rows.device) or bool(hard) else None
+        entrance = rows.grad_fn  # look-ups take the gradient of the rows, not that of x
         rewards = self.reward(x)
         if not isinstance(rewards, Tensor) or rewards.shape != (rows.shape[0],) or not rewards.is_floating_point():
             check_reward_shape(rewards, rows.shape[0])
@@ -94,7 +96,7 @@ class Problem:
             values = torch.where(hard, rewards.detach(), -torch.inf)
             better = values > (-torch.inf if self.best_reward is None else self.best_reward)
             self.best_tokens, self.best_reward = pick(better, (tokens, values), (self.best_tokens, self.best_reward))
-        if x.requires_grad and not rewards.requires_grad and not inside_transform():
+        if entrance is not None and not inside_transform() and not leads_to(rewards, entrance):
             raise RewardError(NOT_DIFFERENTIABLE)
         return -rewards
 

@@ -55,12 +55,12 @@ def gradient_variance(
         value = loss()
         if value.ndim:
             raise ValueError(f"loss must return a scalar, got shape {tuple(value.shape)}; take its mean")
-        if not value.requires_grad:
+        gradients = torch.autograd.grad(value, wanted, allow_unused=True) if value.requires_grad else [None]
+        if all(gradient is None for gradient in gradients):
             raise ValueError(
                 "loss does not depend on the parameters differentiably; is x turned into classes by argmax? Then use a "
                 "score-function estimator (rloo) in it"
             )
-        gradients = torch.autograd.grad(value, wanted, allow_unused=True)
         for average, gradient in zip(mean, gradients, strict=True):
             if gradient is None:
                 gradient = torch.zeros_like(average)
