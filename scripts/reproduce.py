@@ -14,7 +14,8 @@ import importlib
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from studies import OURS, RIVALS, STUDIES, VAE_ESTIMATORS, Study
@@ -59,15 +60,29 @@ def reproduce(name: str, *, tune: bool, jobs: int) -> None:
     """One study: its search if asked for, its runs, and what the documentation shows of them."""
     study, options = STUDIES[name], STUDIES[name].options
     settings = RESULTS / (study.settings_of or name) / "settings.json"
-    if tune and study.search:
-        folder = RUNS / f"{name}-search"
-        run(study, f"{options} {study.search} --seeds", folder, jobs)
-        publish(folder, RESULTS / name / "search", raw=study.raw)
-        shutil.copy(folder / "settings.json", settings)
     given = f" --settings {settings}" if study.search or study.settings_of else ""
-    run(study, f"{options} {study.seeds}{given}", RUNS / name, jobs)
+    search = RUNS / f"{name}-search" if tune and study.search else None
+    if search:
+        run(study, f"{options} {study.search} --seeds", search, jobs)
+    with replaced(settings, search / "settings.json") if search else nullcontext():
+        run(study, f"{options} {study.seeds}{given}", RUNS / name, jobs)
+    if search:
+        publish(search, RESULTS / name / "search", raw=study.raw)
     publish(RUNS / name, RESULTS / name, raw=study.raw)
     draw(study, name, RUNS / name)
+
+
+@contextmanager
+def replaced(path: Path, by: Path) -> Iterator[None]:
+    """Copies the file `by` to `path`, which gets its earlier content back if the block fails."""
+    earlier = path.read_bytes() if path.exists() else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(by, path)
+    try:
+        yield
+    except BaseException:
+        path.unlink() if earlier is None else path.write_bytes(earlier)
+        raise
 
 
 def run(study: Study, options: str, folder: Path, jobs: int) -> None:

@@ -1,7 +1,9 @@
 """The studies that `make reproduce` and its further targets run are commands that exist, with what they publish."""
 
 import importlib
+import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -77,3 +79,45 @@ def test_a_study_is_made_once_and_published(tmp_path, monkeypatch):
     results = tmp_path / "docs" / "results" / "small"
     assert {"report.html", "table.csv", "p-2.svg"} == {path.name for path in results.iterdir()}
     assert "reinmax" in (results / "table.csv").read_text("utf-8")
+
+
+def test_new_settings_are_published_only_with_final_runs_that_had_them(tmp_path, monkeypatch, capsys):
+    """A search that finds others than the runs had is one error; without the folder of those all is made and agrees."""
+    monkeypatch.chdir(tmp_path)
+    options = "--estimators straight_through --polynomial.num-variables 4 --polynomial.batch-size 4"
+    small = REPRODUCE["Study"](
+        "sweep polynomial", f"{options} --polynomial.num-steps 4", search="--num-trials 2", seeds="--seeds 0"
+    )
+    monkeypatch.setitem(STUDIES, "small", small)
+    runs, results = tmp_path / "runs" / "reproduce" / "small", tmp_path / "docs" / "results" / "small"
+    results.mkdir(parents=True)
+    setting = {"spec": "straight_through", "lr": 0.25}
+    (results / "settings.json").write_text(
+        json.dumps({"study": "polynomial", "settings": {"straight_through": setting}})
+    )
+    REPRODUCE["reproduce"]("small", tune=False, jobs=1)
+    published = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit):
+        REPRODUCE["reproduce"]("small", tune=True, jobs=1)
+    assert "runs/reproduce/small holds runs of straight_through at learning rate 0.25" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == published
+    shutil.rmtree(runs)
+    REPRODUCE["reproduce"]("small", tune=True, jobs=1)
+    (final,) = REPRODUCE["final_runs"]("small")
+    settings = json.loads((results / "settings.json").read_text())["settings"]
+    assert settings["straight_through"]["lr"] == final["lr"] != 0.25
+    assert (results / "search" / "table.csv").exists()
+
+
+def test_a_first_search_that_fails_in_its_final_runs_leaves_no_settings(tmp_path):
+    found, published = tmp_path / "found.json", tmp_path / "results" / "settings.json"
+    found.write_text("new")
+
+    def fail():
+        with REPRODUCE["replaced"](published, found):
+            assert published.read_text() == "new"
+            raise SystemExit(2)
+
+    with pytest.raises(SystemExit):
+        fail()
+    assert not published.exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from typing_extensions import NotRequired, TypedDict
 
-from catreparam.experiments.runs.estimator_specs import normalise_specs
+from catreparam.experiments.runs.estimator_specs import normalise_specs, parse_spec
 from catreparam.experiments.runs.folder import Record, RunFolder, RunFolderError
 from catreparam.experiments.runs.records import Count, Number, checked_json, line
 from catreparam.experiments.sweep.plan import Chosen, Sweep, searched
@@ -42,7 +42,7 @@ SETTINGS = TypeAdapter(Settings)
 def chosen_for(sweep: Sweep, records: list[Record], spec: str) -> Chosen | None:
     """What an estimator's final runs use: given with the sweep, or the best of its search; None without."""
     if sweep.given is not None:
-        return sweep.given[spec]
+        return sweep.given.get(spec)
     best = best_of(records, spec)
     if best is None:
         return None
@@ -54,6 +54,38 @@ def best_of(records: list[Record], spec: str) -> Record | None:
     """The search trial with the lowest validation value that ran to its end; the earliest of equals."""
     done = [record for record in searched(records, spec) if record["state"] == "complete"]
     return min(done, key=lambda record: record["validation"], default=None)
+
+
+def finals_of(sweep: Sweep, records: list[Record], spec: str) -> list[Record]:
+    """An estimator's final runs with what is chosen for it now, by seed."""
+    chosen = chosen_for(sweep, records, spec)
+    wanted = (chosen.spec, chosen.lr) if chosen else (None, None)
+    mine = [record for record in records if record["phase"] == "final" and record["estimator"] == spec]
+    return sorted((r for r in mine if (r.get("spec"), r.get("lr")) == wanted), key=lambda record: record["number"])
+
+
+def other_finals(sweep: Sweep, records: list[Record]) -> list[Record]:
+    """The final runs with another setting than is chosen now: some trial was measured again after them."""
+    estimators = sweep.config.estimators
+    current = [record for spec in estimators for record in finals_of(sweep, records, spec)]
+    finals = [record for record in records if record["phase"] == "final" and record["estimator"] in estimators]
+    return [record for record in finals if record not in current]
+
+
+def drop_other_finals(sweep: Sweep, folder: RunFolder) -> int:
+    """Takes their lines off the metrics, so that they are made again; returns how many there were."""
+    with folder.metrics_lock:
+        records = folder.read_metrics()
+        others = other_finals(sweep, records)
+        if others:
+            folder.replace_metrics([record for record in records if record not in others])
+    return len(others)
+
+
+def settings_of_finals(folder: RunFolder) -> dict[str, Chosen]:
+    """What the final runs of the folder were made with, by their own lines."""
+    finals = [record for record in folder.read_metrics() if record["phase"] == "final"]
+    return {r["estimator"]: Chosen(r["spec"], r["lr"]) for r in finals if "spec" in r and "lr" in r}
 
 
 def write_settings(sweep: Sweep, folder: RunFolder, command: str) -> None:
@@ -81,20 +113,26 @@ def read_settings(path: Path, study: str, estimators: Iterable[str]) -> dict[str
     return {spec: _checked(path, spec, settings[spec]) for spec in estimators}
 
 
-def refuse_other_settings(folder: RunFolder, given: dict[str, Chosen]) -> None:
-    """Raises RunFolderError if final runs of the folder were made with other settings than these."""
-    for record in folder.read_metrics():
-        wanted = given.get(record["estimator"])
-        if wanted and "spec" in record and (record["spec"], record["lr"]) != (wanted.spec, wanted.lr):
-            raise RunFolderError(
-                f"{folder.path} holds runs of {record['spec']} at learning rate {record['lr']:.4g}, the settings now "
-                f"say {wanted.spec} at {wanted.lr}; choose another --folder"
-            )
+def refuse_other_settings(sweep: Sweep, folder: RunFolder) -> None:
+    """Raises RunFolderError if final runs of the folder were made with other settings than are given."""
+    given = sweep.given or {}
+    for record in other_finals(sweep, folder.read_metrics()) if given else []:
+        wanted = given[record["estimator"]]
+        raise RunFolderError(
+            f"{folder.path} holds runs of {record.get('spec')} at learning rate {record.get('lr')}, the settings now "
+            f"say {wanted.spec} at {wanted.lr}; choose another --folder, or delete this one"
+        )
 
 
 def _checked(path: Path, estimator: str, setting: Setting) -> Chosen:
-    (spec,) = normalise_specs((setting["spec"],))
-    if spec.partition(":")[0] != estimator.partition(":")[0]:
+    try:
+        (spec,) = normalise_specs((setting["spec"],))
+        lr = check_number("lr", setting["lr"], above=0.0)
+    except ValueError as error:
+        raise ValueError(f"{path}: the setting of {estimator} is wrong: {error}") from error
+    (name, fixed), (other, values) = parse_spec(estimator), parse_spec(spec)
+    if other != name:
         raise ValueError(f"{path}: the setting of {estimator} is of another estimator, {spec}")
-    lr = check_number("lr", setting["lr"], above=0.0)
+    if differing := [key for key, value in fixed.items() if values.get(key, ...) != value]:
+        raise ValueError(f"{path}: the setting of {estimator} must have its {', '.join(differing)}, got {spec}")
     return Chosen(spec, lr, setting.get("validation"), setting.get("trial"))

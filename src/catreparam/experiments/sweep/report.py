@@ -7,7 +7,7 @@ from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.estimator_specs import parse_spec
 from catreparam.experiments.runs.folder import Record, RunFolder
 from catreparam.experiments.runs.statistics import band_curves, compare
-from catreparam.experiments.sweep.chosen import Chosen, chosen_for
+from catreparam.experiments.sweep.chosen import Chosen, chosen_for, finals_of
 from catreparam.experiments.sweep.plan import Study, Sweep, searched
 from catreparam.experiments.sweep.spaces import spec_at
 from catreparam.report import Column, Curve, Plot, Report, Table
@@ -45,7 +45,7 @@ SEARCH_NOTE = (
 def build_report(sweep: Sweep, folder: RunFolder) -> Report:
     """The whole report from what the folder holds."""
     records, study = folder.read_metrics(), sweep.study
-    finals = {spec: _finals(records, spec) for spec in sweep.config.estimators}
+    finals = {spec: _finals(sweep, records, spec) for spec in sweep.config.estimators}
     first = {spec: runs[0] for spec, runs in finals.items() if runs}
     return Report(
         title=f"Sweep of the {study.name} study",
@@ -251,13 +251,12 @@ def _setting(spec: str, estimator: str) -> str:
     return spec.removeprefix(estimator).lstrip(":,").replace(",", ", ") or "–"
 
 
-def _finals(records: list[Record], spec: str) -> list[Record]:
-    mine = [r for r in records if r["phase"] == "final" and r["estimator"] == spec and r["state"] == "complete"]
-    return sorted(mine, key=lambda record: record["number"])
+def _finals(sweep: Sweep, records: list[Record], spec: str) -> list[Record]:
+    return [record for record in finals_of(sweep, records, spec) if record["state"] == "complete"]
 
 
 def _state(sweep: Sweep, records: list[Record], spec: str) -> str:
-    mine = [r for r in records if r["phase"] == "final" and r["estimator"] == spec]
+    mine = finals_of(sweep, records, spec)
     failed = [r for r in mine if r["state"] != "complete"]
     if failed:
         return f"{len(failed)} diverged" if chosen_for(sweep, records, spec) else "every trial diverged"

@@ -15,7 +15,15 @@ from catreparam.experiments.runs.folder import Interrupted, Record, RunFolder, f
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import Progress, show_progress
 from catreparam.experiments.runs.training import Diverged
-from catreparam.experiments.sweep.chosen import chosen_for, read_settings, refuse_other_settings, write_settings
+from catreparam.experiments.sweep.chosen import (
+    chosen_for,
+    drop_other_finals,
+    other_finals,
+    read_settings,
+    refuse_other_settings,
+    settings_of_finals,
+    write_settings,
+)
 from catreparam.experiments.sweep.config import Config, SweepConfig
 from catreparam.experiments.sweep.plan import LINES, Study, Sweep
 from catreparam.experiments.sweep.report import build_report
@@ -32,13 +40,16 @@ def run_sweep(config: SweepConfig, study: Study) -> Report:
         ValueError if the file of settings is not one, of another study, or lacks an estimator.
     """
     name, path = f"sweep-{study.name}", config.folder or Path(f"runs/sweep-{study.name}")
-    sweep = _sweep(config, study, path)
+    given = read_settings(config.settings, study.name, config.estimators) if config.settings else None
+    sweep = Sweep(config, study, path.resolve(), given)
     facts = {"machine": describe_machine(jobs=config.jobs)}
     with open_run_folder(path, experiment=name, config=identity_of(config), facts=facts, lines=LINES) as folder:
-        refuse_other_settings(folder, sweep.given or {})
+        refuse_other_settings(sweep, folder)
         try:
             with show_progress() as progress:
                 _run_phase("search", sweep, progress)
+                if others := drop_other_finals(sweep, folder):
+                    progress.say(f"the search now chooses other settings than {others} final runs had; they run again")
                 _run_phase("final", sweep, progress)
         except KeyboardInterrupt:
             raise Interrupted(_write_report(sweep, folder), folder.path) from None
@@ -46,9 +57,13 @@ def run_sweep(config: SweepConfig, study: Study) -> Report:
 
 
 def report_sweep(kind: type[Config], study_of: Callable[[Config], Study], path: Path) -> Report:
-    """Writes the report of a sweep's folder anew and returns it. Runs nothing."""
+    """Writes the report of a sweep's folder anew and returns it. Runs nothing.
+
+    Settings that were given are those of the folder's lines: their file may have changed since.
+    """
     config, folder = config_of_folder(kind, path, LINES)
-    return _write_report(_sweep(config, study_of(config), path), folder)
+    given = settings_of_finals(folder) if config.settings else None
+    return _write_report(Sweep(config, study_of(config), path.resolve(), given), folder)
 
 
 def trials_of(sweep: Sweep, phase: str) -> list[Cell]:
@@ -69,11 +84,6 @@ def trials_of(sweep: Sweep, phase: str) -> list[Cell]:
 def measure_trial(sweep: Sweep, phase: str, estimator: str, number: int) -> Record:
     """The values of a search trial, or of a final run; `state` says how it went."""
     return _search(sweep, estimator, number) if phase == "search" else _final(sweep, estimator, number)
-
-
-def _sweep(config: SweepConfig, study: Study, path: Path) -> Sweep:
-    given = read_settings(config.settings, study.name, config.estimators) if config.settings else None
-    return Sweep(config, study, path.resolve(), given)
 
 
 def _run_phase(phase: str, sweep: Sweep, progress: Progress) -> None:
@@ -123,4 +133,5 @@ def _write_report(sweep: Sweep, folder: RunFolder) -> Report:
     if sweep.given is None:
         write_settings(sweep, folder, report.command)
     missing = sum(not trial.is_measured() for trial in [*trials_of(sweep, "search"), *trials_of(sweep, "final")])
+    missing += len(other_finals(sweep, folder.read_metrics()))
     return finish(folder, report, unfinished=f"{missing} trials to go" if missing else "")
