@@ -124,7 +124,7 @@ def test_a_gradient_of_its_samples_alone_is_refused(after):
     loss = expectation(objective, logits, estimator="reinmax_rloo", num_samples=4, generator=seeded())
     if after:
         loss.sum().backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="a gradient reached the samples of reinmax_rloo, but not through its losses"):
+    with pytest.raises(RuntimeError, match="reached the samples of reinmax_rloo, but not through its losses"):
         sum(x.sum() for x in seen).backward()
 
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 def leads_to(result: Tensor, node: Any) -> bool:
     """Whether a backward pass from `result` would come to that `grad_fn`. Cost: a look at every node, at most."""
-    left, seen = [result.grad_fn], {None}
+    left: list[Any] = [result.grad_fn]
+    seen: set[Any] = {None}
     while left:
         at = left.pop()
         if at is node:
