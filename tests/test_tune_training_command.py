@@ -125,6 +125,44 @@ def test_a_table_that_cannot_be_written_is_shown(command, module, capsys, monkey
     assert err.splitlines()[-1] == "catreparam: No space left on device (out/table.md)"
 
 
+STOPPED = """
+def train(estimator):
+    for step in range(9):
+        if (estimator.name, step) == ("{name}", {step}):
+            raise KeyboardInterrupt
+        yield len(estimator.name)
+"""
+
+
+@pytest.mark.parametrize(("step", "best"), [(0, "exact"), (1, "rloo"), (2, "rloo"), (3, "rloo")])
+def test_ctrl_c_shows_and_writes_what_is_known(step, best, module, capsys, tmp_path):
+    """All have 2 values in the first round; rloo and exact 4 in the second."""
+    words = ["--first", "2", "--reduction", "2", "--estimators", "exact", "lambda_reinmax:weight=0.5", "rloo"]
+    train = f"{module(STOPPED.format(name='rloo', step=step))}:train"
+    said, out = said_of(["--train", train, "--folder", "out", *words], capsys, code=130)
+    assert said == "catreparam: interrupted; the table shows what was known until then"
+    assert f"Recommended: {best}\n" in out
+    assert "Report: out/report.html" in out
+    assert "| rloo" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_ctrl_c_before_anything_is_known_shows_nothing(module, capsys):
+    train = f"{module(STOPPED.format(name='rloo', step=0))}:train"
+    assert said_of(["--train", train, "--estimators", "rloo"], capsys, code=130) == ("catreparam: interrupted", "")
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_ctrl_c_in_python_has_the_result(step):
+    exec(STOPPED.format(name="rloo", step=step), module := {})
+    names = ["exact", "reinmax", "rloo", "redge"]
+    with pytest.raises(KeyboardInterrupt) as error:
+        tune_training(module["train"], estimators=names, search_space={}, first=2, reduction=2)
+    result = error.value.result  # pyright: ignore[reportAttributeAccessIssue]
+    assert result.out_of_time
+    assert {row.estimator.name: len(row.values) for row in result.rows}["rloo"] == step
+    assert result.recommended.name == ("rloo" if step else "exact")
+
+
 def untouched(estimator, learning_rate=1.0):
     raise AssertionError("trained")
     yield

@@ -117,7 +117,7 @@ class Training:
         except ArithmeticError:  # it has diverged
             raise
         except Exception as error:
-            said = out_of_memory(error) or f"{type(error).__name__}: {error}"
+            said = out_of_memory(error) or f"{type(error).__name__}: {error}".rstrip(": ")
             raise ValueError(f"train failed with {self.show()}: {said}") from error
         finally:
             self.state = TorchState.now()

@@ -26,7 +26,7 @@ class TrainingResult:
         rows: one for every setting.
         compared: after how many values the finalists were compared; those with fewer, after their last.
         finalists: how many rows, from the first, were still in the race.
-        out_of_time: whether max_seconds ended it.
+        out_of_time: whether max_seconds ended it, or Ctrl-C.
     """
 
     rows: tuple[TrainedRow, ...]
@@ -63,6 +63,16 @@ class TrainingResult:
         return told + (" (time is up)" if self.out_of_time else "")
 
 
+class RaceInterrupted(KeyboardInterrupt):
+    """Ctrl-C. `result` is what was known then; `report` may be given to be shown."""
+
+    report: object = None
+
+    def __init__(self, result: TrainingResult) -> None:
+        super().__init__("interrupted; the table shows what was known until then")
+        self.result = result
+
+
 def tune_training(
     train: Callable[..., Iterable[float]],
     *,
@@ -97,7 +107,8 @@ def tune_training(
     rate often matters more than the method. None given: `train(estimator)` has its own.
 
     Raises: TypeError or ValueError for bad arguments, also for the same setting twice, and for a `train` that yields no
-        number; ValueError, which names the setting, for an exception of `train`, which is its __cause__.
+        number; ValueError, which names the setting, for an exception of `train`, which is its __cause__. Ctrl-C is a
+        KeyboardInterrupt that has what is known as its `result`.
     Source: Jamieson, Talwalkar: Non-stochastic Best Arm Identification and Hyperparameter Optimization, AISTATS 2016.
 
     >>> def train(estimator):
@@ -165,7 +176,12 @@ def _race(
     """Rounds of growing length until the best of a few is found, all have ended, or time is up."""
     alive, dropped, length, compared, late = trainings, list[Training](), first, first, False
     while True:
-        late = not _round(alive, length, deadline, progress)
+        try:
+            late = not _round(alive, length, deadline, progress)
+        except KeyboardInterrupt as error:
+            if all(training.value_after(compared) == math.inf for training in alive):
+                raise
+            raise RaceInterrupted(_result(alive, dropped, compared, late=True)) from error
         if late and length > first:  # a round that is not whole: what counts is the one before
             break
         compared = length
@@ -177,7 +193,11 @@ def _race(
             training.close()
         dropped = alive[kept:] + dropped
         alive, length = alive[:kept], length * reduction
-    alive.sort(key=lambda training: training.value_after(compared))  # again: one may have diverged since
+    return _result(alive, dropped, compared, late)
+
+
+def _result(alive: Sequence[Training], dropped: Sequence[Training], compared: int, late: bool) -> TrainingResult:
+    alive = sorted(alive, key=lambda training: training.value_after(compared))  # one may have diverged since
     rows = tuple(training.row() for training in [*alive, *dropped])
     finalists = sum(training.value_after(compared) < math.inf for training in alive)
     if not finalists:

@@ -97,7 +97,7 @@ def find_function(what: str, spec: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
         raise ValueError(f"{what} {spec!r}: cannot import {module_name!r} ({said})") from error
     function = getattr(module, name, None)
     if not callable(function):

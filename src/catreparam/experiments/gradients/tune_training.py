@@ -17,6 +17,7 @@ from catreparam.experiments.runs.folder import Record, check_writable, write_int
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import show_progress
 from catreparam.gradients import TrainingResult, tune_training
+from catreparam.gradients.tune_training import RaceInterrupted
 from catreparam.report import Column, Curve, Plot, Report, Table
 
 COLUMNS = (
@@ -75,16 +76,20 @@ def run(config: Config) -> Report:
                 yield setting
                 progress.advance(name, setting.name)
 
-        result = tune_training(
-            train,
-            estimators=entries,
-            learning_rates=config.lr,
-            num_samples=config.num_samples,
-            first=config.first,
-            reduction=config.reduction,
-            max_seconds=config.max_seconds,
-            progress=follow,
-        )
+        try:
+            result = tune_training(
+                train,
+                estimators=entries,
+                learning_rates=config.lr,
+                num_samples=config.num_samples,
+                first=config.first,
+                reduction=config.reduction,
+                max_seconds=config.max_seconds,
+                progress=follow,
+            )
+        except RaceInterrupted as error:
+            error.report = write_into(config.folder, _report(config, error.result))
+            raise
     return write_into(config.folder, _report(config, result))
 
 
