@@ -79,18 +79,11 @@ def test_what_diverges_leaves_the_race_whatever_it_was_before(bad):
         raced({"redge": iter([bad])})
 
 
-def test_arithmetic_errors_diverge_and_others_go_through():
+def test_arithmetic_errors_diverge():
     def train(estimator):
         yield 1.0 if estimator.name == "redge" else 1 / 0
 
     assert tune_training(train, estimators=["reinmax", "redge"], search_space={}).rows[1].diverged
-
-    def broken(estimator):
-        raise KeyError(estimator.name)
-        yield 0.0
-
-    with pytest.raises(KeyError, match="redge"):
-        tune_training(broken, estimators=["redge"])
 
 
 @pytest.mark.parametrize("values", range(1, 7))
@@ -159,7 +152,7 @@ def test_a_training_that_yields_inside_inference_mode_is_told():
         with torch.inference_mode():
             yield 1.0
 
-    with pytest.raises(RuntimeError, match="yield outside of it"):
+    with pytest.raises(ValueError, match=r"inference_mode\(\) with redge.*; yield outside of it"):
         tune_training(train, estimators=["redge"])
     assert not torch.is_inference_mode_enabled()
 
@@ -202,8 +195,6 @@ def test_it_finds_the_estimator_that_trains_best():
         (lambda estimator: 1.0, TypeError, "must be a generator function, which yields its losses; it returned float"),
         (lambda estimator: [1.0], TypeError, "it returned list"),
         (lambda estimator: iter([]), ValueError, "train yielded no loss with redge:t1=0.6"),
-        (lambda estimator: iter(["x"]), TypeError, "must yield losses as numbers, got str with redge:t1=0.6"),
-        (lambda estimator: iter([torch.zeros(2)]), TypeError, "got Tensor with redge:t1=0.6"),
     ],
 )
 def test_a_bad_train_is_one_clear_error(train, error, message):
@@ -215,6 +206,8 @@ def test_a_bad_train_is_one_clear_error(train, error, message):
     ("given", "message"),
     [
         ({"first": 0}, "first must be"),
+        ({"max_seconds": math.inf}, "max_seconds must be greater than 0 and finite, got inf"),
+        ({"max_seconds": math.nan}, "max_seconds must be greater than 0, got nan"),
         ({"reduction": 1}, "reduction must be"),
         ({"max_seconds": 0}, "max_seconds must be greater than 0"),
         ({"num_samples": 0}, "num_samples must be"),

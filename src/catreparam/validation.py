@@ -240,7 +240,9 @@ def check_number(
         value = _number_of(name, value)
     finite = -math.inf < value < math.inf  # in comparisons that torch.compile can trace for a value that changes
     if not finite or not value > above or not least <= value <= most:
-        raise ValueError(f"{name} must be {wanted_range(above, least, most)}, got {value}")
+        wanted = wanted_range(above, least, most)
+        also = " and finite" if value == most == math.inf and wanted != "finite" else ""
+        raise ValueError(f"{name} must be {wanted}{also}, got {value}")
     if (above == 0.0 and value < SMALLEST) or not -LARGEST <= value <= LARGEST:
         raise ValueError(
             f"{name} must lie within the range of float32, of size {SMALLEST:.3g} to {LARGEST:.3g}, got {value}; "

@@ -1,45 +1,21 @@
 """Choosing an estimator by training with it: short runs of the caller's own training, of which the better go on."""
 
 import copy
+import inspect
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from catreparam.estimators.registry import Estimator, make_estimator
+from catreparam.estimators.registry import Estimator
+from catreparam.gradients.torch_state import TorchState
+from catreparam.gradients.training import TrainedRow, Training
 from catreparam.gradients.tune import SEARCH_SPACE, candidates, expand, show_setting
 from catreparam.validation import check_count, check_number
 
 SHOWN = 12  # rows of print(result)
-
-
-@dataclass(frozen=True)
-class TrainedRow:
-    """One setting, and what its training has said.
-
-    Fields:
-        estimator: the setting, ready to use.
-        values: what the training yielded, one after the other; lower is better.
-        seconds: how long that took.
-        learning_rate: what it was trained at; None if `train` has its own.
-    """
-
-    estimator: Estimator
-    values: tuple[float, ...]
-    seconds: float
-    learning_rate: float | None = None
-
-    @property
-    def diverged(self) -> bool:
-        """Whether it ended in a value that is not finite."""
-        return bool(self.values) and not math.isfinite(self.values[-1])
-
-    def show(self) -> str:
-        """name:key=value,… as the command line takes it, and the learning rate."""
-        return _shown(self.estimator, self.learning_rate)
 
 
 @dataclass(frozen=True)
@@ -48,9 +24,9 @@ class TrainingResult:
 
     Fields:
         rows: one for every setting.
-        compared: after how many values the finalists were compared.
+        compared: after how many values the finalists were compared; those with fewer, after their last.
         finalists: how many rows, from the first, were still in the race.
-        out_of_time: whether max_seconds ended it.
+        out_of_time: whether max_seconds ended it, or Ctrl-C.
     """
 
     rows: tuple[TrainedRow, ...]
@@ -81,80 +57,20 @@ class TrainingResult:
         untried = sum(not row.values for row in self.rows)
         told = f"{len(self.rows) - untried} settings; at the end {self.finalists} compared after {self.compared}"
         told += " value" if self.compared == 1 else " values"
+        shorter = any(len(row.values) < self.compared for row in self.rows[: self.finalists])
+        told += ", those with fewer after their last" if shorter else ""
         told += f"; {untried} not tried for want of time: give more, or fewer estimators" if untried else ""
         return told + (" (time is up)" if self.out_of_time else "")
 
 
-class _Runner:
-    """A training that can be continued."""
+class RaceInterrupted(KeyboardInterrupt):
+    """Ctrl-C. `result` is what was known then; `report` may be given to be shown."""
 
-    def __init__(
-        self, train: Callable[..., Iterable[float]], estimator: Estimator, learning_rate: float | None
-    ) -> None:
-        self.train, self.estimator, self.learning_rate = train, estimator, learning_rate
-        self.iterator: Iterator[float] | None = None
-        self.values: list[float] = []
-        self.seconds, self.over = 0.0, False
-        self.grad_enabled, self.inference_outside = True, torch.is_inference_mode_enabled()
+    report: object = None
 
-    def advance(self) -> None:
-        """One value more, or it is over. Raises TypeError for what is no number."""
-        began = time.perf_counter()
-        if self.iterator is None:
-            more = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
-            made = self.train(self.estimator, **more)
-            if not isinstance(made, Iterator):
-                got = type(made).__name__
-                raise TypeError(f"train must be a generator function, which yields its losses; it returned {got}")
-            self.iterator = made
-        value = self._next(self.iterator)
-        self.seconds += time.perf_counter() - began
-        if value is None:
-            if not self.values:
-                raise ValueError(f"train yielded no loss with {self.show()}")
-            self.over = True
-            return
-        try:
-            self.values.append(float(value.detach() if isinstance(value, Tensor) else value))
-        except (TypeError, ValueError) as error:
-            got = f"{type(value).__name__} with {self.show()}"
-            raise TypeError(f"train must yield losses as numbers, got {got}") from error
-        self.over = self.row().diverged
-
-    def _next(self, iterator: Iterator[float]) -> float | None:
-        """What it yields, None at its end. Nothing that it does inside `no_grad()` reaches the other trainings.
-
-        Raises RuntimeError if it yields inside `inference_mode()`, which cannot be kept from them.
-        """
-        outside = torch.is_grad_enabled()
-        torch.set_grad_enabled(self.grad_enabled)
-        try:
-            value = next(iterator, None)
-        finally:
-            self.grad_enabled = torch.is_grad_enabled()
-            torch.set_grad_enabled(outside)
-        if torch.is_inference_mode_enabled() and not self.inference_outside:
-            raise RuntimeError("train yielded inside torch.inference_mode(), which stays on then; yield outside of it")
-        return value
-
-    def row(self) -> TrainedRow:
-        """What is known of it."""
-        return TrainedRow(self.estimator, tuple(self.values), self.seconds, self.learning_rate)
-
-    def show(self) -> str:
-        """Its name in messages."""
-        return _shown(self.estimator, self.learning_rate)
-
-    def value_after(self, count: int) -> float:
-        """The value after so many, or the last one if the training ended before."""
-        return math.inf if not self.values or self.row().diverged else self.values[min(count, len(self.values)) - 1]
-
-    def close(self) -> None:
-        """Ends the training, so that its memory is free."""
-        if self.iterator is not None and hasattr(self.iterator, "close"):
-            with torch.set_grad_enabled(torch.is_grad_enabled()):  # as it was, whatever the training leaves
-                self.iterator.close()  # pyright: ignore[reportAttributeAccessIssue]
-        self.iterator, self.over = None, True
+    def __init__(self, result: TrainingResult) -> None:
+        super().__init__("interrupted; the table shows what was known until then")
+        self.result = result
 
 
 def tune_training(
@@ -174,7 +90,8 @@ def tune_training(
     train: a generator function. `train(estimator)` trains a model of your own and yields the validation loss (lower is
     better) as it goes: after every epoch, or every hundred steps. It is continued where it stopped, so that nothing is
     trained twice. Give every setting the same seed. All trainings still in the race are held in memory. Each gets an
-    estimator of its own, also where that learns (`relax`).
+    estimator of its own, also where that learns (`relax`), and torch's global random numbers, grad mode and autocast to
+    itself, all as the caller has them now (grad mode on); the caller finds them as they were.
 
     First every setting yields `first` values; the best `1 / reduction` of them go on to `reduction` times as many, and
     so on (successive halving, Jamieson and Talwalkar 2016). After `max_seconds` no training goes on, and what is known
@@ -189,8 +106,9 @@ def tune_training(
     `learning_rates`: every setting is tried at each of these, by `train(estimator, learning_rate=…)`; a good learning
     rate often matters more than the method. None given: `train(estimator)` has its own.
 
-    Raises: TypeError or ValueError for bad arguments and for a `train` that yields no number; what `train` itself
-        raises goes through.
+    Raises: TypeError or ValueError for bad arguments, also for the same setting twice, and for a `train` that yields no
+        number; ValueError, which names the setting, for an exception of `train`, which is its __cause__. Ctrl-C is a
+        KeyboardInterrupt that has what is known as its `result`.
     Source: Jamieson, Talwalkar: Non-stochastic Best Arm Identification and Hyperparameter Optimization, AISTATS 2016.
 
     >>> def train(estimator):
@@ -199,70 +117,109 @@ def tune_training(
     >>> tune_training(train, estimators=["straight_through", "reinmax"], search_space={}).recommended
     make_estimator('reinmax')
     """
+    if not callable(train):
+        raise TypeError(f"train must be a generator function, which yields its losses, got {train!r}")
     check_count("num_samples", num_samples)
     check_count("first", first)
     check_count("reduction", reduction, minimum=2)
     check_number("max_seconds", max_seconds, above=0.0)
-    entries = map(make_estimator, candidates(num_samples)) if estimators is None else estimators
-    rates = [check_number("learning_rates", rate, above=0.0) for rate in learning_rates] or [None]
-    settings = [setting for entry in entries for setting in expand(entry, search_space)]
-    runners = [_Runner(train, copy.deepcopy(setting), rate) for setting in settings for rate in rates]
-    if not runners:
-        raise ValueError("estimators must name at least one estimator, got none")
-    try:
-        return _race(runners, first, reduction, time.perf_counter() + max_seconds, progress)
-    finally:
-        for runner in runners:
-            runner.close()
+    rates = [
+        check_number("learning_rates", rate, above=0.0) for rate in _listed("learning_rates", learning_rates, [0.1])
+    ]
+    if len(set(rates)) < len(rates):
+        raise ValueError(f"learning_rates must be different values, got {rates}")
+    with ExitStack() as stack:
+        stack.callback(TorchState.now().restore)
+        entries = candidates(num_samples) if estimators is None else _listed("estimators", estimators, ["redge"])
+        space = {} if estimators is None else search_space
+        settings = [setting for entry in entries for setting in expand(entry, space)]
+        if not settings:
+            raise ValueError("estimators must name at least one estimator, got none")
+        _check_distinct([*(entry for entry in entries if isinstance(entry, str)), *settings])
+        trainings = [Training(train, copy.deepcopy(setting), rate) for setting in settings for rate in rates or [None]]
+        for training in trainings:
+            stack.callback(training.close)
+        return _race(trainings, first, reduction, time.perf_counter() + max_seconds, progress)
 
 
-def _shown(estimator: Estimator, learning_rate: float | None) -> str:
-    return show_setting(estimator) + ("" if learning_rate is None else f" at learning rate {learning_rate:g}")
+def _listed(name: str, values: object, such: list[Any]) -> list[Any]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list such as {such}, got {values!r}")
+    return list(values)
+
+
+def _check_distinct(items: Iterable[str | Estimator]) -> None:
+    """Raises ValueError for the same name or setting twice; a hyperparameter at its default makes no other setting."""
+    seen = dict[object, str]()
+    for item in items:
+        shown = item if isinstance(item, str) else show_setting(item)
+        same = seen.get(key := item if isinstance(item, str) else _identity(item))
+        if same is not None:
+            what = "is listed twice" if same == shown else f"is the same as {same}"
+            raise ValueError(f"estimators must be different ones: {shown} {what}; leave one out")
+        seen[key] = shown
+
+
+def _identity(setting: Estimator) -> object:
+    defaults = {key: found.default for key, found in inspect.signature(setting.func).parameters.items()}
+    plain = {k: v if isinstance(v, (str, int, float)) or v is None else id(v) for k, v in setting.keywords.items()}
+    return setting.name, frozenset((key, value) for key, value in plain.items() if value != defaults.get(key))
 
 
 def _race(
-    runners: list[_Runner],
+    trainings: list[Training],
     first: int,
     reduction: int,
     deadline: float,
     progress: Callable[[int, Iterable[Estimator]], Iterable[Estimator]],
 ) -> TrainingResult:
     """Rounds of growing length until the best of a few is found, all have ended, or time is up."""
-    alive, dropped, length, compared, late = runners, list[_Runner](), first, first, False
+    alive, dropped, length, compared, late = trainings, list[Training](), first, first, False
     while True:
-        late = not _round(alive, length, deadline, progress)
+        try:
+            late = not _round(alive, length, deadline, progress)
+        except KeyboardInterrupt as error:
+            if all(training.value_after(compared) == math.inf for training in alive):
+                raise
+            raise RaceInterrupted(_result(alive, dropped, compared, late=True)) from error
         if late and length > first:  # a round that is not whole: what counts is the one before
             break
         compared = length
-        alive.sort(key=lambda runner: runner.value_after(compared))
+        alive.sort(key=lambda training: training.value_after(compared))
         kept = math.ceil(len(alive) / reduction)
-        if late or kept == 1 or all(runner.over for runner in alive):
+        if late or kept == 1 or all(training.over for training in alive):
             break
-        for runner in alive[kept:]:
-            runner.close()
+        for training in alive[kept:]:
+            training.close()
         dropped = alive[kept:] + dropped
         alive, length = alive[:kept], length * reduction
-    rows = tuple(runner.row() for runner in [*alive, *dropped])
-    finalists = sum(runner.value_after(compared) < math.inf for runner in alive)
+    return _result(alive, dropped, compared, late)
+
+
+def _result(alive: Sequence[Training], dropped: Sequence[Training], compared: int, late: bool) -> TrainingResult:
+    alive = sorted(alive, key=lambda training: training.value_after(compared))  # one may have diverged since
+    rows = tuple(training.row() for training in [*alive, *dropped])
+    finalists = sum(training.value_after(compared) < math.inf for training in alive)
     if not finalists:
         raise ValueError("no setting gave a finite loss; lower the learning rate, or look at what train yields")
+    compared = min(compared, max(len(row.values) for row in rows[:finalists]))
     return TrainingResult(rows, compared, finalists, late)
 
 
 def _round(
-    alive: Sequence[_Runner],
+    alive: Sequence[Training],
     length: int,
     deadline: float,
     progress: Callable[[int, Iterable[Estimator]], Iterable[Estimator]],
 ) -> bool:
     """Takes every setting to `length` values; False when the time is up before."""
-    for runner, _ in zip(alive, progress(length, [runner.estimator for runner in alive]), strict=True):
-        while not runner.over and len(runner.values) < length:
+    for training, _ in zip(alive, progress(length, [training.estimator for training in alive]), strict=True):
+        while not training.over and len(training.values) < length:
             if time.perf_counter() > deadline and any(other.values for other in alive):
                 return False
             try:
-                runner.advance()
+                training.advance()
             except ArithmeticError:
-                runner.values.append(math.nan)
-                runner.over = True
+                training.values.append(math.nan)
+                training.over = True
     return True

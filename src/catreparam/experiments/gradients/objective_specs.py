@@ -87,15 +87,18 @@ READERS: dict[str, Callable[[Path], Any]] = {".npy": _npy, ".safetensors": _safe
 
 
 def find_function(what: str, spec: str) -> Callable[..., Any]:
-    """`module:function`, imported from the working folder too."""
+    """`module:function`, imported from the working folder too. Raises ValueError, also for what the import raises."""
     module_name, _, name = spec.partition(":")
+    if not module_name or not name:
+        raise ValueError(f"{what} {spec!r}: give a module and a function of it as module:function")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"{what} {spec!r}: cannot import {module_name!r} ({error})") from error
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".rstrip(": ")
+        raise ValueError(f"{what} {spec!r}: cannot import {module_name!r} ({said})") from error
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"{what} {spec!r}: {module_name} has no function called {name!r}")

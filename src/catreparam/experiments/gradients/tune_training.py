@@ -13,10 +13,11 @@ from catreparam.estimators import Estimator
 from catreparam.experiments.gradients.objective_specs import find_function
 from catreparam.experiments.runs.configs import command_of
 from catreparam.experiments.runs.estimator_specs import entries_to_tune
-from catreparam.experiments.runs.folder import Record, write_into
+from catreparam.experiments.runs.folder import Record, check_writable, write_into
 from catreparam.experiments.runs.machine import describe_machine
 from catreparam.experiments.runs.progress import show_progress
 from catreparam.gradients import TrainingResult, tune_training
+from catreparam.gradients.tune_training import RaceInterrupted
 from catreparam.report import Column, Curve, Plot, Report, Table
 
 COLUMNS = (
@@ -56,11 +57,15 @@ class Config:
 
 
 def run(config: Config) -> Report:
-    """Trains with every setting and orders them. Raises ValueError or TypeError for a bad config."""
+    """Trains with every setting and orders them.
+
+    Raises ValueError or TypeError for a bad config or training, and OSError if the report cannot be written.
+    """
     if not config.train:
         raise ValueError("--train is missing: give your generator function as module:function; see --help")
     train = find_function("train", config.train)
     entries = entries_to_tune(config.estimators) if config.estimators else None
+    check_writable(config.folder)
     with show_progress() as progress:
 
         def follow(length: int, settings: Iterable[Estimator]) -> Iterator[Estimator]:
@@ -71,16 +76,20 @@ def run(config: Config) -> Report:
                 yield setting
                 progress.advance(name, setting.name)
 
-        result = tune_training(
-            train,
-            estimators=entries,
-            learning_rates=config.lr,
-            num_samples=config.num_samples,
-            first=config.first,
-            reduction=config.reduction,
-            max_seconds=config.max_seconds,
-            progress=follow,
-        )
+        try:
+            result = tune_training(
+                train,
+                estimators=entries,
+                learning_rates=config.lr,
+                num_samples=config.num_samples,
+                first=config.first,
+                reduction=config.reduction,
+                max_seconds=config.max_seconds,
+                progress=follow,
+            )
+        except RaceInterrupted as error:
+            error.report = write_into(config.folder, _report(config, error.result))
+            raise
     return write_into(config.folder, _report(config, result))
 
 

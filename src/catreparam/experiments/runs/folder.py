@@ -7,6 +7,7 @@ to, so a checkpoint never knows more than the metrics. Nothing that is read back
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -24,16 +25,8 @@ from catreparam.experiments.runs.records import OBJECT, Record, checked_json, li
 from catreparam.report import Report, sweep_parts, write_atomically, write_report
 
 LOCK_NAME = ".lock"
-BOOKKEEPING = (
-    "config.json",
-    LOCK_NAME,
-    ".metrics.lock",
-    "locks",
-    "report.html",
-    "table.md",
-    "table.csv",
-    "table.jsonl",
-)
+TABLES = ("report.html", "table.md", "table.csv", "table.jsonl")
+BOOKKEEPING = ("config.json", LOCK_NAME, ".metrics.lock", "locks", *TABLES)
 
 
 @line
@@ -279,8 +272,29 @@ def finish(folder: RunFolder, report: Report, *, unfinished: str = "") -> Report
 
 
 def write_into(folder: Path | None, report: Report) -> Report:
-    """Writes the report into any folder and returns it, with its location; without a folder nothing is written."""
+    """Writes the report into any folder and returns it, with its location; without a folder nothing is written.
+
+    Raises WriteFailed, which has the report.
+    """
     if folder is None:
         return report
-    write_report(report, folder)
+    try:
+        write_report(report, folder)
+    except OSError as error:
+        failed = WriteFailed(error.errno, error.strerror or str(error), error.filename)
+        failed.report = report
+        raise failed from error
     return dataclasses.replace(report, location=str(folder / "report.html"))
+
+
+def check_writable(folder: Path | None) -> None:
+    """Makes the folder and writes into it, before long work. Raises RunFolderError if it cannot."""
+    if folder is None:
+        return
+    try:
+        _refuse_path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"1")
+    except OSError as error:
+        raise RunFolderError(f"cannot write {folder}: {error.strerror or error}; choose another --folder") from error
