@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from catreparam import ESTIMATORS, alpha_grid, redge_cov_surrogate, redge_surrogate
-from pages_bed import csv_rows
 
 ROOT = Path(__file__).parent.parent
 PROBLEM_WITH_PAGE = runpy.run_path(str(ROOT / "scripts" / "site" / "estimators.py"))["problem_with_page"]
@@ -53,7 +52,7 @@ SAID_ON = ("README.md", "docs/index.md", "docs/which-estimator.md", "docs/guides
 
 
 def test_one_default_is_recommended_everywhere():
-    claim = "it was at most 5 nats behind the best in five trainings, four small and one large."
+    claim = "at its defaults it was at most 2 nats behind the best of nine estimators, on three small VAEs."
     for page in SAID_ON:
         text = " ".join((ROOT / page).read_text(encoding="utf-8").replace("*", "").split())
         assert f"Start with `{DEFAULT}`: {claim}" in text, page
@@ -65,10 +64,9 @@ def test_one_default_is_recommended_everywhere():
 def test_the_default_is_what_the_evidence_says():
     behind = runpy.run_path(str(ROOT / "scripts" / "site" / "chart.py"))["behind"]()
     assert min(behind, key=behind.__getitem__) == "reinmax_rloo"
-    assert behind["reinmax_rloo"] < 6
-    large = {row["estimator"]: float(row["test"]) for row in csv_rows("vae-mnist-48x2-four/table.csv")}
-    assert large["reinmax_rloo"] - min(large.values()) < 6
-    assert all(distance > 18 for name, distance in behind.items() if name != "reinmax_rloo")
+    assert behind["reinmax_rloo"] < 2
+    assert len(behind) == 9
+    assert all(7 < distance < 28 for name, distance in behind.items() if name != "reinmax_rloo")
 
 
 def paragraphs(page: Path) -> list[str]:

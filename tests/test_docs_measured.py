@@ -109,7 +109,7 @@ def test_what_the_evidence_says_of_two_estimators_was_measured(title, words, stu
 
 
 def test_the_default_in_numbers_is_what_was_measured():
-    shown = table_under("which-estimator.md", "The default in numbers", "training")
+    shown = table_under("which-estimator.md", "The default in numbers", "tuned")
     folders = ("vae-48x2", "vae-48x2-longer", "vae-reinmax-8x4", "vae-reinmax-4x24", "vae-mnist-48x2-four")
     for (_, *cells), folder in zip(shown, folders, strict=True):
         values = {row["estimator"]: float(row["test"]) for row in csv_rows(f"{folder}/table.csv")}

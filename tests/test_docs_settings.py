@@ -32,10 +32,12 @@ def setting_of(cell: str) -> str:
     return FULL_SPEC.get(words, DEFAULTS.get(words, words.replace(", t1 = ", ":t1=")))
 
 
-def settings_values(key: str, shapes: tuple[str, ...] = SHAPES, epochs: str = "20") -> dict[str, dict[str, float]]:
+def settings_values(
+    key: str, shapes: tuple[str, ...] = SHAPES, epochs: str = "20", name: str = "settings.csv"
+) -> dict[str, dict[str, float]]:
     """What the runs of benchmarks/settings.py measured, by setting, then by shape and seed."""
     values: dict[str, dict[str, float]] = {}
-    for row in csv_rows("settings.csv"):
+    for row in csv_rows(name):
         if row["codes"] in shapes and row["epochs"] == epochs:
             values.setdefault(row["setting"], {})[f"{row['codes']}, {row['seed']}"] = float(row[key])
     return values
@@ -84,3 +86,36 @@ def test_what_the_evidence_says_of_settings_was_measured(words, setting, referen
     compared = compare(settings_values(key, shapes, epochs), reference=setting_of(reference))[setting_of(setting)]
     assert f"{compared['difference']:.1f} ± {compared['difference_half']:.1f}" in words
     assert words in " ".join(section("evidence.md", "What a wrong setting costs").split())
+
+
+def at_the_defaults(shape: str, reference: str = "reinmax_rloo") -> dict[str, dict[str, float | None]]:
+    return compare(settings_values("test", (shape,), name="settings-four-draws.csv"), reference=reference)
+
+
+def test_the_evidence_shows_what_the_defaults_were_measured_to_do():
+    measured = [at_the_defaults(shape) for shape in SHAPES]
+    best = [min(one["mean"] for name, one in found.items() if "weight" not in name) for found in measured]
+    shown = table_in_full("evidence.md", "At the defaults", "estimator")
+    assert len(shown) == len(measured[0]) - 1  # of `reinmax_rloo` the default weight
+    for name, *cells in shown:
+        setting = name.replace("`", "").replace(", 10 noises", ":num_noises=10")
+        found = [one[setting] for one in measured]
+        behind = max(one["mean"] - least for one, least in zip(found, best, strict=True))
+        assert cells == [*(plus_or_minus(one, "mean", "half") for one in found), f"{behind:.1f}"]
+    in_brief = table_in_full("which-estimator.md", "The default in numbers", "at the defaults")
+    for (_, *cells), found, least in zip(in_brief, measured, best, strict=True):
+        names = ("reinmax_rloo", "reinmax", "redge", "gumbel_softmax")
+        assert cells == [f"{found[name]['mean'] - least:.1f}" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("words", "setting", "shape"),
+    [
+        ("With 4 codes of 8 it is 14.6 ± 3.7 behind", "reinmax", "4 of 8"),
+        ("0.6 is 1.9 ± 1.5 worse with 48 codes of 2", "reinmax_rloo:second_order_weight=0.6", "48 of 2"),
+    ],
+)
+def test_what_the_evidence_says_of_the_defaults_was_measured(words, setting, shape):
+    found = at_the_defaults(shape)[setting]
+    assert f"{found['difference']:.1f} ± {found['difference_half']:.1f}" in words
+    assert words in " ".join(section("evidence.md", "At the defaults").split())
