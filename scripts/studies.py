@@ -166,6 +166,14 @@ STUDIES = {
         num_samples=4,
         search=f"{FULL_SIZE_SEARCH} 10 --vae.iwae-samples 0",
     ),
+    "vae-mnist-48x2-four-defaults": Study(  # untuned
+        "run vae",
+        "--estimators reinmax_rloo reinmax --dataset mnist --num-latents 48 --num-classes 2 --activation leaky_relu "
+        "--batch-size 200 --num-epochs 60 --num-samples 4 --num-evaluation-samples 2 --lr 0.001",
+        plots=("Test −ELBO",),
+        asked_by="paper",
+        raw=True,
+    ),
     "image-tokens": Study(
         "guide",
         f"--reward class:all --estimator {TOKEN_ESTIMATORS} --rivals unguided best_of_n svdd smc entrgi "

@@ -108,6 +108,17 @@ def test_what_the_evidence_says_of_two_estimators_was_measured(title, words, stu
     assert f"{found['difference']:.{digits}f} ± {found['difference_half']:.{digits}f}" in words
 
 
+def test_the_evidence_shows_what_the_defaults_reach_on_all_of_mnist():
+    measured = {row["estimator"]: row for row in csv_rows("vae-mnist-48x2-four-defaults/table.csv")}
+    shown = table_under("evidence.md", "All of MNIST, four draws", "at the defaults")
+    assert len(shown) == len(measured) == 2
+    for name, *cells in shown:
+        row = {key: float(value) for key, value in measured[spec_of(name)].items() if key != "estimator" and value}
+        above = plus_or_minus(row, "difference", "difference_ci") if "difference_ci" in row else ""
+        value, bound = (plus_or_minus(row, key, f"{key}_ci") for key in ("test_negative_elbo", "test_iwae"))
+        assert cells == [value, above, bound]
+
+
 def test_the_default_in_numbers_is_what_was_measured():
     shown = table_under("which-estimator.md", "The default in numbers", "tuned")
     folders = ("vae-48x2", "vae-48x2-longer", "vae-reinmax-8x4", "vae-reinmax-4x24", "vae-mnist-48x2-four")
