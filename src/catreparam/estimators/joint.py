@@ -29,7 +29,7 @@ def evaluate(objective: Objective, x: Tensor, *, kept: bool = True) -> Loss:
     Raises TypeError unless a tensor comes back, ValueError if its shape does not fit or it is not floating.
     """
     watched = x.requires_grad and torch.is_grad_enabled() and not _is_followed()
-    given = x.clone() if kept or (watched and x.is_leaf) else x
+    given = x.clone() if kept or (watched and (x.is_leaf or x._is_view())) else x  # writing replaces a view's node
     entrance = given.grad_fn if watched else None  # before the objective writes into it
     loss = objective(given)
     if not isinstance(loss, Tensor):
