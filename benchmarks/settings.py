@@ -1,11 +1,11 @@
 """What a wrong t1, weight, number of steps or noises costs, and whether a rule beats fixed values.
 
-python benchmarks/settings.py [--four] [--longer]
+python benchmarks/settings.py [--four | --longer]
 
 Trains the VAEs on few digits of docs/evidence.md, one draw a step, learning rate 0.001, three shapes and three seeds.
 --four: four draws a step, and estimators at their defaults. --longer: 80 epochs instead of 20, with one shape and the
 settings between which one has to choose. Appends to docs/results/settings.csv, or settings-four-draws.csv; what stands
-there is not run again. Some 45 minutes of one core, as many for --four, and 20 to 30 with --longer.
+there is not run again. Some 45 minutes of one core, as many for --four, and 20 for --longer.
 """
 
 import argparse
@@ -61,7 +61,6 @@ FOUR = [
     "reinmax_rloo",
     "reinmax_rloo:second_order_weight=0.6",
 ]
-FOUR_LONGER = [setting for setting in FOUR if setting not in ("straight_through", "reindge", "exact_redge")]
 
 
 class LearnedWeight:
@@ -127,12 +126,13 @@ RULES: dict[str, Callable[[int], Any]] = {  # each made for a number of epochs
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--longer", action="store_true", help="80 epochs, one shape")
-    parser.add_argument("--four", action="store_true", help="four draws a step, estimators at their defaults")
-    longer, four = (getattr(parser.parse_args(), name) for name in ("longer", "four"))
-    epochs, shapes = (80, ["48 of 2"]) if longer else (20, list(SHAPES))
-    settings = [[[*FIXED, *RULES], LONGER], [FOUR, FOUR_LONGER]][four][longer]
-    out = Path("docs/results") / ("settings-four-draws.csv" if four else "settings.csv")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--longer", action="store_true", help="80 epochs, one shape")
+    kinds.add_argument("--four", action="store_true", help="four draws a step, estimators at their defaults")
+    given = parser.parse_args()
+    epochs, shapes, settings = (80, ["48 of 2"], LONGER) if given.longer else (20, list(SHAPES), [*FIXED, *RULES])
+    num_samples, settings = (4, FOUR) if given.four else (1, settings)
+    out = Path("docs/results") / ("settings-four-draws.csv" if given.four else "settings.csv")
     done = set()
     if out.exists():
         with out.open() as file:
@@ -141,7 +141,7 @@ def main() -> None:
         if (shape, str(epochs), setting, str(seed)) in done:
             continue
         row = {"codes": shape, "epochs": epochs, "setting": setting, "seed": seed}
-        row |= train(shape, setting, seed, epochs, num_samples=4 if four else 1)
+        row |= train(shape, setting, seed, epochs, num_samples)
         begins = not out.exists()
         with out.open("a", newline="") as file:
             writer = csv.DictWriter(file, list(row), lineterminator="\n")
